@@ -1,0 +1,57 @@
+"""Loads Keras on TensorFlow quietly, and makes this process's results repeatable."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from fakeface_lab.errors import ConfigError
+
+__all__ = ["keras", "set_up_process", "tf"]
+
+if os.environ.setdefault("KERAS_BACKEND", "tensorflow") != "tensorflow":
+    raise ConfigError(f"KERAS_BACKEND = {os.environ['KERAS_BACKEND']!r}: only tensorflow is supported; unset it")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Drop what C++ writes to stderr: on each import TensorFlow complains of missing GPUs whatever the log level."""
+    kept = os.dup(2)
+    sink = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(sink, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(sink)
+        os.close(kept)
+
+
+with _silent_stderr():
+    import keras
+    import tensorflow as tf
+
+
+def set_up_process(threads: int) -> int:
+    """Make this process's TensorFlow deterministic with a fixed number of threads, and return that number.
+
+    Must be called before the first TensorFlow operation. The number of threads changes results from the seventh
+    digit on, so it belongs to a run's recorded identity. 0 takes all cores that this process may use.
+    """
+    num_threads = threads or len(_allowed_cores())
+    if tf.config.threading.get_intra_op_parallelism_threads() != num_threads:
+        tf.config.threading.set_intra_op_parallelism_threads(num_threads)
+        tf.config.threading.set_inter_op_parallelism_threads(num_threads)
+    tf.config.experimental.enable_op_determinism()
+    for gpu in tf.config.list_physical_devices("GPU"):
+        # A trial must not take the whole card from its neighbours.
+        tf.config.experimental.set_memory_growth(gpu, True)
+    return num_threads
+
+
+def _allowed_cores() -> Sequence[int]:
+    import psutil
+
+    process = psutil.Process()
+    # macOS has no affinity.
+    return process.cpu_affinity() if hasattr(process, "cpu_affinity") else range(psutil.cpu_count() or 1)

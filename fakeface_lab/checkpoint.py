@@ -1,0 +1,85 @@
+"""Epoch checkpoints: everything that a training needs to go on as if it had never stopped, in one file.
+
+A checkpoint holds the model's variables (weights and the seed generators behind dropout), the optimizer's variables,
+and a JSON state. It is a zip of `.npy` members: no pickle, and each member carries a checksum.
+"""
+
+import json
+import os
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fakeface_lab.backend import keras
+from fakeface_lab.errors import ModelError
+
+__all__ = ["load_checkpoint", "load_weights", "save_checkpoint", "save_weights"]
+
+_STATE_MEMBER = "state.json"
+
+
+def save_checkpoint(path: Path, model: keras.Model, state: dict[str, Any]) -> None:
+    """Write model, optimizer and state, replacing the file in one step: a killed write leaves the old one."""
+    _write(path, [*model.variables, *model.optimizer.variables], state)
+
+
+def load_checkpoint(path: Path, model: keras.Model) -> dict[str, Any] | None:
+    """Restore model and optimizer and return the state; None where there is no whole checkpoint.
+
+    Raises:
+        ModelError: the checkpoint belongs to another model.
+    """
+    # A compiled model makes the optimizer's slots at its first step; restoring needs them now.
+    model.optimizer.build(model.trainable_variables)
+    return _read(path, [*model.variables, *model.optimizer.variables])
+
+
+def save_weights(path: Path, model: keras.Model) -> None:
+    """Write the model's variables without the optimizer's."""
+    _write(path, model.variables, {})
+
+
+def load_weights(path: Path, model: keras.Model) -> None:
+    """Restore what `save_weights` wrote.
+
+    Raises:
+        ModelError: the file is missing or damaged, or belongs to another model.
+    """
+    if _read(path, model.variables) is None:
+        raise ModelError(f"{path}: no whole weights file; start the training again with --restart")
+
+
+def _write(path: Path, variables: Iterable[Any], state: dict[str, Any]) -> None:
+    partial = path.with_suffix(".partial")
+    # One variable at a time, so that memory grows by the largest one only. No fsync: after a power cut the
+    # checksums tell a torn file from a whole one, and the training starts over with the same result.
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+        for number, variable in enumerate(variables):
+            with archive.open(f"{number:04d}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(variable), allow_pickle=False)
+        archive.writestr(_STATE_MEMBER, json.dumps(state))
+    os.replace(partial, path)
+
+
+def _read(path: Path, variables: list[Any]) -> dict[str, Any] | None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                return None
+            state: dict[str, Any] = json.loads(archive.read(_STATE_MEMBER))
+            if len(archive.namelist()) != len(variables) + 1:
+                raise ModelError(f"{path}: holds another model ({len(archive.namelist()) - 1} arrays)")
+            for number, variable in enumerate(variables):
+                with archive.open(f"{number:04d}.npy") as member:
+                    array = np.lib.format.read_array(member, allow_pickle=False)
+                if array.shape != tuple(variable.shape):
+                    raise ModelError(
+                        f"{path}: holds another model (array {number} is {array.shape}, not {tuple(variable.shape)})"
+                    )
+                variable.assign(array)
+            return state
+    except (FileNotFoundError, zipfile.BadZipFile, KeyError):
+        return None

@@ -1,0 +1,217 @@
+"""Typed settings of every program: config file < environment (`FAKEFACE_*`) < command line.
+
+Each field carries its unit, its range and its default, which is what `--help` prints.
+"""
+
+import difflib
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+from fakeface_lab.errors import ConfigError
+
+__all__ = [
+    "BaselineSettings",
+    "Hyperparameters",
+    "RunSettings",
+    "Settings",
+    "TrainingSettings",
+    "find_project",
+    "load_settings",
+]
+
+ENV_PREFIX = "FAKEFACE_"
+
+SettingsT = TypeVar("SettingsT", bound="Settings")
+
+
+class Hyperparameters(BaseModel):
+    """What the search may vary. Every default is the documented value."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    filters_1: int = Field(32, ge=1, le=1024, description="filters of the first convolution")
+    filters_2: int = Field(64, ge=1, le=1024, description="filters of the second convolution")
+    dense_units: int = Field(128, ge=1, le=8192, description="units of the hidden dense layer")
+    conv_dropout: float = Field(0.25, ge=0, lt=1, description="dropped fraction after each pooling")
+    dense_dropout: float = Field(0.5, ge=0, lt=1, description="dropped fraction before the last layer")
+    learning_rate: float = Field(1e-4, gt=0, le=1, description="Adam's learning rate")
+    batch_size: int = Field(32, ge=1, le=4096, description="images a training step")
+    augmentation: float = Field(
+        0.0,
+        ge=0,
+        le=2,
+        description="strength of the declared augmentation: 0 off (documented), 1 as declared",
+    )
+    precision: Literal["float32", "mixed_bfloat16"] = Field("float32", description="dtype policy of the layers")
+
+
+class Settings(BaseSettings):
+    """What every program takes."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix=ENV_PREFIX, cli_kebab_case=True, cli_implicit_flags="toggle",
+        cli_hide_none_type=True, cli_exit_on_error=False, cli_avoid_json=True, nested_model_default_partial_update=True,
+    )  # fmt: skip
+    config_file: ClassVar[Path | None] = None
+
+    config: Path | None = Field(None, description="TOML file with settings; the command line wins over it")
+    tracking_uri: str | None = Field(
+        None,
+        description="MLflow store; default: MLFLOW_TRACKING_URI, else mlflow.db in the project folder",
+    )
+    tracking_patience_secs: float = Field(
+        600, ge=0, description="how long a write waits for a tracking server that is away"
+    )
+    debug: bool = Field(False, description="show the whole trace of an error")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources: call or command line, environment, config file."""
+        if cls.config_file is None:
+            return init_settings, env_settings
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=cls.config_file)
+
+
+class RunSettings(Settings):
+    """What every program takes that reads images and writes a run."""
+
+    data: str = Field(
+        "auto",
+        description="auto, hardfakevsrealfaces, demo, or a folder with two class folders",
+    )
+    positive: str | None = Field(
+        None,
+        description="class folder to detect (the documented one is fake); needed for unknown folder names",
+    )
+    image_size: int = Field(300, ge=16, le=2048, description="edge of the square pictures the model sees, px")
+    split: Literal["documented", "sealed"] = Field(
+        "documented", description="documented: 80/20, validated on the test images; sealed: 64/16/20"
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of split, initial weights, data order and dropout")
+    name: str | None = Field(None, min_length=1, max_length=200, description="name of the run or search")
+
+
+class TrainingSettings(RunSettings):
+    """What every program takes that trains."""
+
+    epochs: int = Field(10, ge=1, le=10_000, description="passes over the training images")
+    threads: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="threads of one training; equal results need equal threads; 0: all cores",
+    )
+
+
+class BaselineSettings(TrainingSettings):
+    """Settings of `python -m fakeface_lab.baseline`."""
+
+    hyperparameters: Hyperparameters = Field(
+        default=Hyperparameters(), description="the documented values, unless changed"
+    )
+    resume: bool = Field(False, description="continue the interrupted run with the same settings, if there is one")
+
+
+def find_project(start: Path | None = None) -> Path:
+    """Return the nearest folder upward that has `experiments/`, else the starting folder (absolute)."""
+    start = (start or Path.cwd()).resolve()
+    return next((folder for folder in (start, *start.parents) if (folder / "experiments").is_dir()), start)
+
+
+def load_settings(settings_class: type[SettingsT], argv: list[str], prog: str) -> SettingsT:
+    """Return the settings from config file, environment and command line.
+
+    Args:
+        settings_class: what the program takes.
+        argv: the command line without the program's name.
+        prog: how the program is called, for `--help`.
+
+    Raises:
+        ConfigError: an unknown key (the nearest right one is named), or a value out of its range.
+        SystemExit: after `--help` was printed.
+    """
+    try:
+        command_line: CliSettingsSource[Any] = CliSettingsSource(
+            settings_class, cli_parse_args=argv, cli_prog_name=prog
+        )
+        config_file = _config_file(settings_class, command_line())
+        # The source of the config file is read from the class while an instance is made.
+        with_file = type(settings_class.__name__, (settings_class,), {"config_file": config_file})
+        values = {"_cli_settings_source": command_line}
+        return cast(SettingsT, with_file(**values))
+    except SettingsError as err:
+        raise ConfigError(_explain_command_line(settings_class, str(err))) from err
+    except ValidationError as err:
+        raise ConfigError("; ".join(_explain(settings_class, problem) for problem in err.errors())) from err
+
+
+def _config_file(settings_class: type[Settings], command_line: dict[str, Any]) -> Path | None:
+    text = command_line.get("config") or os.environ.get(ENV_PREFIX + "CONFIG")
+    if text is None:
+        return None
+    path = Path(text)
+    if not path.is_file():
+        raise ConfigError(f"--config {path}: no such file; see experiments/ for files that can be used as they are")
+    try:
+        with path.open("rb") as file:
+            tomllib.load(file)
+    except tomllib.TOMLDecodeError as err:
+        raise ConfigError(f"--config {path}: not valid TOML: {err}") from err
+    return path
+
+
+def _explain(settings_class: type[BaseModel], problem: ErrorDetails) -> str:
+    """Return one line for one of pydantic's problems: key, value, what is allowed."""
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] != "extra_forbidden":
+        allowed = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        value = "" if isinstance(problem["input"], dict) else f" = {problem['input']!r}"
+        return f"{key}{value}: {allowed}" if key else allowed
+    known = _known_keys(settings_class)
+    siblings = [name for name in known if name.count(".") == len(location) - 1]
+    return f"{key}: unknown setting{_nearest(key, siblings)}"
+
+
+def _explain_command_line(settings_class: type[BaseModel], message: str) -> str:
+    text = message.removeprefix("error parsing CLI: ")
+    prefix = "unrecognized arguments: "
+    if not text.startswith(prefix):
+        return text
+    unknown = text.removeprefix(prefix).split()[0]
+    flags = ["--" + name.replace("_", "-") for name in _known_keys(settings_class)]
+    return f"{unknown}: unknown argument{_nearest(unknown.split('=')[0], flags)}"
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]}?" if matches else "; --help lists all"
+
+
+def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in model.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _known_keys(field.annotation, f"{prefix}{name}.")
+    return keys

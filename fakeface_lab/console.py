@@ -1,0 +1,172 @@
+"""What people see in the terminal: data card, layer table, progress, result, where everything is."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from fakeface_lab import documented
+from fakeface_lab.data.images import ImageSet
+from fakeface_lab.data.splits import Split
+from fakeface_lab.evaluation.intervals import wilson
+from fakeface_lab.results import Outcome
+from fakeface_lab.tracking.store import Store
+from fakeface_lab.training import EpochRecord, Listener
+
+__all__ = [
+    "TrainingProgress",
+    "console",
+    "format_secs",
+    "print_data_card",
+    "print_layers",
+    "print_outcome",
+    "print_places",
+]
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def print_data_card(images: ImageSet, split: Split) -> None:
+    """Say which images are used, which are not and why, and how they are split."""
+    source = images.source
+    if source.notice:
+        console.print(source.notice, style="bold white on red")
+    counts = ", ".join(f"{count} {name}" for name, count in images.class_counts().items())
+    console.print(f"[bold]data[/]      {source.name}: {len(images.files)} images ({counts}), {images.size_px} px")
+    console.print(f"          {source.root}  digest {images.digest[:12]}", style="dim")
+    for reason, num_files in _count([skipped.reason for skipped in images.skipped]).items():
+        examples = ", ".join(skipped.name for skipped in images.skipped if skipped.reason == reason)
+        console.print(f"          skipped {num_files}: {reason} ({_shorten(examples)})", style="yellow")
+    for remark, num_files in images.remarks.items():
+        console.print(f"          used {num_files}: {remark}", style="yellow")
+    if split.test_is_validation:
+        parts = f"{len(split.train)} train, {len(split.test)} test, which also judge each epoch, as documented"
+    else:
+        parts = f"{len(split.train)} train, {len(split.validation)} validation, {len(split.test)} test (sealed)"
+    console.print(f"[bold]split[/]     {split.name}, seed {split.seed}: {parts}")
+
+
+def _count(words: Sequence[str]) -> dict[str, int]:
+    return {word: words.count(word) for word in dict.fromkeys(words)}
+
+
+def _shorten(text: str, num_chars: int = 100) -> str:
+    return text if len(text) <= num_chars else text[: num_chars - 3] + "..."
+
+
+def print_layers(model: Any) -> None:
+    """Print one row a layer (name, type, output shape, parameters) and the total."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("layer", "type", "output"):
+        table.add_column(heading)
+    table.add_column("parameters", justify="right")
+    for layer in model.layers:
+        shape = " x ".join(str(size) for size in layer.output.shape[1:])
+        table.add_row(layer.name, type(layer).__name__, shape, f"{layer.count_params():,}")
+    table.add_row("total", "", "", f"{model.count_params():,}", style="bold")
+    console.print(table)
+
+
+class TrainingProgress:
+    """A line that lives while an epoch runs and stays when it ends; passes everything on to another listener."""
+
+    def __init__(self, num_epochs: int, listener: Listener) -> None:
+        self._num_epochs = num_epochs
+        self._listener = listener
+        self._live = Live(console=console, refresh_per_second=4, transient=True)
+        self._started = time.monotonic()
+        self._steps_before: int | None = None
+
+    def __enter__(self) -> "TrainingProgress":
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def step_ended(self, epoch: int, step: int, num_steps: int) -> None:
+        """Update the living line."""
+        done = (epoch - 1) * num_steps + step
+        if self._steps_before is None:
+            self._steps_before, self._started = done, time.monotonic()
+        measured = done - self._steps_before
+        left = ""
+        if measured:
+            secs_a_step = (time.monotonic() - self._started) / measured
+            left = f", {format_secs(secs_a_step * (self._num_epochs * num_steps - done))} left"
+        self._live.update(Text(f"epoch {epoch}/{self._num_epochs}  step {step}/{num_steps}{left}", style="cyan"))
+
+    def epoch_ended(self, record: EpochRecord) -> None:
+        """Print the finished epoch."""
+        self._listener.epoch_ended(record)
+        figures = "  ".join(
+            f"{name} {record.metrics[name]:.4f}"
+            for name in ("loss", "accuracy", "val_loss", "val_accuracy")
+            if name in record.metrics
+        )
+        console.print(
+            f"epoch {record.epoch:>2}/{self._num_epochs}  {figures}  {format_secs(record.metrics['epoch_secs'])}"
+        )
+
+
+def format_secs(secs: float) -> str:
+    """Return a duration as people say it: `42 s`, `6 min 20 s`, `2 h 05 min`."""
+    if secs < 60:
+        return f"{secs:.0f} s"
+    if secs < 3600:
+        return f"{secs // 60:.0f} min {secs % 60:02.0f} s"
+    return f"{secs // 3600:.0f} h {secs % 3600 // 60:02.0f} min"
+
+
+def print_outcome(outcome: Outcome, *, beside_documented: bool) -> None:
+    """Print the result; on the documented images, at the documented settings, beside the documented figures."""
+    metrics = outcome.metrics
+    if beside_documented:
+        console.print(_documented_table(outcome))
+    part = "test" if "test_accuracy" in metrics else "validation"
+    if f"{part}_accuracy" not in metrics:
+        return
+    rate = wilson(int(metrics[f"{part}_accuracy_num_correct"]), int(metrics[f"{part}_accuracy_num_total"]))
+    console.print(f"[bold]accuracy[/]  {rate} on {part}")
+    if beside_documented:
+        known = wilson(documented.NUM_TEST - documented.NUM_ERRORS, documented.NUM_TEST)
+        console.print(f"          documented: {known}")
+    details = {
+        name.removeprefix(f"{part}_"): value
+        for name, value in metrics.items()
+        if name.startswith(f"{part}_") and not name.endswith(("_low", "_high", "_num_correct", "_num_total"))
+    }
+    shown = ("balanced_accuracy", "roc_auc", "average_precision", "brier")
+    recalls = [name for name in details if name.startswith("recall_")]
+    console.print(
+        "          " + ", ".join(f"{name} {details[name]:.4f}" for name in (*shown, *recalls) if name in details)
+    )
+
+
+def _documented_table(outcome: Outcome) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False, title="documented / this run", title_justify="left")
+    table.add_column("epoch", justify="right")
+    for name in documented.HISTORY:
+        table.add_column(name, justify="right")
+    table.add_column("seconds", justify="right")
+    for index, record in enumerate(outcome.records[: len(documented.EPOCH_SECS)]):
+        pairs = (f"{values[index]:.4f} / {record.metrics[name]:.4f}" for name, values in documented.HISTORY.items())
+        table.add_row(str(record.epoch), *pairs, f"{documented.EPOCH_SECS[index]} / {record.metrics['epoch_secs']:.0f}")
+    return table
+
+
+def print_places(store: Store, run_name: str, run_id: str) -> None:
+    """Say where the run is and how to look at it."""
+    console.print(f"[bold]tracking[/]  {store.uri}")
+    console.print(f"          experiment {store.experiment_name}, run {run_name} ({run_id})")
+    command = store.ui_command()
+    if command is not None:
+        console.print(f"[bold]look[/]      {command}")
+    console.print(
+        f"          then all runs  {store.runs_link()}" if command else f"[bold]look[/]      {store.runs_link()}"
+    )
+    console.print(f"          this run       {store.run_link(run_id)}")

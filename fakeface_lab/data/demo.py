@@ -1,0 +1,325 @@
+"""The demo set: faces drawn from a seed, for whoever has no photographs at hand yet.
+
+Owns how a demo face is drawn, which traces make it a fake, and how the set gets onto the disk.
+Both classes come from one renderer with the same distributions of head, skin, hair, features, backdrop,
+light and grain, and through one JPEG encoder. A fake then receives, inside the face oval only, what
+generators leave behind: the grid of up-sampling (Odena et al., "Deconvolution and Checkerboard Artifacts",
+Distill 2016), smoothed texture, and eyes that do not match (Matern et al., "Exploiting Visual Artifacts",
+WACVW 2019). Does not own where the set is kept, nor how it is read or split.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter
+from scipy.ndimage import gaussian_filter
+
+from fakeface_lab.errors import DataError
+
+__all__ = [
+    "DEFAULT_NUM_PER_CLASS",
+    "DEFAULT_SIZE_PX",
+    "DRAWING_VERSION",
+    "MIN_NUM_PER_CLASS",
+    "MIN_SIZE_PX",
+    "draw_face",
+    "face_oval",
+    "generate_demo",
+]
+
+DEFAULT_NUM_PER_CLASS = 160
+DEFAULT_SIZE_PX = 64
+MIN_NUM_PER_CLASS = 5  # a split in five leaves at least one face of each class everywhere
+MIN_SIZE_PX = 32  # below, an eye is narrower than the traces
+DRAWING_VERSION = 1  # raise it when a seed gives another picture, so that no stale set is taken for a new one
+
+_SUPERSAMPLING = 4  # canvas pixels per picture pixel and axis; the reduction smooths the outlines
+_JPEG_QUALITY = 92
+_SMOOTHING_PX = 2.0  # standard deviation of the Gaussian that takes the skin's texture away
+_GRAIN_PX = 0.75  # standard deviation of the Gaussian that gives the grain its size
+_GRAIN_RANGE = (12.0, 18.0)  # standard deviation of the skin's grain, gray levels
+_GRID_GAIN = 1.4  # amplitude of the grid per amplitude of the grain (rms); balances the bytes
+_SETTINGS_FILE = "demo.json"
+
+_Floats: TypeAlias = NDArray[np.float64]
+_Color: TypeAlias = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class _Person:
+    """What varies between faces, alike in both classes; lengths in half-heights of the face."""
+
+    center: tuple[float, float]  # fractions of the picture's side
+    half_height: float  # fraction of the picture's side
+    half_width: float
+    jaw: float
+    tilt_rad: float
+    turn: float
+    eye_height: float
+    eye_size: float
+    smile: float
+    fringe: float
+    long_hair: bool
+    glasses: bool
+    skin: _Floats
+    hair: _Floats
+    shirt: _Floats
+    lips: _Floats
+    irises: _Floats  # (2, 3): the left one, and what the right one becomes in a fake
+
+
+def _any_person(rng: np.random.Generator) -> _Person:
+    """A person drawn from the distributions that both classes share."""
+    tone = rng.uniform(0, 1)
+    skin = (1 - tone) * np.array([246, 212, 188.0]) + tone * np.array([128, 84, 62.0]) + rng.normal(0, 4, 3)
+    hairs = np.array([[52, 42, 38], [84, 56, 38], [142, 98, 58], [206, 172, 112], [150, 146, 144.0]])
+    irises = np.array([[84, 54, 32], [66, 104, 150], [84, 122, 74], [120, 128, 132.0]])
+    return _Person(
+        center=(rng.uniform(0.44, 0.56), rng.uniform(0.49, 0.57)),
+        half_height=rng.uniform(0.32, 0.38),
+        half_width=rng.uniform(0.70, 0.82),
+        jaw=rng.uniform(0.10, 0.32),
+        tilt_rad=rng.normal(0, 0.09),
+        turn=rng.uniform(-0.10, 0.10),
+        eye_height=rng.uniform(-0.16, -0.06),
+        eye_size=rng.uniform(0.125, 0.16),
+        smile=rng.uniform(-0.02, 0.10),
+        fringe=rng.uniform(-0.75, -0.45),
+        long_hair=bool(rng.random() < 0.45),
+        glasses=bool(rng.random() < 0.2),
+        skin=skin,
+        hair=hairs[rng.integers(5)] * rng.uniform(0.7, 1.3) + rng.normal(0, 4, 3),
+        shirt=rng.uniform(30, 225, 3),
+        lips=skin * [0.80, 0.55, 0.55] + [20, 0, 8],
+        irises=irises[rng.permutation(4)[:2]] + rng.normal(0, 8, (2, 3)),
+    )
+
+
+def _rgb(color: _Floats) -> _Color:
+    red, green, blue = np.clip(color, 0, 255).astype(int).tolist()
+    return red, green, blue
+
+
+def _ellipse(x: float, y: float, radius_x: float, radius_y: float) -> _Floats:
+    """Outline of an upright ellipse, (48, 2)."""
+    angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    return np.stack([x + radius_x * np.cos(angle), y + radius_y * np.sin(angle)], axis=1)
+
+
+def _oval(person: _Person) -> _Floats:
+    """Outline of the face, (48, 2): an ellipse that narrows towards the chin."""
+    outline = _ellipse(0, 0, person.half_width, 1)
+    outline[:, 0] *= 1 - person.jaw * np.clip(outline[:, 1], 0, None) ** 2
+    return outline
+
+
+class _Pen:
+    """Draws in the person's own frame: origin between the ears, unit one half-height, y downwards."""
+
+    def __init__(self, canvas: Image.Image, person: _Person) -> None:
+        self._draw = ImageDraw.Draw(canvas)
+        self._center = np.array(person.center) * canvas.width
+        self._unit_px = person.half_height * canvas.width
+        cos, sin = np.cos(person.tilt_rad), np.sin(person.tilt_rad)
+        self._rotation = np.array([[cos, sin], [-sin, cos]])
+
+    def _points(self, outline: _Floats) -> list[tuple[float, float]]:
+        return [(x, y) for x, y in (self._center + outline @ self._rotation * self._unit_px).tolist()]
+
+    def fill(self, outline: _Floats, color: _Color | int) -> None:
+        self._draw.polygon(self._points(outline), fill=color)
+
+    def stroke(self, path: _Floats, color: _Color | int, width: float) -> None:
+        self._draw.line(self._points(path), fill=color, width=round(width * self._unit_px), joint="curve")
+
+
+def _arc(x: float, y: float, half_width: float, bow: float) -> _Floats:
+    """A shallow arc, (13, 2); positive `bow` bends its ends upwards."""
+    across = np.linspace(-1, 1, 13)
+    return np.stack([x + half_width * across, y - bow * across**2], axis=1)
+
+
+def _draw_behind_face(pen: _Pen, person: _Person) -> None:
+    if person.long_hair:
+        pen.fill(_ellipse(0, 0.25, person.half_width * 1.32, 1.35), _rgb(person.hair * 0.85))
+    pen.fill(np.array([[-0.36, 0.4], [0.36, 0.4], [0.42, 1.6], [-0.42, 1.6]]), _rgb(person.skin * 0.80))
+    pen.fill(_ellipse(0, 2.15, 1.45, 0.95), _rgb(person.shirt))
+    pen.fill(_ellipse(0, 1.22, 0.36, 0.2), _rgb(person.skin * 0.86))
+    for side in (-1, 1):
+        pen.fill(_ellipse(side * person.half_width, 0, 0.12, 0.2), _rgb(person.skin * 0.9))
+    pen.fill(_ellipse(0, -0.28, person.half_width * 1.14, 0.92), _rgb(person.hair))
+
+
+def _draw_eyes(pen: _Pen, person: _Person, fake: bool) -> None:
+    size, y = person.eye_size, person.eye_height
+    # Either eye of a fake may be the odd one, so that the average picture of the classes is the same.
+    odd_side = 1 if person.turn > 0 else -1
+    for side in (-1, 1):
+        x = person.turn + side * person.half_width * 0.44
+        iris = person.irises[1 if fake and side == odd_side else 0]
+        pen.fill(_ellipse(x, y, size * 1.15, size * 0.68), (244, 241, 238))
+        pen.fill(_ellipse(x + person.turn / 4, y, size * 0.60, size * 0.62), _rgb(iris))
+        pen.fill(_ellipse(x + person.turn / 4, y, size * 0.28, size * 0.28), (26, 22, 22))
+        pen.fill(_ellipse(x + size * 0.2, y - size * 0.2, size * 0.13, size * 0.13), (255, 255, 255))
+        pen.stroke(_arc(x, y - size * 0.72, size * 1.2, -size * 0.5), _rgb(person.skin * 0.35), 0.035)
+        pen.stroke(_arc(x, y - size * 1.75, size * 1.4, -size * 0.4), _rgb(person.hair * 0.8), 0.07)
+        if person.glasses:
+            frame = _ellipse(x, y, size * 1.75, size * 1.5)
+            pen.stroke(np.vstack([frame, frame[:2]]), (36, 32, 34), 0.035)
+    if person.glasses:
+        pen.stroke(_arc(person.turn, y - 0.06, 0.11, -0.03), (36, 32, 34), 0.035)
+
+
+def _draw_face_front(pen: _Pen, person: _Person, fake: bool) -> None:
+    oval = _oval(person)
+    pen.fill(oval, _rgb(person.skin))
+    hairline = person.fringe + 0.5 * (oval[:, 0] / person.half_width) ** 2
+    pen.fill(np.stack([oval[:, 0], np.minimum(oval[:, 1], hairline)], axis=1), _rgb(person.hair))
+    _draw_eyes(pen, person, fake)
+    nose = person.turn * 1.4
+    pen.stroke(np.array([[nose - 0.04, 0.0], [nose - 0.1, 0.27]]), _rgb(person.skin * 0.86), 0.03)
+    for side in (-1, 1):
+        pen.fill(_ellipse(nose + side * 0.07, 0.3, 0.045, 0.025), _rgb(person.skin * 0.5))
+    if person.smile > 0.06:  # wide enough to show the teeth
+        pen.fill(_ellipse(person.turn, 0.56, 0.25, 0.085 + person.smile / 3), (240, 236, 228))
+    pen.stroke(_arc(person.turn, 0.53, 0.29, person.smile), _rgb(person.lips), 0.06)
+    pen.stroke(_arc(person.turn, 0.62 + person.smile / 2, 0.22, person.smile * 1.5), _rgb(person.lips * 1.1), 0.08)
+
+
+def _backdrop(rng: np.random.Generator, canvas_px: int) -> Image.Image:
+    """A smooth colour field: 3x3 random colours around one, blown up."""
+    colors = rng.uniform(60, 200) + rng.normal(0, 22, 3) + rng.normal(0, 18, (3, 3, 3))
+    field = Image.fromarray(np.clip(colors, 0, 255).astype(np.uint8))
+    return field.resize((canvas_px, canvas_px), Image.Resampling.BICUBIC)
+
+
+def _light(rng: np.random.Generator, person: _Person, size_px: int) -> _Floats:
+    """Factor of brightness, (size, size, 1): soft hollows of the face under a lamp from anywhere above."""
+    canvas = Image.new("L", (size_px, size_px), 128)
+    pen = _Pen(canvas, person)
+    pen.fill(_oval(person), 118)
+    pen.fill(_ellipse(0, 0.02, person.half_width * 0.82, 0.84), 134)
+    for side in (-1, 1):
+        pen.fill(_ellipse(person.turn + side * person.half_width * 0.44, person.eye_height - 0.06, 0.2, 0.13), 114)
+    pen.fill(_ellipse(person.turn * 1.4 + 0.08, 0.25, 0.1, 0.12), 112)
+    pen.fill(_ellipse(person.turn, 0.78, 0.2, 0.05), 118)
+    hollows = np.asarray(canvas.filter(ImageFilter.GaussianBlur(size_px * 0.02)), np.float64) / 128
+    y, x = np.mgrid[-1 : 1 : size_px * 1j, -1 : 1 : size_px * 1j]
+    lamp = rng.uniform(0.85, 1.1) + rng.uniform(-0.22, 0.22) * x - rng.uniform(0, 0.15) * y
+    return np.asarray((hollows * lamp)[..., None])
+
+
+def _mask(person: _Person, size_px: int) -> _Floats:
+    """1 inside the face oval, 0 outside, fractions on its outline: (size, size, 1)."""
+    canvas = Image.new("L", (size_px * _SUPERSAMPLING,) * 2, 0)
+    _Pen(canvas, person).fill(_oval(person), 255)
+    return np.asarray(canvas.reduce(_SUPERSAMPLING), np.float64)[..., None] / 255
+
+
+def _generated_texture(grain: _Floats, rng: np.random.Generator) -> _Floats:
+    """The grain as an up-sampling generator would leave it: smoothed, under a grid of 2 px."""
+    smooth = gaussian_filter(grain, (_SMOOTHING_PX, _SMOOTHING_PX, 0))
+    # The phase is random: a fixed one would give itself away to a linear model on the pixels.
+    rows, columns = (-1.0) ** (np.arange(len(grain)) + rng.integers(2, size=(2, 1)))
+    grid = (rows[:, None, None] + columns[None, :, None]) / np.sqrt(2)
+    return np.asarray(smooth + _GRID_GAIN * np.std(grain) * grid)
+
+
+def face_oval(seed: int, size_px: int) -> NDArray[np.bool_]:
+    """Where the face of `seed` is, and with it all that can tell a fake: bool (size, size)."""
+    return np.asarray(_mask(_any_person(np.random.default_rng(seed)), size_px)[..., 0] > 0)
+
+
+def draw_face(seed: int, size_px: int, fake: bool) -> NDArray[np.uint8]:
+    """One face, uint8 (size, size, 3) RGB; the same seed, size and class give the same bytes.
+
+    Outside `face_oval(seed, size_px)` the fake and the real face of one seed are equal.
+
+    Raises:
+        DataError: `size_px` is below `MIN_SIZE_PX`.
+    """
+    if size_px < MIN_SIZE_PX:
+        raise DataError(f"demo: size_px is {size_px}; allowed is {MIN_SIZE_PX} or more, ask for a larger size")
+    rng = np.random.default_rng(seed)
+    person = _any_person(rng)
+    canvas = _backdrop(rng, size_px * _SUPERSAMPLING)
+    pen = _Pen(canvas, person)
+    _draw_behind_face(pen, person)
+    _draw_face_front(pen, person, fake)
+    picture = np.asarray(canvas.reduce(_SUPERSAMPLING), np.float64) * _light(rng, person, size_px)
+    picture = rng.uniform(20, 70) + rng.uniform(0.5, 0.8) * picture  # any haze, any contrast
+    picture += rng.normal(0, rng.uniform(1, 3), picture.shape)
+    grain = gaussian_filter(rng.normal(0, 1, (size_px, size_px, 1)), (_GRAIN_PX, _GRAIN_PX, 0))
+    grain *= rng.uniform(*_GRAIN_RANGE) / np.std(grain)
+    picture += _mask(person, size_px) * (_generated_texture(grain, rng) if fake else grain)
+    return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+
+
+def generate_demo(
+    root: Path,
+    num_per_class: int = DEFAULT_NUM_PER_CLASS,
+    size_px: int = DEFAULT_SIZE_PX,
+    seed: int = 0,
+) -> Path:
+    """The folder `root` with `fake/fake_N.jpg` and `real/real_N.jpg`, N from 1 to `num_per_class`.
+
+    Drawn once: a complete set of the same settings is returned as it is. The set is drawn under another name
+    and takes its place in one step, so a killed call leaves no half set and two processes share one.
+    No two pictures share a face, so that none has a twin in the other class.
+
+    Raises:
+        DataError: `size_px` or `num_per_class` is too small, or `root` holds something else or cannot be
+            written.
+    """
+    if num_per_class < MIN_NUM_PER_CLASS:
+        raise DataError(
+            f"demo: num_per_class is {num_per_class}; allowed is {MIN_NUM_PER_CLASS} or more, ask for more faces"
+        )
+    if size_px < MIN_SIZE_PX:
+        raise DataError(f"demo: size_px is {size_px}; allowed is {MIN_SIZE_PX} or more, ask for a larger size")
+    settings = {"version": DRAWING_VERSION, "num_per_class": num_per_class, "size_px": size_px, "seed": seed}
+    if _is_complete(root, settings):
+        return root
+    partial = root.with_name(f".{root.name}.partial")
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(root.with_name(f".{root.name}.lock")):
+            if not _is_complete(root, settings):  # another process may have drawn it while this one waited
+                shutil.rmtree(partial, ignore_errors=True)
+                _write_set(partial, settings)
+                partial.replace(root)
+    except OSError as error:
+        raise DataError(f"demo: {root} cannot be written ({error}); choose a folder that can be") from error
+    return root
+
+
+def _is_complete(root: Path, settings: dict[str, int]) -> bool:
+    """Whether the set is there; refuses a folder that holds anything else."""
+    if not root.exists():
+        return False
+    try:
+        found: Any = json.loads((root / _SETTINGS_FILE).read_text())
+    except (OSError, ValueError):
+        found = None
+    if found != settings:
+        raise DataError(
+            f"demo: {root} exists and is not the demo set with {settings}; delete it or choose another folder"
+        )
+    return True
+
+
+def _write_set(folder: Path, settings: dict[str, int]) -> None:
+    for class_index, class_name in enumerate(("fake", "real")):
+        (folder / class_name).mkdir(parents=True)
+        for number in range(1, settings["num_per_class"] + 1):
+            key = np.random.SeedSequence((settings["seed"], class_index, number))
+            face = draw_face(int(key.generate_state(1)[0]), settings["size_px"], fake=class_index == 0)
+            path = folder / class_name / f"{class_name}_{number}.jpg"
+            Image.fromarray(face).save(path, quality=_JPEG_QUALITY, subsampling=0)
+    (folder / _SETTINGS_FILE).write_text(json.dumps(settings))

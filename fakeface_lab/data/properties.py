@@ -1,0 +1,143 @@
+"""What a picture tells about itself before anyone looks at the face: one table row per picture.
+
+Owns the properties of the file (read from its header, nothing is decoded) and the few colour figures of the
+decoded pixels. Whether a property gives the label away is for `evaluation.audit` and `evaluation.probes`.
+"""
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image, JpegImagePlugin
+
+from fakeface_lab.errors import DataError
+
+__all__ = ["FILE_COLUMNS", "PIXEL_COLUMNS", "file_properties", "pixel_properties"]
+
+FILE_COLUMNS = (
+    "bytes",
+    "bytes_per_pixel",
+    "width_px",
+    "height_px",
+    "mode",
+    "format",
+    "jpeg_quality",
+    "chroma_subsampling",
+    "is_progressive",
+    "has_exif",
+    "has_icc",
+)
+"""Columns of `file_properties`."""
+
+PIXEL_COLUMNS = ("is_gray", "saturation", "colourfulness", "mean_red", "mean_green", "mean_blue")
+"""Columns of `pixel_properties`."""
+
+_SUBSAMPLING_NAMES = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
+_GRAY_SPREAD = 8  # largest difference between channels, of 255, that JPEG's rounding leaves on a gray pixel
+_GRAY_PIXEL_FRACTION = 0.99
+
+
+def file_properties(paths: Iterable[Path | str]) -> pd.DataFrame:
+    """Read the header of each file.
+
+    Returns:
+        One row per path in the given order, columns `FILE_COLUMNS`. `mode` and `format` are Pillow's names.
+        `jpeg_quality` is the IJG quality, 1 to 100, whose luma table is nearest (mean squared difference),
+        NaN where the file has no such table. `chroma_subsampling` is "4:4:4", "4:2:2", "4:2:0", "other"
+        or "none" (no JPEG, or a gray one).
+
+    Raises:
+        DataError: a file is missing or no image.
+    """
+    with ThreadPoolExecutor() as pool:
+        rows = list(pool.map(_file_row, map(Path, paths)))
+    return pd.DataFrame(rows, columns=list(FILE_COLUMNS))
+
+
+def pixel_properties(images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> pd.DataFrame:
+    """Measure the colours of each decoded picture.
+
+    Args:
+        images: uint8 (N, H, W, 3), RGB; may be memory-mapped, one picture is read at a time.
+
+    Returns:
+        One row per picture, columns `PIXEL_COLUMNS`. `is_gray`: in 99 % of the pixels the channels differ
+        by at most 8 of 255. `saturation`: mean HSV saturation, 0 to 1. `colourfulness`: of Hasler and
+        Suesstrunk 2003, equation for M3, 0 (gray) to about 110 (vivid). `mean_*`: 0 to 255.
+    """
+    with ThreadPoolExecutor() as pool:
+        rows = list(pool.map(_pixel_row, images))
+    return pd.DataFrame(rows, columns=list(PIXEL_COLUMNS))
+
+
+def _file_row(path: Path) -> dict[str, object]:
+    try:
+        num_bytes = path.stat().st_size
+        with Image.open(path) as image:
+            width, height = image.size
+            return {
+                "bytes": num_bytes,
+                "bytes_per_pixel": num_bytes / (width * height),
+                "width_px": width,
+                "height_px": height,
+                "mode": image.mode,
+                "format": image.format,
+                "jpeg_quality": _jpeg_quality(image),
+                "chroma_subsampling": _chroma_subsampling(image),
+                "is_progressive": bool(image.info.get("progressive", False)),
+                "has_exif": len(image.getexif()) > 0,
+                "has_icc": bool(image.info.get("icc_profile")),
+            }
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"{path} cannot be read as an image ({error}): remove the file or leave it out of the data set."
+        ) from error
+
+
+def _jpeg_quality(image: Image.Image) -> float:
+    tables: dict[int, list[int]] = getattr(image, "quantization", {})
+    if 0 not in tables:
+        return float("nan")
+    distance = ((_luma_tables() - np.asarray(tables[0])) ** 2).mean(axis=1)
+    return float(np.argmin(distance) + 1)
+
+
+@cache
+def _luma_tables() -> NDArray[np.int64]:
+    """Every luma table of the IJG quality scale, (100, 64), asked from the encoder itself."""
+    tables = []
+    for quality in range(1, 101):
+        encoded = BytesIO()
+        Image.new("L", (8, 8)).save(encoded, "JPEG", quality=quality)
+        with Image.open(encoded) as image:
+            assert isinstance(image, JpegImagePlugin.JpegImageFile)
+            tables.append(image.quantization[0])
+    return np.asarray(tables, dtype=np.int64)
+
+
+def _chroma_subsampling(image: Image.Image) -> str:
+    if not isinstance(image, JpegImagePlugin.JpegImageFile) or image.layers == 1:
+        return "none"
+    return _SUBSAMPLING_NAMES.get(JpegImagePlugin.get_sampling(image), "other")
+
+
+def _pixel_row(pixels: NDArray[np.uint8]) -> dict[str, object]:
+    brightest, darkest = pixels.max(axis=2), pixels.min(axis=2)
+    spread = brightest - darkest
+    red, green, blue = (pixels[..., channel].astype(np.float32) for channel in range(3))
+    red_green, yellow_blue = red - green, (red + green) / 2 - blue
+    deviation = np.hypot(red_green.std(), yellow_blue.std())
+    offset = np.hypot(red_green.mean(), yellow_blue.mean())
+    return {
+        "is_gray": bool((spread <= _GRAY_SPREAD).mean() >= _GRAY_PIXEL_FRACTION),
+        "saturation": float((spread / np.maximum(brightest, 1).astype(np.float32)).mean()),
+        "colourfulness": float(deviation + 0.3 * offset),
+        "mean_red": float(red.mean()),
+        "mean_green": float(green.mean()),
+        "mean_blue": float(blue.mean()),
+    }

@@ -1,0 +1,191 @@
+"""Where images come from: the documented Kaggle set, the generated demo faces, or a folder with two class folders.
+
+Owns the order of the classes: the class to detect is index 0 (the documented labels: fake 0, real 1), whatever
+the folder names sort to.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from fakeface_lab.data.demo import generate_demo
+from fakeface_lab.errors import DataError
+
+__all__ = [
+    "DOCUMENTED_NAME",
+    "KAGGLE_HANDLE",
+    "ImageFile",
+    "Source",
+    "cache_folder",
+    "find_source",
+    "list_files",
+]
+
+DOCUMENTED_NAME = "hardfakevsrealfaces"
+KAGGLE_HANDLE = "hamzaboulahia/hardfakevsrealfaces"
+
+# Folder names that say by themselves which class is to be detected (left) and which is not (right).
+KNOWN_CLASS_NAMES = (("fake", "real"), ("1_fake", "0_real"))
+
+DEMO_NOTICE = (
+    "DEMO DATA: these are drawn faces, made because no real images were found. No figure of this run says anything "
+    "about photographs or compares with the documented one. For the real set, see 'The real data set' in the README."
+)
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """One file of a data set.
+
+    Attributes:
+        path: where it is now.
+        name: path below the data set's root with `/`, which does not change with the machine.
+        label: class index, 0 for the class to detect.
+        sha256: of the file's bytes, hexadecimal; empty where the file cannot be read.
+    """
+
+    path: Path
+    name: str
+    label: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set on disk, before any file was opened.
+
+    Attributes:
+        name: short name that goes into the experiment's name.
+        root: absolute folder that holds the class folders.
+        class_names: the class to detect first.
+        class_folders: folder of each class, in the same order.
+        notice: what a user must not miss about this source, or None.
+    """
+
+    name: str
+    root: Path
+    class_names: tuple[str, str]
+    class_folders: tuple[Path, Path]
+    notice: str | None = None
+
+    @property
+    def is_documented(self) -> bool:
+        """Whether figures from it may be set beside the documented ones."""
+        return self.name == DOCUMENTED_NAME
+
+
+def cache_folder() -> Path:
+    """Return the folder for decoded pixels and demo faces: `FAKEFACE_CACHE`, else the user's cache folder."""
+    import platformdirs
+
+    return Path(os.environ.get("FAKEFACE_CACHE") or platformdirs.user_cache_dir("fakeface_lab"))
+
+
+def find_source(data: str, positive: str | None, project: Path, demo_size_px: int) -> Source:
+    """Return the data set that `--data` means.
+
+    Args:
+        data: `auto`, `hardfakevsrealfaces`, `demo`, or a folder. `auto` takes `data/hardfakevsrealfaces` under the
+            project, then Kaggle's cache or download, then the demo faces.
+        positive: name of the class folder to detect; None where the names say it.
+        project: the project folder.
+        demo_size_px: edge of the demo faces, which are drawn at the size that the model sees.
+
+    Raises:
+        DataError: the folder is missing or has not exactly two class folders.
+    """
+    if data == "demo":
+        return _demo_source(demo_size_px, notice=None)
+    if data in ("auto", DOCUMENTED_NAME):
+        local = project / "data" / DOCUMENTED_NAME
+        if local.is_dir():
+            return _folder_source(local, DOCUMENTED_NAME, positive)
+        try:
+            return _folder_source(_download(), DOCUMENTED_NAME, positive)
+        except DataError:
+            if data == "auto":
+                return _demo_source(demo_size_px, notice=DEMO_NOTICE)
+            raise
+    root = Path(data).expanduser()
+    if not root.is_dir():
+        raise DataError(
+            f"--data {data}: no such folder; give auto, {DOCUMENTED_NAME}, demo, or a folder with two class folders"
+        )
+    root = root.resolve()
+    return _folder_source(root, root.name, positive)
+
+
+def list_files(source: Source) -> list[ImageFile]:
+    """Return every file of both classes, the class to detect first, names sorted as strings.
+
+    Hidden files are left out. Files are hashed in threads; one that cannot be read keeps an empty hash, so that
+    decoding it can say why.
+    """
+    found = [
+        (path, label) for label, folder in enumerate(source.class_folders) for path in _walk(folder)
+    ]  # fmt: skip
+    with ThreadPoolExecutor() as threads:
+        hashes = threads.map(_sha256, (path for path, _ in found))
+        return [
+            ImageFile(path, path.relative_to(source.root).as_posix(), label, sha256)
+            for (path, label), sha256 in zip(found, hashes, strict=True)
+        ]
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    # A link that leads nowhere is listed, so that it is counted among the skipped files.
+    paths = (path for path in folder.rglob("*") if path.is_file() or (path.is_symlink() and not path.exists()))
+    visible = (path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    yield from sorted(visible, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def _demo_source(size_px: int, notice: str | None) -> Source:
+    root = generate_demo(cache_folder() / f"demo-{size_px}px", size_px=size_px)
+    return Source("demo", root, ("fake", "real"), (root / "fake", root / "real"), notice)
+
+
+def _download() -> Path:
+    """Return the documented set's folder in Kaggle's cache, downloaded if need be."""
+    import kagglehub
+
+    try:
+        return Path(kagglehub.dataset_download(KAGGLE_HANDLE))
+    except Exception as err:  # kagglehub raises its own, requests' and OS errors alike, none with a common base
+        reason = f"{type(err).__name__}"
+        raise DataError(
+            f"{DOCUMENTED_NAME}: not under data/{DOCUMENTED_NAME}, and Kaggle gave no download ({reason}); download "
+            f"{KAGGLE_HANDLE} from kaggle.com by hand, unpack it there, or use --data demo"
+        ) from err
+
+
+def _folder_source(root: Path, name: str, positive: str | None) -> Source:
+    folders = {path.name: path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")}
+    class_names = _class_names(root, list(folders), positive)
+    first, second = (folders[class_name] for class_name in class_names)
+    return Source(name, root, class_names, (first, second))
+
+
+def _class_names(root: Path, names: list[str], positive: str | None) -> tuple[str, str]:
+    if len(names) != 2:
+        listed = ", ".join(names) or "none"
+        raise DataError(f"{root}: two class folders are needed, such as fake/ and real/; found {len(names)}: {listed}")
+    first, second = names
+    if positive is not None:
+        if positive not in names:
+            raise DataError(f"--positive {positive}: no such class folder in {root}; there are {first} and {second}")
+        return (positive, second if positive == first else first)
+    for known in KNOWN_CLASS_NAMES:
+        if sorted(known) == sorted(name.lower() for name in names):
+            return (first, second) if first.lower() == known[0] else (second, first)
+    raise DataError(f"{root}: which class is to be detected? Say --positive {first} or --positive {second}")

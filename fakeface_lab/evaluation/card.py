@@ -1,0 +1,151 @@
+"""What an audit has to say, as Markdown for people and as JSON for machines.
+
+Owns the finding, the card and the verdict in plain language. The checks that lead to findings are in `audit`.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fakeface_lab.evaluation.probes import ProbeResult
+
+__all__ = ["SEVERITIES", "Card", "Finding", "Severity"]
+
+Severity = Literal["fail", "warn", "info"]
+SEVERITIES: tuple[Severity, ...] = ("fail", "warn", "info")
+"""Worst first: fail makes a result on these images void, warn inflates it, info is good to know."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that an audit found.
+
+    Attributes:
+        severity: one of `SEVERITIES`.
+        check: which check found it: "probe", "slice", "two labels", "straddle" or "duplicate".
+        sentence: what was found and what follows from it, for somebody who knows no statistics.
+        evidence: the figures behind it, JSON values only.
+        share: share of the images concerned, 0 to 1; orders findings of one severity.
+    """
+
+    severity: Severity
+    check: str
+    sentence: str
+    evidence: Mapping[str, Any]
+    share: float
+
+
+@dataclass(frozen=True)
+class Card:
+    """The whole audit.
+
+    Attributes:
+        counts: images of each class, in the order of the class index.
+        findings: worst first.
+        probes: every probe's result, alarming or not.
+        files: property -> class -> {"median", "min", "max"} of a measured property (None where no image has
+            it), or {"counts": {value: images}} of one with few values.
+        near_duplicate_bits: distance in bits, of 64, up to which two pictures count as near-duplicates.
+        settings: the thresholds the findings were judged by.
+    """
+
+    counts: Mapping[str, int]
+    findings: Sequence[Finding]
+    probes: Sequence[ProbeResult]
+    files: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    near_duplicate_bits: int
+    settings: Mapping[str, float]
+
+    @property
+    def worst(self) -> Severity | None:
+        """Severity of the worst finding, None without any."""
+        return self.findings[0].severity if self.findings else None
+
+    @property
+    def verdict(self) -> str:
+        """The audit in two or three sentences, worst finding first."""
+        alarms = [finding for finding in self.findings if finding.severity != "info"]
+        if alarms:
+            others = len(alarms) - 1
+            more = "" if others == 0 else f" {others} more {'finding' if others == 1 else 'findings'} below."
+            return alarms[0].sentence + more
+        shortcuts = [probe for probe in self.probes if probe.kind == "shortcut"]
+        if not shortcuts:
+            return "Nothing was found that gives the label away, but no probe was run."
+        best = max(shortcuts, key=lambda probe: probe.auc)
+        return (
+            f"Nothing was found that gives the label away: the best of {len(shortcuts)} shortcut probes "
+            f"(it sees only {best.sees}) is right on {best.accuracy.value:.3f} of these images."
+        )
+
+    def to_json(self) -> str:
+        """The card as one JSON object (no NaN), without the probes' per-image scores."""
+        content = {
+            "verdict": self.verdict,
+            "worst": self.worst,
+            "counts": dict(self.counts),
+            "findings": [
+                {
+                    "severity": finding.severity,
+                    "check": finding.check,
+                    "sentence": finding.sentence,
+                    "share": finding.share,
+                    "evidence": finding.evidence,
+                }
+                for finding in self.findings
+            ],
+            "probes": [
+                {
+                    "name": probe.name,
+                    "kind": probe.kind,
+                    "sees_only": probe.sees,
+                    **probe.accuracy.metrics("accuracy"),
+                    "auc": probe.auc,
+                }
+                for probe in self.probes
+            ],
+            "files": self.files,
+            "near_duplicate_bits": self.near_duplicate_bits,
+            "settings": dict(self.settings),
+        }
+        return json.dumps(content, indent=2, allow_nan=False)
+
+    def to_markdown(self) -> str:
+        """The card as a Markdown page: verdict, findings, probes, files, thresholds."""
+        lines = ["# Data set audit", "", f"**{self.verdict}**", ""]
+        lines += [
+            ", ".join(f"{count} {name}" for name, count in self.counts.items()) + ".",
+            "",
+            "## Findings",
+            "",
+        ]
+        lines += [f"- **{finding.severity}** ({finding.check}): {finding.sentence}" for finding in self.findings]
+        lines += [] if self.findings else ["None."]
+        lines += ["", "## What little is enough", ""]
+        lines += _table(
+            ["probe", "kind", "sees only", "accuracy", "AUC"],
+            ([probe.name, probe.kind, probe.sees, str(probe.accuracy), f"{probe.auc:.3f}"] for probe in self.probes),
+        )
+        lines += ["", "## Files", ""]
+        lines += _table(
+            ["property", *self.counts],
+            ([name, *(_describe(classes[label]) for label in self.counts)] for name, classes in self.files.items()),
+        )
+        lines += ["", "## Thresholds", ""]
+        lines += [f"- near-duplicates: at most {self.near_duplicate_bits} of 64 bits apart in pHash and in dHash"]
+        lines += [f"- {name}: {value:g}" for name, value in self.settings.items()]
+        return "\n".join(lines) + "\n"
+
+
+def _describe(figures: Mapping[str, Any]) -> str:
+    if "counts" in figures:
+        return ", ".join(f"{value}: {count}" for value, count in figures["counts"].items())
+    if figures["median"] is None:
+        return "missing"
+    return f"{figures['median']:.4g} ({figures['min']:.4g} to {figures['max']:.4g})"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    return [f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *cells]]

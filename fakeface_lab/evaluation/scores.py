@@ -1,0 +1,244 @@
+"""How well a model separates the two classes: the documented figures, and the panel that detection needs.
+
+Owns which figures there are and what they are called in a run. Intervals come from `intervals`; whether one
+model is better than another is decided in `comparison`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn import metrics as sk
+
+from fakeface_lab.errors import ConfigError, DataError
+from fakeface_lab.evaluation.inputs import BoolArray, FloatArray, check_detection, check_fraction, metric_key
+from fakeface_lab.evaluation.intervals import Rate, wilson
+
+__all__ = ["DetectionScores", "PredictiveValue", "detection_scores", "documented_scores"]
+
+MAX_FPR = 0.05
+# A false positive rate is only read off where it stands for this many negatives at least.
+MIN_FALSE_POSITIVES = 5
+PREVALENCES = (0.5, 0.1, 0.01)
+
+
+def documented_scores(probabilities: ArrayLike, labels: ArrayLike) -> dict[str, float]:
+    """Accuracy and F1 computed the way the documented result was.
+
+    Both softmax outputs are compared with 0.5 and flattened over images and classes, as are the one-hot
+    labels; then scikit-learn's `accuracy_score` and binary `f1_score`. Each image thereby counts once for
+    each class, and unless both outputs are 0.5 the F1 is the accuracy again and not the F1 of either class
+    (`detection_scores` has those).
+
+    Args:
+        probabilities: float32 (N, 2), softmax output, a column per class index.
+        labels: int (N,), class index, 0 or 1.
+
+    Returns:
+        `documented_accuracy` and `documented_f1`, both in [0, 1].
+
+    Raises:
+        DataError: wrong shapes, no image, a label that is not 0 or 1, or an output that is NaN or no
+            probability.
+    """
+    outputs, classes = np.asarray(probabilities), np.asarray(labels)
+    if outputs.ndim != 2 or outputs.shape[1] != 2 or outputs.shape[0] == 0:
+        raise DataError(f"probabilities have shape {outputs.shape}, needed is (num_images, 2), at least one image")
+    if classes.shape != outputs.shape[:1]:
+        raise DataError(f"labels have shape {classes.shape}, needed is {outputs.shape[:1]}: one per image")
+    if not np.issubdtype(classes.dtype, np.integer) or not np.isin(classes, (0, 1)).all():
+        raise DataError("labels hold something else than the class indices 0 and 1; pass int (num_images,)")
+    if not ((outputs >= 0) & (outputs <= 1)).all():
+        raise DataError("probabilities hold NaN or a value outside 0 to 1; pass the softmax output")
+    predicted = (outputs > 0.5).astype(int).ravel()
+    actual = np.eye(2, dtype=int)[classes].ravel()
+    return {
+        "documented_accuracy": float(sk.accuracy_score(actual, predicted)),
+        "documented_f1": float(sk.f1_score(actual, predicted)),
+    }
+
+
+@dataclass(frozen=True)
+class PredictiveValue:
+    """How often "positive" is right where positives are as frequent as `prevalence` (Bayes' rule).
+
+    Attributes:
+        prevalence: share of positives where the model is used, in (0, 1).
+        value: from the recalls as measured, in [0, 1]; None if the model calls no image positive.
+        low: from the lower ends of both recalls, in [0, 1]; with few negatives far below the value.
+        high: from the upper ends. Each recall's interval is wide enough for the two to hold at 95 % together.
+    """
+
+    prevalence: float
+    value: float | None
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class DetectionScores:
+    """One model on one set of images; what needs both classes is None where only one is there.
+
+    Attributes:
+        class_names: the positive class first.
+        threshold: an image is decided positive when its score is above it.
+        tp: positives decided positive.
+        fn: positives decided negative.
+        fp: negatives decided positive.
+        tn: negatives decided negative.
+        accuracy: share of right decisions.
+        recall_positive: share of positives found (true positive rate); None without positives.
+        recall_negative: share of negatives recognised (true negative rate); None without negatives.
+        precision_positive: share of right decisions among "positive"; None if there are none.
+        precision_negative: the same for "negative".
+        balanced_accuracy: mean of both recalls, in [0, 1].
+        f1_positive: harmonic mean of precision and recall with this class as the one looked for, in [0, 1].
+        f1_negative: the same for the negative class.
+        roc_auc: chance that a positive scores above a negative, ties half, in [0, 1].
+        average_precision: of the positive class, in (0, 1]; another number if the classes are swapped.
+        equal_error_rate: where misses and false alarms are equally frequent, interpolated on the ROC, in
+            [0, 1].
+        brier: mean squared distance of score and truth, in [0, 1], lower is better.
+        log_loss: mean negative log-likelihood in nats, 0 or more, lower is better.
+        tpr_at_max_fpr: best recall of positives with at most 5 % false positives; the threshold is picked on
+            these very images. None where 5 % of the negatives is fewer than 5 images: not resolvable.
+        predictive_values: at 50, 10 and 1 % positives; empty with one class.
+    """
+
+    class_names: tuple[str, str]
+    threshold: float
+    tp: int
+    fn: int
+    fp: int
+    tn: int
+    accuracy: Rate
+    recall_positive: Rate | None
+    recall_negative: Rate | None
+    precision_positive: Rate | None
+    precision_negative: Rate | None
+    balanced_accuracy: float | None
+    f1_positive: float | None
+    f1_negative: float | None
+    roc_auc: float | None
+    average_precision: float | None
+    equal_error_rate: float | None
+    brier: float
+    log_loss: float
+    tpr_at_max_fpr: Rate | None
+    predictive_values: tuple[PredictiveValue, ...]
+
+    def metrics(self) -> dict[str, float]:
+        """Flat metrics for a run, such as `accuracy`, `accuracy_low`, `recall_fake`, `num_fake_as_real`.
+
+        Rates bring their interval (`_low`, `_high`) and counts (`_num_correct`, `_num_total`). What is None
+        here is missing there.
+        """
+        positive, negative = (metric_key(name) for name in self.class_names)
+        rates = {
+            "accuracy": self.accuracy,
+            f"recall_{positive}": self.recall_positive,
+            f"recall_{negative}": self.recall_negative,
+            f"precision_{positive}": self.precision_positive,
+            f"precision_{negative}": self.precision_negative,
+            f"tpr_at_fpr_{100 * MAX_FPR:.0f}_percent": self.tpr_at_max_fpr,
+        }
+        numbers = {
+            "balanced_accuracy": self.balanced_accuracy,
+            f"f1_{positive}": self.f1_positive,
+            f"f1_{negative}": self.f1_negative,
+            "roc_auc": self.roc_auc,
+            "average_precision": self.average_precision,
+            "equal_error_rate": self.equal_error_rate,
+            "brier": self.brier,
+            "log_loss": self.log_loss,
+            f"num_{positive}_as_{positive}": float(self.tp),
+            f"num_{positive}_as_{negative}": float(self.fn),
+            f"num_{negative}_as_{positive}": float(self.fp),
+            f"num_{negative}_as_{negative}": float(self.tn),
+        }
+        for ppv in self.predictive_values:
+            name = f"ppv_at_{100 * ppv.prevalence:.0f}_percent"
+            numbers |= {name: ppv.value, f"{name}_low": ppv.low, f"{name}_high": ppv.high}
+        flat: dict[str, float] = {}
+        for name, rate in rates.items():
+            if rate is not None:
+                flat |= rate.metrics(name)
+        return flat | {name: number for name, number in numbers.items() if number is not None}
+
+
+def detection_scores(
+    is_positive: ArrayLike, scores: ArrayLike, class_names: tuple[str, str], threshold: float = 0.5
+) -> DetectionScores:
+    """The detection panel of one model on one set of images.
+
+    Args:
+        is_positive: bool (N,).
+        scores: float64 (N,), probability of the positive class in [0, 1].
+        class_names: the positive class first, for example ("fake", "real").
+        threshold: decided positive above it, in (0, 1); carried over from elsewhere, never fitted on these
+            images.
+
+    Raises:
+        DataError: other dtypes or shapes, no image, a score that is NaN or outside [0, 1].
+        ConfigError: a threshold outside (0, 1), or class names that make the same metric.
+    """
+    truth, values = check_detection(is_positive, scores)
+    check_fraction(threshold, "threshold")
+    if metric_key(class_names[0]) == metric_key(class_names[1]):
+        raise ConfigError(f"the classes {class_names} make the same metric names; give them different names")
+    decided = values > threshold
+    tp, fn = int((truth & decided).sum()), int((truth & ~decided).sum())
+    fp, tn = int((~truth & decided).sum()), int((~truth & ~decided).sum())
+    both = tp + fn > 0 and fp + tn > 0
+    return DetectionScores(
+        class_names=class_names,
+        threshold=threshold,
+        tp=tp,
+        fn=fn,
+        fp=fp,
+        tn=tn,
+        accuracy=wilson(tp + tn, truth.size),
+        recall_positive=_rate_or_none(tp, tp + fn),
+        recall_negative=_rate_or_none(tn, tn + fp),
+        precision_positive=_rate_or_none(tp, tp + fp) if both else None,
+        precision_negative=_rate_or_none(tn, tn + fn) if both else None,
+        balanced_accuracy=float(sk.balanced_accuracy_score(truth, decided)) if both else None,
+        f1_positive=float(sk.f1_score(truth, decided)) if both else None,
+        f1_negative=float(sk.f1_score(~truth, ~decided)) if both else None,
+        roc_auc=float(sk.roc_auc_score(truth, values)) if both else None,
+        average_precision=float(sk.average_precision_score(truth, values)) if both else None,
+        equal_error_rate=_equal_error_rate(truth, values) if both else None,
+        brier=float(sk.brier_score_loss(truth, values, pos_label=True)),
+        log_loss=float(sk.log_loss(truth, values, labels=[False, True])),
+        tpr_at_max_fpr=_tpr_at_max_fpr(truth, values) if both else None,
+        predictive_values=tuple(_predictive_value(p, tp, fn, fp, tn) for p in PREVALENCES) if both else (),
+    )
+
+
+def _rate_or_none(num_correct: int, num_total: int) -> Rate | None:
+    return wilson(num_correct, num_total) if num_total else None
+
+
+def _equal_error_rate(truth: BoolArray, values: FloatArray) -> float:
+    fpr, tpr, _ = sk.roc_curve(truth, values)
+    # fpr - (1 - tpr) rises from -1 to 1 and strictly so, since each point of the curve moves right or up.
+    return float(np.interp(0.0, fpr + tpr - 1.0, fpr))
+
+
+def _tpr_at_max_fpr(truth: BoolArray, values: FloatArray) -> Rate | None:
+    num_positive, num_negative = int(truth.sum()), int((~truth).sum())
+    if num_negative * MAX_FPR < MIN_FALSE_POSITIVES:
+        return None
+    fpr, tpr, _ = sk.roc_curve(truth, values, drop_intermediate=False)
+    return wilson(round(num_positive * float(tpr[fpr <= MAX_FPR].max())), num_positive)
+
+
+def _predictive_value(prevalence: float, tp: int, fn: int, fp: int, tn: int) -> PredictiveValue:
+    def ppv(tpr: float, tnr: float) -> float:
+        right, wrong = tpr * prevalence, (1.0 - tnr) * (1.0 - prevalence)
+        return right / (right + wrong)
+
+    # Two intervals have to hold at once (Bonferroni), so each gets half of the 5 %.
+    tpr, tnr = wilson(tp, tp + fn, 0.975), wilson(tn, tn + fp, 0.975)
+    value = ppv(tpr.value, tnr.value) if tp + fp else None
+    return PredictiveValue(prevalence, value, low=ppv(tpr.low, tnr.low), high=ppv(tpr.high, tnr.high))

@@ -1,0 +1,154 @@
+"""Brings a training and its run in MLflow together: parameters before, epochs during, results after.
+
+Order of the writes of one run: epoch checkpoint -> metrics -> artifacts -> model -> status. A process killed between
+any two of them goes on where it was, and writes nothing twice.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+from fakeface_lab.data.images import ImageSet
+from fakeface_lab.data.sources import KAGGLE_HANDLE
+from fakeface_lab.data.splits import Split
+from fakeface_lab.results import ARTIFACTS, MODEL, Outcome
+from fakeface_lab.tracking.models import log_model
+from fakeface_lab.tracking.patience import PatientWriter
+from fakeface_lab.tracking.provenance import host_facts, package_versions
+from fakeface_lab.tracking.runs import TrackedRun, find_unfinished
+from fakeface_lab.tracking.store import Store
+from fakeface_lab.training import EpochRecord, Training
+
+__all__ = [
+    "RunListener",
+    "begin_recording",
+    "fingerprint",
+    "finish_recording",
+    "open_run",
+    "remove_work_folder",
+    "training_params",
+]
+
+
+def fingerprint(facts: Mapping[str, Any]) -> str:
+    """Return 16 hexadecimal digits that stay the same as long as all facts do."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def training_params(training: Training, images: ImageSet, split: Split, num_threads: int) -> dict[str, object]:
+    """Return the parameters of a run: the same keys in every run, so that the page can set them side by side."""
+    return {
+        **training.hyperparameters.model_dump(),
+        "epochs": training.epochs,
+        "image_size": training.image_size,
+        "seed": training.seed,
+        "optimizer": "Adam",
+        "loss": "categorical_crossentropy",
+        "keep": training.keep,
+        "data": images.source.name,
+        "split": split.name,
+        "split_seed": split.seed,
+        "num_train": len(split.train),
+        "num_validation": len(split.validation),
+        "num_test": len(split.test),
+        "num_threads": num_threads,
+    }
+
+
+def open_run(
+    store: Store,
+    writer: PatientWriter,
+    *,
+    name: str,
+    tags: Mapping[str, str],
+    facts: Mapping[str, Any],
+    resume: bool,
+) -> TrackedRun:
+    """Return a run to write to: the unfinished one with the same facts where `resume` is asked for, else a new one.
+
+    With nothing to continue, `resume` starts a new run: a process killed before it had made its run left nothing
+    to lose.
+
+    Raises:
+        TrackingError: the unfinished run is being written by another process.
+    """
+    print_of_facts = fingerprint(facts)
+    unfinished = find_unfinished(store, print_of_facts) if resume else None
+    if unfinished is not None:
+        return TrackedRun.reopen(store, writer, unfinished)
+    return TrackedRun.create(
+        store,
+        writer,
+        name,
+        {**tags, "fingerprint": print_of_facts},
+        existing_run_id=os.environ.get("MLFLOW_RUN_ID"),
+    )
+
+
+def begin_recording(
+    run: TrackedRun,
+    params: Mapping[str, object],
+    images: ImageSet,
+    settings: Mapping[str, Any],
+    num_threads: int,
+) -> None:
+    """Write what is known before the first epoch: parameters, data set, settings, versions, machine."""
+    run.log_params(params)
+    source = f"kaggle:{KAGGLE_HANDLE}" if images.source.is_documented else images.source.root.as_uri()
+    counts = images.class_counts()
+    run.log_dataset(
+        images.source.name,
+        images.digest,
+        source,
+        ("training", "validation", "test"),
+        {"num_images": len(images.files), **{f"num_{name}": count for name, count in counts.items()}},
+    )
+    environment = {"packages": package_versions(), "host": host_facts(), "num_threads": num_threads}
+    run.log_text(json.dumps(dict(settings), indent=2, default=str), "settings.json")
+    run.log_text(json.dumps(environment, indent=2), "environment.json")
+
+
+class RunListener:
+    """Passes finished epochs on to the run in MLflow."""
+
+    def __init__(self, run: TrackedRun) -> None:
+        self._run = run
+
+    def step_ended(self, epoch: int, step: int, num_steps: int) -> None:
+        """Write nothing: steps are for the terminal."""
+
+    def epoch_ended(self, record: EpochRecord) -> None:
+        """Queue the epoch's metrics; the point on the axis is `epoch`, counted from 1."""
+        self._run.log_metrics(record.metrics, record.epoch, record.ended_at_ms)
+
+
+def finish_recording(run: TrackedRun, outcome: Outcome, params: Mapping[str, object], images: ImageSet) -> str:
+    """Write everything that a finished training left in the run's folder, and return the model's id.
+
+    The folder with its checkpoints is removed once all of it is in the store.
+    """
+    for record in outcome.records:
+        # Some may be missing if the process died between checkpoint and write; the others do not change.
+        run.log_metrics(record.metrics, record.epoch, record.ended_at_ms)
+    run.log_metrics(outcome.metrics, outcome.kept_epoch, outcome.ended_at_ms)
+    run.writer.drain()
+    run.upload(run.folder / ARTIFACTS)
+    model_id = log_model(
+        run,
+        run.folder / MODEL,
+        params=params,
+        metrics=outcome.kept_metrics() | outcome.metrics,
+        step=outcome.kept_epoch,
+        timestamp_ms=outcome.ended_at_ms,
+        dataset=(images.source.name, images.digest),
+    )
+    return model_id
+
+
+def remove_work_folder(run: TrackedRun) -> None:
+    """Delete the run's local files; call it after its final status is in the store."""
+    shutil.rmtree(run.folder, ignore_errors=True)
+    run.folder.with_suffix(".lock").unlink(missing_ok=True)

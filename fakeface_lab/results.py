@@ -1,0 +1,247 @@
+"""What a finished training is worth, as files in a folder: scores, figures, tables and the packed model.
+
+A worker process makes them, and whoever talks to MLflow uploads them (`recording`).
+"""
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+
+from fakeface_lab.backend import keras
+from fakeface_lab.data.images import ImageSet
+from fakeface_lab.data.splits import TEST, VALIDATION, Split, write_ledger
+from fakeface_lab.evaluation.scores import detection_scores, documented_scores
+from fakeface_lab.figures.training import confusion_figure, curve_figures, documented_figure, roc_figure
+from fakeface_lab.tracking.models import package_model
+from fakeface_lab.training import EpochRecord, Listener, Training, TrainingRecorder, predict, train
+
+__all__ = ["ARTIFACTS", "MODEL", "Outcome", "produce_outcome", "read_outcome"]
+
+ARTIFACTS, MODEL = "artifacts", "model"
+_OUTCOME = "outcome.json"
+
+# On a screen a figure is looked at in a column of the comparison page.
+_FIGURE_DPI = 100
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The numbers of a finished training.
+
+    Attributes:
+        records: every epoch.
+        kept_epoch: the epoch whose weights were kept, from 1.
+        metrics: the end figures, by metric name.
+    """
+
+    records: list[EpochRecord]
+    kept_epoch: int
+    metrics: dict[str, float]
+
+    @property
+    def ended_at_ms(self) -> int:
+        """When the last epoch ended, Unix time in ms: the time of all end figures."""
+        return self.records[-1].ended_at_ms
+
+    def kept_metrics(self) -> dict[str, float]:
+        """Return the metrics of the epoch whose weights were kept."""
+        return self.records[self.kept_epoch - 1].metrics
+
+
+def read_outcome(folder: Path) -> Outcome | None:
+    """Return what `produce_outcome` left in `folder`; None while the training is not finished."""
+    path = folder / _OUTCOME
+    if not path.exists():
+        return None
+    content = json.loads(path.read_text())
+    return Outcome([EpochRecord(**record) for record in content["records"]], content["kept_epoch"], content["metrics"])
+
+
+def produce_outcome(
+    model: keras.Model,
+    training: Training,
+    images: ImageSet,
+    split: Split,
+    folder: Path,
+    listener: Listener,
+    *,
+    open_test: bool,
+) -> Outcome:
+    """Train `model`, or go on where an earlier process was killed, and leave all results in `folder`.
+
+    Args:
+        model: untrained, as `training.build()` returns it; ends with its kept weights.
+        training: the configuration.
+        images: all images.
+        split: who is in which split; trained on train, judged on validation.
+        folder: of the run; it exists. Checkpoints go here as well.
+        listener: told of each step and epoch.
+        open_test: whether the test split may be looked at.
+
+    Raises:
+        TrainingDivergedError: the loss became NaN or infinite.
+    """
+    recorder = train(
+        model, training, images.pixels, images.labels, split.train, split.validation, folder, listener
+    )  # fmt: skip
+    return _write_outcome(model, recorder, training, images, split, folder, open_test=open_test)
+
+
+def _write_outcome(
+    model: keras.Model,
+    recorder: TrainingRecorder,
+    training: Training,
+    images: ImageSet,
+    split: Split,
+    folder: Path,
+    *,
+    open_test: bool,
+) -> Outcome:
+    """Score the kept weights; write artifacts, packed model and, last, the outcome."""
+    artifacts = folder / ARTIFACTS
+    shutil.rmtree(artifacts, ignore_errors=True)
+    artifacts.mkdir()
+    history = _history(recorder.records)
+    metrics = _training_metrics(recorder, model)
+    _write_figure(documented_figure(history), artifacts / "documented_figure.png")
+    for name, figure in curve_figures(history, recorder.kept_epoch).items():
+        _write_figure(figure, artifacts / f"curve_{name}.png")
+    scored = _score_splits(model, images, split, open_test=open_test, has_validation="val_loss" in history)
+    for part, (rows, probabilities) in scored.items():
+        metrics |= _scores(part, rows, probabilities, images, split)
+        _write_score_figures(part, rows, probabilities, images, artifacts)
+    _write_scores_table(scored, images, artifacts / "scores.csv")
+    write_ledger(split, images, artifacts / "split.csv")
+    _write_layers(model, artifacts / "layers.txt")
+    package_model(
+        model,
+        folder / MODEL,
+        example=(images.pixels[split.train[:1]] / 255).astype(np.float32),
+        metadata=_model_metadata(images, training, split),
+    )
+    outcome = Outcome(list(recorder.records), recorder.kept_epoch, metrics)
+    partial = (folder / _OUTCOME).with_suffix(".partial")
+    partial.write_text(json.dumps(asdict(outcome)))
+    os.replace(partial, folder / _OUTCOME)
+    return outcome
+
+
+def _model_metadata(images: ImageSet, training: Training, split: Split) -> dict[str, Any]:
+    """Return what whoever applies the model must know."""
+    return {
+        "class_names": list(images.source.class_names),
+        "positive_class": images.source.class_names[0],
+        "image_size_px": training.image_size,
+        "scale": "uint8 / 255, float32",
+        "resize": "nearest",
+        "threshold": 0.5,
+        "data_digest": images.digest,
+        "split": split.name,
+        "seed": training.seed,
+    }
+
+
+def _history(records: list[EpochRecord]) -> dict[str, list[float]]:
+    return {name: [record.metrics[name] for record in records] for name in records[0].metrics}
+
+
+def _training_metrics(recorder: TrainingRecorder, model: keras.Model) -> dict[str, float]:
+    history = _history(recorder.records)
+    metrics = {
+        "kept_epoch": float(recorder.kept_epoch),
+        "num_epochs": float(len(recorder.records)),
+        "num_params": float(model.count_params()),
+        "train_secs": sum(history["epoch_secs"]),
+        "peak_rss_bytes": float(_peak_rss_bytes()),
+    }
+    if "val_loss" in history:
+        metrics["best_val_loss"] = min(history["val_loss"])
+        metrics["best_val_accuracy"] = max(history["val_accuracy"])
+        metrics["best_epoch"] = float(1 + int(np.argmin(history["val_loss"])))
+    return metrics
+
+
+def _peak_rss_bytes() -> int:
+    memory = psutil.Process().memory_info()
+    if hasattr(memory, "peak_wset"):  # Windows
+        return int(memory.peak_wset)
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _score_splits(
+    model: keras.Model, images: ImageSet, split: Split, *, open_test: bool, has_validation: bool
+) -> dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
+    """Return split name to (rows, probabilities); the images of the documented split are scored once, as test."""
+    wanted: Mapping[str, npt.NDArray[np.int64]] = {}
+    if has_validation and not split.test_is_validation:
+        wanted = {VALIDATION: split.validation}
+    if open_test:
+        wanted = {**wanted, TEST: split.test}
+    return {part: (rows, predict(model, images.pixels, rows)) for part, rows in wanted.items()}
+
+
+def _scores(
+    part: str,
+    rows: npt.NDArray[np.int64],
+    probabilities: npt.NDArray[np.float32],
+    images: ImageSet,
+    split: Split,
+) -> dict[str, float]:
+    labels = images.labels[rows]
+    panel = detection_scores(labels == 0, probabilities[:, 0].astype(np.float64), images.source.class_names)
+    metrics = {f"{part}_{name}": value for name, value in panel.metrics().items()}
+    if split.test_is_validation:
+        metrics |= documented_scores(probabilities, labels)
+    return metrics
+
+
+def _write_score_figures(
+    part: str,
+    rows: npt.NDArray[np.int64],
+    probabilities: npt.NDArray[np.float32],
+    images: ImageSet,
+    artifacts: Path,
+) -> None:
+    labels, scores = images.labels[rows], probabilities[:, 0].astype(np.float64)
+    decisions = np.where(scores > 0.5, 0, 1)
+    title = f"{part}: {int((decisions == labels).sum())} of {len(rows)} right"
+    figure = confusion_figure(labels, decisions, images.source.class_names, title)
+    _write_figure(figure, artifacts / f"confusion_{part}.png")
+    _write_figure(roc_figure(labels == 0, scores, images.source.class_names[0]), artifacts / f"roc_{part}.png")
+
+
+def _write_scores_table(
+    scored: Mapping[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]], images: ImageSet, path: Path
+) -> None:
+    names = images.source.class_names
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        table = csv.writer(file)
+        table.writerow(("file", "sha256", "label", "split", *(f"probability_{name}" for name in names)))
+        for part, (rows, probabilities) in scored.items():
+            for row, pair in zip(rows, probabilities, strict=True):
+                image = images.files[row]
+                # repr of a float32 as float64 comes back to the last bit.
+                table.writerow((image.name, image.sha256, names[image.label], part, *(float(p) for p in pair)))
+
+
+def _write_layers(model: keras.Model, path: Path) -> None:
+    lines: list[str] = []
+    model.summary(print_fn=lambda line: lines.append(line), line_length=90)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def _write_figure(figure: Any, path: Path) -> None:
+    figure.savefig(path, dpi=_FIGURE_DPI)

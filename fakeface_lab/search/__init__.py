@@ -1,0 +1,1 @@
+"""The search: what KerasTuner suggests, what the MLflow store remembers, who trains."""

@@ -1,0 +1,159 @@
+"""Which MLflow store, which experiment, and how to look at it."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlparse
+
+from filelock import FileLock
+
+# Read by MLflow when it is imported. Whoever set them keeps their choice.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+# Waiting for a server that is away is this project's own business (`patience`): MLflow's seven tries would stall
+# for four minutes before a user learns of it.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+
+import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from fakeface_lab.errors import TrackingError
+from fakeface_lab.tracking.patience import is_passing_fault
+
+__all__ = ["Store", "open_store", "resolve_tracking_uri"]
+
+UI_PORT = 5000
+
+_EXPERIMENT_NOTE = (
+    "Real or fake faces. Compare runs on the same data and split only (tag `split`): tick two runs and press Compare. "
+    "Trials of a search are grouped under it while the table is sorted by Created."
+)
+
+
+@dataclass(frozen=True)
+class Store:
+    """An opened MLflow store and one experiment in it.
+
+    Attributes:
+        uri: absolute tracking URI.
+        client: MLflow's client for it.
+        experiment_id: of the experiment that new runs go to.
+        experiment_name: its name.
+        project: the project folder; local files of runs live below it.
+    """
+
+    uri: str
+    client: MlflowClient
+    experiment_id: str
+    experiment_name: str
+    project: Path
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the store is a file of this machine rather than a server."""
+        return self.uri.startswith("sqlite:")
+
+    @property
+    def work_folder(self) -> Path:
+        """Folder for checkpoints and locks of unfinished runs."""
+        return self.project / "mlruns" / ".work"
+
+    def ui_command(self) -> str | None:
+        """Return the command that serves MLflow's page for this store; None where a server already does."""
+        if not self.is_local:
+            return None
+        return f"mlflow ui --workers 1 --port {UI_PORT} --backend-store-uri {self.uri}"
+
+    def runs_link(self) -> str:
+        """Return the address of this experiment's table of runs (the page's own start hides it)."""
+        return f"{self._page()}#/experiments/{self.experiment_id}/runs?workflowType=machine_learning"
+
+    def run_link(self, run_id: str) -> str:
+        """Return the address of one run."""
+        return f"{self._page()}#/experiments/{self.experiment_id}/runs/{run_id}"
+
+    def _page(self) -> str:
+        return f"http://127.0.0.1:{UI_PORT}/" if self.is_local else self.uri.rstrip("/") + "/"
+
+
+def resolve_tracking_uri(setting: str | None, project: Path) -> str:
+    """Return the store to use: the setting, else `MLFLOW_TRACKING_URI`, else `mlflow.db` in the project folder.
+
+    A relative sqlite path is made absolute, so that the same run is found from every folder.
+    """
+    uri = setting or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project / 'mlflow.db'}"
+    prefix = "sqlite:///"
+    if uri.startswith(prefix):
+        path = Path(uri.removeprefix(prefix))
+        return prefix + str(path if path.is_absolute() else path.resolve())
+    return uri
+
+
+def open_store(setting: str | None, project: Path, experiment: str) -> Store:
+    """Return the store with its experiment, both made where they are missing.
+
+    Args:
+        setting: the `--tracking-uri`, or None.
+        project: the project folder.
+        experiment: name of the experiment; `MLFLOW_EXPERIMENT_NAME` wins over it.
+
+    Raises:
+        TrackingError: the store cannot be opened; says which and what to do.
+    """
+    uri = resolve_tracking_uri(setting, project)
+    (project / "mlruns").mkdir(parents=True, exist_ok=True)
+    try:
+        if uri.startswith("sqlite:"):
+            database = Path(uri.removeprefix("sqlite:///"))
+            # Two processes that make the tables at once both fail.
+            with FileLock(f"{database}.lock"):
+                client = MlflowClient(uri)
+                client.search_experiments(max_results=1)
+        else:
+            client = MlflowClient(uri)
+        # Loading a model by its `models:/` address asks the global store.
+        mlflow.set_tracking_uri(uri)
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or experiment
+        experiment_id = _get_or_create_experiment(client, uri, project, name)
+    except MlflowException as err:
+        raise TrackingError(_explain(uri, err)) from err
+    except OSError as err:
+        raise TrackingError(f"tracking store {uri}: {err.strerror or err}; see --tracking-uri") from err
+    return Store(uri, client, experiment_id, name, project)
+
+
+def _get_or_create_experiment(client: MlflowClient, uri: str, project: Path, name: str) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        # A store without a server would put artifacts below the folder that happens to be the current one.
+        location = (project / "mlruns" / name.replace("/", "-")).as_uri() if urlparse(uri).scheme == "sqlite" else None
+        try:
+            experiment_id: str = client.create_experiment(name, artifact_location=location)
+        except MlflowException as err:
+            if err.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            return str(client.get_experiment_by_name(name).experiment_id)
+        for key, value in {
+            "mlflow.note.content": _EXPERIMENT_NOTE,
+            # Without it the page guesses, and may open on its empty pages for language models.
+            "mlflow.experimentKind": "custom_model_development",
+        }.items():
+            client.set_experiment_tag(experiment_id, key, value)
+        return experiment_id
+    if found.lifecycle_stage == "deleted":
+        raise TrackingError(
+            f"tracking store {uri}: experiment {name} was deleted; restore it with `mlflow experiments restore "
+            f"--experiment-id {found.experiment_id}`, or set MLFLOW_EXPERIMENT_NAME"
+        )
+    return str(found.experiment_id)
+
+
+def _explain(uri: str, err: MlflowException) -> str:
+    first_line = str(err).splitlines()[0]
+    if "out-of-date database schema" in str(err):
+        return f"tracking store {uri}: made by another MLflow; back it up, then run `mlflow db upgrade {uri}`"
+    if uri.startswith("http") and is_passing_fault(err):
+        return f"tracking store {uri}: no answer; is the server running, and is --tracking-uri right? ({first_line})"
+    return f"tracking store {uri}: {first_line}; see --tracking-uri"

@@ -1,0 +1,235 @@
+"""Train one configuration: data order, epoch checkpoints, resume, divergence guard. Knows nothing of MLflow."""
+
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fakeface_lab.backend import keras
+from fakeface_lab.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
+from fakeface_lab.config import Hyperparameters
+from fakeface_lab.data.pipeline import evaluation_batches, training_batches
+from fakeface_lab.errors import TrainingDivergedError
+from fakeface_lab.model import build_model, fixed_hyperparameters
+
+__all__ = ["EpochRecord", "Listener", "Training", "TrainingRecorder", "predict", "train"]
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one finished epoch measured.
+
+    Attributes:
+        epoch: counted from 1.
+        ended_at_ms: Unix time in ms; kept in the checkpoint, so that logging the epoch again changes nothing.
+        metrics: `loss`, `accuracy`, `val_*` where there is validation data, `learning_rate`, `epoch_secs`.
+    """
+
+    epoch: int
+    ended_at_ms: int
+    metrics: dict[str, float]
+
+
+class Listener(Protocol):
+    """Who wants to know how a training goes."""
+
+    def step_ended(self, epoch: int, step: int, num_steps: int) -> None:
+        """Report progress; called after each training step, counts from 1."""
+
+    def epoch_ended(self, record: EpochRecord) -> None:
+        """Take a finished epoch; its checkpoint is already on disk."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One configuration to train; equal trainings give equal results on equal numbers of threads.
+
+    Attributes:
+        hyperparameters: the values that the search may vary.
+        image_size: edge of the pictures, px.
+        seed: of initial weights, data order and dropout.
+        epochs: passes over the training images.
+        keep: which weights count in the end: the last epoch's, or those of the best epoch by `objective`.
+        objective: a metric of an epoch.
+        direction: whether a larger or a smaller objective is better.
+    """
+
+    hyperparameters: Hyperparameters
+    image_size: int
+    seed: int
+    epochs: int
+    keep: Literal["last", "best"] = "last"
+    objective: str = "val_loss"
+    direction: Literal["min", "max"] = "min"
+
+    def build(self) -> keras.Model:
+        """Return the compiled, untrained model."""
+        return build_model(fixed_hyperparameters(self.hyperparameters, self.image_size, self.seed))
+
+
+@dataclass
+class _Progress:
+    """What a checkpoint's state holds beside the arrays."""
+
+    records: list[EpochRecord] = field(default_factory=list)
+    kept_epoch: int = 0
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> "_Progress":
+        return cls([EpochRecord(**record) for record in state["records"]], state["kept_epoch"])
+
+
+class TrainingRecorder(keras.callbacks.Callback):
+    """Keras callback that checkpoints each epoch, reports it, keeps the best weights and stops on divergence."""
+
+    def __init__(
+        self,
+        folder: Path,
+        listener: Listener,
+        *,
+        keep: Literal["last", "best"] = "last",
+        objective: str = "val_loss",
+        direction: Literal["min", "max"] = "min",
+    ) -> None:
+        super().__init__()
+        self._folder = folder
+        self._listener = listener
+        self._keep = keep
+        self._objective = objective
+        self._sign = 1.0 if direction == "min" else -1.0
+        self._progress = _Progress()
+        self._epoch = 0
+        self._started = 0.0
+
+    @property
+    def records(self) -> list[EpochRecord]:
+        """Every finished epoch, those before a restart included."""
+        return self._progress.records
+
+    @property
+    def kept_epoch(self) -> int:
+        """The epoch whose weights count, from 1."""
+        return self._progress.kept_epoch
+
+    def restore(self, model: keras.Model) -> int:
+        """Bring `model` to its last checkpoint and return how many epochs are done."""
+        state = load_checkpoint(self._folder / "epoch.ckpt", model)
+        if state is not None:
+            self._progress = _Progress.from_state(state)
+        return len(self.records)
+
+    def restore_kept(self, model: keras.Model) -> None:
+        """Give `model` the weights of the kept epoch."""
+        if self.records and self.kept_epoch != self.records[-1].epoch:
+            load_weights(self._kept_path(self.kept_epoch), model)
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Start the epoch's clock."""
+        self._epoch = epoch + 1
+        self._started = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """Report the step, and stop where the loss is no number any more."""
+        num_steps = self.params.get("steps") or 0
+        self._require_finite(logs or {}, f"epoch {self._epoch}, step {batch + 1} of {num_steps}")
+        self._listener.step_ended(self._epoch, batch + 1, num_steps)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Write the checkpoint first and report afterwards: what was reported can always be continued from."""
+        metrics = {name: float(value) for name, value in (logs or {}).items()}
+        self._require_finite(metrics, f"epoch {epoch + 1}, validation")
+        metrics["learning_rate"] = float(np.asarray(self.model.optimizer.learning_rate))
+        metrics["epoch_secs"] = time.perf_counter() - self._started
+        record = EpochRecord(epoch + 1, time.time_ns() // 1_000_000, metrics)
+        previous = self.kept_epoch
+        if self._is_kept(record):
+            self._progress.kept_epoch = record.epoch
+            if self._keep == "best":
+                save_weights(self._kept_path(record.epoch), self.model)
+        self._progress.records.append(record)
+        save_checkpoint(self._folder / "epoch.ckpt", self.model, asdict(self._progress))
+        if previous != self.kept_epoch:
+            self._kept_path(previous).unlink(missing_ok=True)
+        self._listener.epoch_ended(record)
+
+    def _is_kept(self, record: EpochRecord) -> bool:
+        if self._keep == "last" or not self.records:
+            return True
+        best = self.records[self.kept_epoch - 1].metrics[self._objective]
+        return self._sign * record.metrics[self._objective] < self._sign * best
+
+    def _kept_path(self, epoch: int) -> Path:
+        return self._folder / f"kept-{epoch}.weights"
+
+    def _require_finite(self, logs: dict[str, float], where: str) -> None:
+        for name in ("loss", "val_loss"):
+            value = float(logs.get(name, 0.0))
+            if not math.isfinite(value):
+                raise TrainingDivergedError(
+                    f"training diverged: {name} became {value} in {where}; lower the learning rate or change the seed"
+                )
+
+
+def train(
+    model: keras.Model,
+    training: Training,
+    pixels: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.int64],
+    train_rows: npt.NDArray[np.int64],
+    validation_rows: npt.NDArray[np.int64] | None,
+    folder: Path,
+    listener: Listener,
+) -> TrainingRecorder:
+    """Train `model`, or go on from the checkpoint in `folder`; it ends with its kept weights.
+
+    Args:
+        model: compiled, as `build_model` returns it.
+        training: the configuration.
+        pixels: uint8 (num_images, size, size, 3).
+        labels: int64 (num_images,), class indices.
+        train_rows: rows to learn from; their order is part of the result.
+        validation_rows: rows to judge each epoch on; None for a final training, which has none left.
+        folder: where checkpoints live; it exists.
+        listener: told of each step and epoch.
+
+    Raises:
+        TrainingDivergedError: the loss became NaN or infinite; names epoch and step.
+    """
+    values = training.hyperparameters
+    recorder = TrainingRecorder(
+        folder, listener, keep=training.keep, objective=training.objective, direction=training.direction
+    )
+    done = recorder.restore(model)
+    if done < training.epochs:
+        batches = training_batches(
+            pixels, labels, train_rows, batch_size=values.batch_size, seed=training.seed, epochs=training.epochs,
+            initial_epoch=done, augmentation=values.augmentation,
+        )  # fmt: skip
+        validation = None
+        if validation_rows is not None:
+            validation = evaluation_batches(pixels, labels, validation_rows, values.batch_size)
+        model.fit(
+            batches,
+            initial_epoch=done,
+            epochs=training.epochs,
+            steps_per_epoch=math.ceil(len(train_rows) / values.batch_size),
+            validation_data=validation,
+            callbacks=[recorder],
+            shuffle=False,
+            verbose=0,
+        )
+    recorder.restore_kept(model)
+    return recorder
+
+
+def predict(
+    model: keras.Model, pixels: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64], batch_size: int = 32
+) -> npt.NDArray[np.float32]:
+    """Return the class probabilities of some images: float32 (len(rows), 2), in the order of `rows`."""
+    labels = np.zeros(len(pixels), dtype=np.int64)
+    batches = evaluation_batches(pixels, labels, rows, batch_size).map(lambda images, _: images)
+    return np.asarray(model.predict(batches, verbose=0), dtype=np.float32)

@@ -1,0 +1,65 @@
+"""Fixtures that many tests share: a project folder of its own for each test, tiny image folders, real stores."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+# Set before any test imports TensorFlow or MLflow.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+MakeImages = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the user's own settings out, but leave the folder of the real images to the tests that need it."""
+    for name in list(os.environ):
+        if name.startswith(("FAKEFACE_", "MLFLOW_TRACKING", "MLFLOW_RUN", "MLFLOW_EXPERIMENT")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty project folder that is the current one, with a cache of its own."""
+    root = tmp_path / "project"
+    (root / "experiments").mkdir(parents=True)
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("FAKEFACE_CACHE", str(tmp_path / "cache"))
+    yield root
+
+
+@pytest.fixture
+def make_images(tmp_path: Path) -> MakeImages:
+    """Return a function that draws a small data set: class 0 is brighter in its upper half."""
+
+    def make(num_per_class: int = 20, size_px: int = 24, names: tuple[str, str] = ("fake", "real")) -> Path:
+        root = tmp_path / "images"
+        rng = np.random.default_rng(0)
+        for label, name in enumerate(names):
+            folder = root / name
+            folder.mkdir(parents=True)
+            for number in range(num_per_class):
+                pixels = rng.integers(0, 200, (size_px, size_px, 3), dtype=np.uint8)
+                if label == 0:
+                    pixels[: size_px // 2] += 50
+                Image.fromarray(pixels).save(folder / f"{name}_{number}.png")
+        return root
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def real_images() -> Path:
+    """The folder of the documented images; tests that need it are skipped where it is absent."""
+    folder = _REAL_IMAGES or Path(__file__).parents[1] / "data" / "hardfakevsrealfaces"
+    if not folder.is_dir():
+        pytest.skip("the real images are not here; FAKEFACE_DATA names their folder")
+    return folder
+
+
+_REAL_IMAGES = Path(os.environ["FAKEFACE_DATA"]) if os.environ.get("FAKEFACE_DATA") else None

@@ -1,0 +1,77 @@
+"""Accuracy per group and the worst group, on a hand-made set."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fakeface_lab.errors import ConfigError, DataError
+from fakeface_lab.evaluation.intervals import wilson
+from fakeface_lab.evaluation.slices import slice_accuracies
+
+INDEX = np.arange(100)
+# Wrong about the first 10 images.
+IS_CORRECT = INDEX >= 10
+
+
+def test_each_group_has_its_rate_and_the_worst_is_found() -> None:
+    found = slice_accuracies(
+        IS_CORRECT,
+        {"Gray images": INDEX < 25, "colour": INDEX >= 25, "tiny": INDEX < 3, "none": INDEX < 0},
+    )
+    assert found.accuracies == {
+        "Gray images": wilson(15, 25),
+        "colour": wilson(75, 75),
+        "tiny": wilson(0, 3),
+        "none": None,
+    }
+    assert found.worst == "Gray images"
+    assert found.worst_accuracy == wilson(15, 25)
+    assert found.too_small == ("tiny", "none")
+    assert str(found).splitlines() == [
+        f"Gray images: {wilson(15, 25)}",
+        f"colour: {wilson(75, 75)}",
+        f"tiny: {wilson(0, 3)}",
+        "none: no images",
+        "worst group: Gray images",
+        "fewer than 20 images, too small to judge: tiny, none",
+    ]
+
+
+def test_metrics_have_plain_names() -> None:
+    found = slice_accuracies(IS_CORRECT, {"Gray images": INDEX < 25, "none": INDEX < 0}).metrics()
+    assert found["accuracy_gray_images"] == found["worst_group_accuracy"] == 0.6
+    assert found["accuracy_gray_images_num_total"] == 25.0
+    assert found["worst_group_accuracy_low"] == wilson(15, 25).low
+    assert not any("none" in name for name in found)
+
+
+def test_the_minimum_decides_who_can_be_the_worst() -> None:
+    groups = {"tiny": INDEX < 3, "all": INDEX >= 0}
+    assert slice_accuracies(IS_CORRECT, groups).worst == "all"
+    assert slice_accuracies(IS_CORRECT, groups, min_images=3).worst == "tiny"
+    assert slice_accuracies(IS_CORRECT, groups, min_images=4).worst == "all"
+
+
+def test_of_equally_bad_groups_the_larger_one_is_named() -> None:
+    groups = {"small": (INDEX >= 5) & (INDEX < 15), "large": INDEX < 20}
+    assert slice_accuracies(IS_CORRECT, groups, min_images=10).worst == "large"
+
+
+@pytest.mark.parametrize("groups", [{}, {"tiny": INDEX < 3}])
+def test_no_worst_group_where_all_are_too_small(groups: dict[str, Any]) -> None:
+    found = slice_accuracies(IS_CORRECT, groups)
+    assert found.worst is None
+    assert found.worst_accuracy is None
+    assert "worst_group_accuracy" not in found.metrics()
+
+
+def test_wrong_masks_are_refused_by_name() -> None:
+    with pytest.raises(DataError, match="group 'gray' has 3 images, the others have 100"):
+        slice_accuracies(IS_CORRECT, {"gray": np.ones(3, bool)})
+    with pytest.raises(DataError, match="group 'gray' has dtype int64, needed is bool"):
+        slice_accuracies(IS_CORRECT, {"gray": INDEX})
+    with pytest.raises(ConfigError, match="make the same metric name"):
+        slice_accuracies(IS_CORRECT, {"Gray": INDEX < 5, "gray": INDEX < 6})
+    with pytest.raises(ConfigError, match="min_images is 0, allowed is 1 or more"):
+        slice_accuracies(IS_CORRECT, {}, min_images=0)
