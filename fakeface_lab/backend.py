@@ -1,4 +1,4 @@
-"""Loads Keras on TensorFlow quietly, and makes this process's results repeatable."""
+"""Loads Keras, KerasTuner and TensorFlow quietly, and makes this process's results repeatable."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from fakeface_lab.errors import ConfigError
 
-__all__ = ["keras", "set_up_process", "tf"]
+__all__ = ["keras", "keras_tuner", "set_up_process", "tf"]
 
 if os.environ.setdefault("KERAS_BACKEND", "tensorflow") != "tensorflow":
     raise ConfigError(f"KERAS_BACKEND = {os.environ['KERAS_BACKEND']!r}: only tensorflow is supported; unset it")
@@ -29,6 +29,7 @@ def _silent_stderr() -> Iterator[None]:
 
 with _silent_stderr():
     import keras
+    import keras_tuner
     import tensorflow as tf
 
 

@@ -26,7 +26,7 @@ class BaselineResult:
     """
 
     run_id: str
-    model_id: str
+    model_id: str | None
     metrics: dict[str, float]
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from fakeface_lab.backend import keras
 from fakeface_lab.errors import ModelError
 
-__all__ = ["load_checkpoint", "load_weights", "save_checkpoint", "save_weights"]
+__all__ = ["load_checkpoint", "load_weights", "read_state", "save_checkpoint", "save_weights"]
 
 _STATE_MEMBER = "state.json"
 
@@ -26,30 +26,40 @@ def save_checkpoint(path: Path, model: keras.Model, state: dict[str, Any]) -> No
     _write(path, [*model.variables, *model.optimizer.variables], state)
 
 
-def load_checkpoint(path: Path, model: keras.Model) -> dict[str, Any] | None:
-    """Restore model and optimizer and return the state; None where there is no whole checkpoint.
+def save_weights(path: Path, model: keras.Model) -> None:
+    """Write the model's variables without the optimizer's."""
+    _write(path, model.variables, {})
+
+
+def read_state(path: Path) -> dict[str, Any] | None:
+    """Return the state of a checkpoint, empty for a weights file; None where there is none or it is damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            state: dict[str, Any] = json.loads(archive.read(_STATE_MEMBER))
+            return state if archive.testzip() is None else None
+    except (OSError, EOFError, KeyError, RuntimeError, ValueError, zipfile.BadZipFile):
+        # All that zipfile raises for flipped bits: in a header they look like encryption or a later zip version.
+        return None
+
+
+def load_checkpoint(path: Path, model: keras.Model) -> None:
+    """Restore model and optimizer from a file that `read_state` found whole.
 
     Raises:
         ModelError: the checkpoint belongs to another model.
     """
     # A compiled model makes the optimizer's slots at its first step; restoring needs them now.
     model.optimizer.build(model.trainable_variables)
-    return _read(path, [*model.variables, *model.optimizer.variables])
-
-
-def save_weights(path: Path, model: keras.Model) -> None:
-    """Write the model's variables without the optimizer's."""
-    _write(path, model.variables, {})
+    _load(path, [*model.variables, *model.optimizer.variables])
 
 
 def load_weights(path: Path, model: keras.Model) -> None:
-    """Restore what `save_weights` wrote.
+    """Restore what `save_weights` wrote, from a file that `read_state` found whole.
 
     Raises:
-        ModelError: the file is missing or damaged, or belongs to another model.
+        ModelError: the weights belong to another model.
     """
-    if _read(path, model.variables) is None:
-        raise ModelError(f"{path}: no whole weights file; start the training again with --restart")
+    _load(path, model.variables)
 
 
 def _write(path: Path, variables: Iterable[Any], state: dict[str, Any]) -> None:
@@ -64,22 +74,16 @@ def _write(path: Path, variables: Iterable[Any], state: dict[str, Any]) -> None:
     os.replace(partial, path)
 
 
-def _read(path: Path, variables: list[Any]) -> dict[str, Any] | None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:
-                return None
-            state: dict[str, Any] = json.loads(archive.read(_STATE_MEMBER))
-            if len(archive.namelist()) != len(variables) + 1:
-                raise ModelError(f"{path}: holds another model ({len(archive.namelist()) - 1} arrays)")
-            for number, variable in enumerate(variables):
-                with archive.open(f"{number:04d}.npy") as member:
-                    array = np.lib.format.read_array(member, allow_pickle=False)
-                if array.shape != tuple(variable.shape):
-                    raise ModelError(
-                        f"{path}: holds another model (array {number} is {array.shape}, not {tuple(variable.shape)})"
-                    )
-                variable.assign(array)
-            return state
-    except (FileNotFoundError, zipfile.BadZipFile, KeyError):
-        return None
+def _load(path: Path, variables: list[Any]) -> None:
+    with zipfile.ZipFile(path) as archive:
+        num_arrays = len(archive.namelist()) - 1
+        if num_arrays != len(variables):
+            raise ModelError(f"{path}: holds another model ({num_arrays} arrays, not {len(variables)})")
+        for number, variable in enumerate(variables):
+            with archive.open(f"{number:04d}.npy") as member:
+                array = np.lib.format.read_array(member, allow_pickle=False)
+            if array.shape != tuple(variable.shape):
+                raise ModelError(
+                    f"{path}: holds another model (array {number} is {array.shape}, not {tuple(variable.shape)})"
+                )
+            variable.assign(array)

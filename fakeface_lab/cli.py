@@ -4,6 +4,7 @@
 succeeded, 130 Ctrl-C, 143 SIGTERM.
 """
 
+import io
 import signal
 import sys
 import traceback
@@ -37,9 +38,14 @@ def run_program(
     """
     words = sys.argv[1:] if argv is None else argv
     debug = "--debug" in words
-    signal.signal(signal.SIGTERM, _raise_exit)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A file's name may hold bytes that are no text; it is shown escaped rather than ending the program.
+            stream.reconfigure(errors="backslashreplace")
+    handler_before = signal.signal(signal.SIGTERM, _raise_exit)
     try:
         settings = load_settings(settings_class, words, prog)
+        debug = settings.debug
         code = body(settings)
         return code if isinstance(code, int) else 0
     except FakefaceLabError as err:
@@ -56,6 +62,8 @@ def run_program(
         traceback.print_exc()
         print("error: this is a fault of the program; please report it with the trace above", file=sys.stderr)
         return EXIT_BUG
+    finally:
+        signal.signal(signal.SIGTERM, handler_before)
 
 
 def _raise_exit(signal_number: int, frame: FrameType | None) -> None:

@@ -24,6 +24,7 @@ from fakeface_lab.errors import ConfigError
 
 __all__ = [
     "BaselineSettings",
+    "DataSettings",
     "Hyperparameters",
     "RunSettings",
     "Settings",
@@ -34,7 +35,17 @@ __all__ = [
 
 ENV_PREFIX = "FAKEFACE_"
 
+# Variables with that prefix that are no settings: where to keep what can be made again (`data.sources`).
+ENV_OTHERS = ("FAKEFACE_CACHE",)
+
 SettingsT = TypeVar("SettingsT", bound="Settings")
+
+
+def _number(default: float, description: str, **bounds: float) -> Any:
+    """Return a field whose range is part of its description, so that `--help` prints it."""
+    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+    limits = ", ".join(f"{words[kind]} {bound}" for kind, bound in bounds.items())
+    return Field(default, description=f"{description}; {limits}", **cast(Any, bounds))
 
 
 class Hyperparameters(BaseModel):
@@ -42,18 +53,15 @@ class Hyperparameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    filters_1: int = Field(32, ge=1, le=1024, description="filters of the first convolution")
-    filters_2: int = Field(64, ge=1, le=1024, description="filters of the second convolution")
-    dense_units: int = Field(128, ge=1, le=8192, description="units of the hidden dense layer")
-    conv_dropout: float = Field(0.25, ge=0, lt=1, description="dropped fraction after each pooling")
-    dense_dropout: float = Field(0.5, ge=0, lt=1, description="dropped fraction before the last layer")
-    learning_rate: float = Field(1e-4, gt=0, le=1, description="Adam's learning rate")
-    batch_size: int = Field(32, ge=1, le=4096, description="images a training step")
-    augmentation: float = Field(
-        0.0,
-        ge=0,
-        le=2,
-        description="strength of the declared augmentation: 0 off (documented), 1 as declared",
+    filters_1: int = _number(32, "filters of the first convolution", ge=1, le=1024)
+    filters_2: int = _number(64, "filters of the second convolution", ge=1, le=1024)
+    dense_units: int = _number(128, "units of the hidden dense layer", ge=1, le=8192)
+    conv_dropout: float = _number(0.25, "dropped fraction after each pooling", ge=0, lt=1)
+    dense_dropout: float = _number(0.5, "dropped fraction before the last layer", ge=0, lt=1)
+    learning_rate: float = _number(1e-4, "Adam's learning rate", gt=0, le=1)
+    batch_size: int = _number(32, "images a training step", ge=1, le=4096)
+    augmentation: float = _number(
+        0.0, "strength of the declared augmentation: 0 off (documented), 1 as declared", ge=0, le=2
     )
     precision: Literal["float32", "mixed_bfloat16"] = Field("float32", description="dtype policy of the layers")
 
@@ -72,9 +80,7 @@ class Settings(BaseSettings):
         None,
         description="MLflow store; default: MLFLOW_TRACKING_URI, else mlflow.db in the project folder",
     )
-    tracking_patience_secs: float = Field(
-        600, ge=0, description="how long a write waits for a tracking server that is away"
-    )
+    tracking_patience_secs: float = _number(600, "how long a write waits for a tracking server that is away, s", ge=0)
     debug: bool = Field(False, description="show the whole trace of an error")
 
     @classmethod
@@ -103,24 +109,25 @@ class RunSettings(Settings):
         None,
         description="class folder to detect (the documented one is fake); needed for unknown folder names",
     )
-    image_size: int = Field(300, ge=16, le=2048, description="edge of the square pictures the model sees, px")
+    image_size: int = _number(300, "edge of the square pictures the model sees, px", ge=16, le=2048)
     split: Literal["documented", "sealed"] = Field(
         "documented", description="documented: 80/20, validated on the test images; sealed: 64/16/20"
     )
-    seed: int = Field(0, ge=0, lt=2**31, description="seed of split, initial weights, data order and dropout")
+    seed: int = _number(0, "seed of split, initial weights, data order and dropout", ge=0, lt=2**31)
     name: str | None = Field(None, min_length=1, max_length=200, description="name of the run or search")
+
+
+class DataSettings(RunSettings):
+    """Settings of `python -m fakeface_lab.data`."""
+
+    clear_cache: bool = Field(False, description="delete all cached pixels and say how many bytes that freed")
 
 
 class TrainingSettings(RunSettings):
     """What every program takes that trains."""
 
-    epochs: int = Field(10, ge=1, le=10_000, description="passes over the training images")
-    threads: int = Field(
-        0,
-        ge=0,
-        le=1024,
-        description="threads of one training; equal results need equal threads; 0: all cores",
-    )
+    epochs: int = _number(10, "passes over the training images", ge=1, le=10_000)
+    threads: int = _number(0, "threads of one training, equal results need equal threads, 0: all cores", ge=0, le=1024)
 
 
 class BaselineSettings(TrainingSettings):
@@ -147,9 +154,11 @@ def load_settings(settings_class: type[SettingsT], argv: list[str], prog: str) -
         prog: how the program is called, for `--help`.
 
     Raises:
-        ConfigError: an unknown key (the nearest right one is named), or a value out of its range.
+        ConfigError: an unknown key (the nearest right one is named), a value out of its range, or a config file that
+            cannot be read.
         SystemExit: after `--help` was printed.
     """
+    _check_environment()
     try:
         command_line: CliSettingsSource[Any] = CliSettingsSource(
             settings_class, cli_parse_args=argv, cli_prog_name=prog
@@ -160,9 +169,21 @@ def load_settings(settings_class: type[SettingsT], argv: list[str], prog: str) -
         values = {"_cli_settings_source": command_line}
         return cast(SettingsT, with_file(**values))
     except SettingsError as err:
-        raise ConfigError(_explain_command_line(settings_class, str(err))) from err
+        raise ConfigError(_explain_source(settings_class, str(err))) from err
     except ValidationError as err:
         raise ConfigError("; ".join(_explain(settings_class, problem) for problem in err.errors())) from err
+
+
+def _check_environment() -> None:
+    """Refuse a misspelt variable; one that only another program takes is left alone."""
+    known = {ENV_PREFIX + name.upper() for program in _subclasses(Settings) for name in program.model_fields}
+    for variable in os.environ:
+        if variable.startswith(ENV_PREFIX) and variable not in known and variable not in ENV_OTHERS:
+            raise ConfigError(f"{variable}: unknown environment variable{_nearest(variable, sorted(known))}")
+
+
+def _subclasses(model: type[BaseModel]) -> list[type[BaseModel]]:
+    return [model, *(deeper for subclass in model.__subclasses__() for deeper in _subclasses(subclass))]
 
 
 def _config_file(settings_class: type[Settings], command_line: dict[str, Any]) -> Path | None:
@@ -175,7 +196,7 @@ def _config_file(settings_class: type[Settings], command_line: dict[str, Any]) -
     try:
         with path.open("rb") as file:
             tomllib.load(file)
-    except tomllib.TOMLDecodeError as err:
+    except (ValueError, OSError) as err:  # TOMLDecodeError, or bytes that are no UTF-8, or no permission
         raise ConfigError(f"--config {path}: not valid TOML: {err}") from err
     return path
 
@@ -193,8 +214,11 @@ def _explain(settings_class: type[BaseModel], problem: ErrorDetails) -> str:
     return f"{key}: unknown setting{_nearest(key, siblings)}"
 
 
-def _explain_command_line(settings_class: type[BaseModel], message: str) -> str:
+def _explain_source(settings_class: type[BaseModel], message: str) -> str:
     text = message.removeprefix("error parsing CLI: ")
+    if text.endswith('from source "EnvSettingsSource"'):
+        variable = ENV_PREFIX + text.split('"')[1].upper()
+        return f"{variable} = {os.environ.get(variable)!r}: not valid JSON"
     prefix = "unrecognized arguments: "
     if not text.startswith(prefix):
         return text

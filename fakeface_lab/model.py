@@ -65,6 +65,8 @@ def build_model(hp: keras_tuner.HyperParameters) -> keras.Model:
         optimizer=keras.optimizers.Adam(float(hp.Fixed("learning_rate", documented.learning_rate))),
         loss="categorical_crossentropy",
         metrics=["accuracy"],
+        # A global float16 policy, left behind by other code, must not wrap the optimizer.
+        auto_scale_loss=False,
         # XLA makes a step of this network ten times slower on a CPU.
         jit_compile=False,
     )

@@ -125,18 +125,19 @@ class RunListener:
         self._run.log_metrics(record.metrics, record.epoch, record.ended_at_ms)
 
 
-def finish_recording(run: TrackedRun, outcome: Outcome, params: Mapping[str, object], images: ImageSet) -> str:
-    """Write everything that a finished training left in the run's folder, and return the model's id.
-
-    The folder with its checkpoints is removed once all of it is in the store.
-    """
+def finish_recording(
+    run: TrackedRun, outcome: Outcome, params: Mapping[str, object], images: ImageSet, *, keep_model: bool = True
+) -> str | None:
+    """Write everything that a finished training left in the run's folder, and return the model's id."""
     for record in outcome.records:
         # Some may be missing if the process died between checkpoint and write; the others do not change.
         run.log_metrics(record.metrics, record.epoch, record.ended_at_ms)
     run.log_metrics(outcome.metrics, outcome.kept_epoch, outcome.ended_at_ms)
     run.writer.drain()
     run.upload(run.folder / ARTIFACTS)
-    model_id = log_model(
+    if not keep_model:
+        return None
+    return log_model(
         run,
         run.folder / MODEL,
         params=params,
@@ -145,7 +146,6 @@ def finish_recording(run: TrackedRun, outcome: Outcome, params: Mapping[str, obj
         timestamp_ms=outcome.ended_at_ms,
         dataset=(images.source.name, images.digest),
     )
-    return model_id
 
 
 def remove_work_folder(run: TrackedRun) -> None:

@@ -90,9 +90,8 @@ def produce_outcome(
     Raises:
         TrainingDivergedError: the loss became NaN or infinite.
     """
-    recorder = train(
-        model, training, images.pixels, images.labels, split.train, split.validation, folder, listener
-    )  # fmt: skip
+    validation = split.validation if len(split.validation) else None
+    recorder = train(model, training, images.pixels, images.labels, split.train, validation, folder, listener)
     return _write_outcome(model, recorder, training, images, split, folder, open_test=open_test)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fakeface_lab.backend import keras
-from fakeface_lab.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
+from fakeface_lab.checkpoint import load_checkpoint, load_weights, read_state, save_checkpoint, save_weights
 from fakeface_lab.config import Hyperparameters
 from fakeface_lab.data.pipeline import evaluation_batches, training_batches
 from fakeface_lab.errors import TrainingDivergedError
@@ -116,10 +116,16 @@ class TrainingRecorder(keras.callbacks.Callback):
         return self._progress.kept_epoch
 
     def restore(self, model: keras.Model) -> int:
-        """Bring `model` to its last checkpoint and return how many epochs are done."""
-        state = load_checkpoint(self._folder / "epoch.ckpt", model)
-        if state is not None:
-            self._progress = _Progress.from_state(state)
+        """Bring `model` to its last checkpoint and return how many epochs are done: 0 where a file is damaged."""
+        path = self._folder / "epoch.ckpt"
+        state = read_state(path)
+        if state is None:
+            return 0
+        progress = _Progress.from_state(state)
+        if self._keep == "best" and read_state(self._kept_path(progress.kept_epoch)) is None:
+            return 0
+        load_checkpoint(path, model)
+        self._progress = progress
         return len(self.records)
 
     def restore_kept(self, model: keras.Model) -> None:

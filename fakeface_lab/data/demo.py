@@ -1,22 +1,22 @@
 """The demo set: faces drawn from a seed, for whoever has no photographs at hand yet.
 
 Owns how a demo face is drawn, which traces make it a fake, and how the set gets onto the disk.
-Both classes come from one renderer with the same distributions of head, skin, hair, features, backdrop,
-light and grain, and through one JPEG encoder. A fake then receives, inside the face oval only, what
-generators leave behind: the grid of up-sampling (Odena et al., "Deconvolution and Checkerboard Artifacts",
-Distill 2016), smoothed texture, and eyes that do not match (Matern et al., "Exploiting Visual Artifacts",
-WACVW 2019). Does not own where the set is kept, nor how it is read or split.
+Both classes come from one renderer with the same distributions of head, skin, hair, features, backdrop, light and
+noise, and through one JPEG encoder. A fake then receives, inside the face oval only, what generators leave behind:
+the grid of up-sampling (Odena et al., "Deconvolution and Checkerboard Artifacts", Distill 2016) on smoothed texture,
+and eyes that do not match (Matern et al., "Exploiting Visual Artifacts", WACVW 2019).
+Does not own where the set is kept, nor how it is read or split.
 """
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from filelock import FileLock
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFilter
 from scipy.ndimage import gaussian_filter
 
@@ -33,27 +33,33 @@ __all__ = [
     "generate_demo",
 ]
 
-DEFAULT_NUM_PER_CLASS = 160
+DEFAULT_NUM_PER_CLASS = 300
 DEFAULT_SIZE_PX = 64
 MIN_NUM_PER_CLASS = 5  # a split in five leaves at least one face of each class everywhere
 MIN_SIZE_PX = 32  # below, an eye is narrower than the traces
-DRAWING_VERSION = 1  # raise it when a seed gives another picture, so that no stale set is taken for a new one
+DRAWING_VERSION = 2  # raise it when a seed gives another picture, so that no stale set is taken for a new one
 
 _SUPERSAMPLING = 4  # canvas pixels per picture pixel and axis; the reduction smooths the outlines
-_JPEG_QUALITY = 92
-_SMOOTHING_PX = 2.0  # standard deviation of the Gaussian that takes the skin's texture away
-_GRAIN_PX = 0.75  # standard deviation of the Gaussian that gives the grain its size
-_GRAIN_RANGE = (12.0, 18.0)  # standard deviation of the skin's grain, gray levels
-_GRID_GAIN = 1.4  # amplitude of the grid per amplitude of the grain (rms); balances the bytes
+_JPEG_QUALITY = 95
+_PORE_PX = 0.5  # standard deviation of the Gaussian that gives the pores their size
+_PORE_RANGE = (6.0, 9.0)  # standard deviation of the skin's texture, gray levels
+_SMOOTHING_PX = 1.5  # standard deviation of the Gaussian that takes the skin's texture away
+_GRID_GAIN = 1.0  # amplitude of the grid per amplitude of the pores (rms); balances the bytes
+_GRID_KIND = 0
+_CONTRAST = (0.75, 0.95)
+_HAZE = (5, 25)
+_LAMP = (0.9, 1.08)
+_SIDE = 0.18
+_NOISE = (0.5, 2.0)
+_TONE = (0.0, 0.8)
 _SETTINGS_FILE = "demo.json"
 
 _Floats: TypeAlias = NDArray[np.float64]
-_Color: TypeAlias = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class _Person:
-    """What varies between faces, alike in both classes; lengths in half-heights of the face."""
+    """What varies between faces, alike in both classes; lengths in half-heights of the face, colours RGB to 255."""
 
     center: tuple[float, float]  # fractions of the picture's side
     half_height: float  # fraction of the picture's side
@@ -65,45 +71,44 @@ class _Person:
     eye_size: float
     smile: float
     fringe: float
+    parting: float
     long_hair: bool
     glasses: bool
     skin: _Floats
     hair: _Floats
     shirt: _Floats
     lips: _Floats
+    whites: _Floats  # of the eyes, and the teeth
     irises: _Floats  # (2, 3): the left one, and what the right one becomes in a fake
 
 
 def _any_person(rng: np.random.Generator) -> _Person:
     """A person drawn from the distributions that both classes share."""
-    tone = rng.uniform(0, 1)
+    tone = rng.uniform(*_TONE)
     skin = (1 - tone) * np.array([246, 212, 188.0]) + tone * np.array([128, 84, 62.0]) + rng.normal(0, 4, 3)
     hairs = np.array([[52, 42, 38], [84, 56, 38], [142, 98, 58], [206, 172, 112], [150, 146, 144.0]])
     irises = np.array([[84, 54, 32], [66, 104, 150], [84, 122, 74], [120, 128, 132.0]])
     return _Person(
-        center=(rng.uniform(0.44, 0.56), rng.uniform(0.49, 0.57)),
-        half_height=rng.uniform(0.32, 0.38),
-        half_width=rng.uniform(0.70, 0.82),
+        center=(rng.uniform(0.42, 0.58), rng.uniform(0.48, 0.56)),
+        half_height=rng.uniform(0.34, 0.42),
+        half_width=rng.uniform(0.68, 0.82),
         jaw=rng.uniform(0.10, 0.32),
-        tilt_rad=rng.normal(0, 0.09),
-        turn=rng.uniform(-0.10, 0.10),
+        tilt_rad=rng.normal(0, 0.11),
+        turn=rng.uniform(-0.12, 0.12),
         eye_height=rng.uniform(-0.16, -0.06),
         eye_size=rng.uniform(0.125, 0.16),
         smile=rng.uniform(-0.02, 0.10),
-        fringe=rng.uniform(-0.75, -0.45),
+        fringe=rng.uniform(-0.80, -0.50),
+        parting=rng.uniform(-0.25, 0.25),
         long_hair=bool(rng.random() < 0.45),
         glasses=bool(rng.random() < 0.2),
         skin=skin,
         hair=hairs[rng.integers(5)] * rng.uniform(0.7, 1.3) + rng.normal(0, 4, 3),
         shirt=rng.uniform(30, 225, 3),
         lips=skin * [0.80, 0.55, 0.55] + [20, 0, 8],
+        whites=np.array([244, 240, 236.0]),
         irises=irises[rng.permutation(4)[:2]] + rng.normal(0, 8, (2, 3)),
     )
-
-
-def _rgb(color: _Floats) -> _Color:
-    red, green, blue = np.clip(color, 0, 255).astype(int).tolist()
-    return red, green, blue
 
 
 def _ellipse(x: float, y: float, radius_x: float, radius_y: float) -> _Floats:
@@ -119,6 +124,12 @@ def _oval(person: _Person) -> _Floats:
     return outline
 
 
+def _arc(x: float, y: float, half_width: float, bow: float) -> _Floats:
+    """A shallow arc, (13, 2); positive `bow` bends its ends upwards."""
+    across = np.linspace(-1, 1, 13)
+    return np.stack([x + half_width * across, y - bow * across**2], axis=1)
+
+
 class _Pen:
     """Draws in the person's own frame: origin between the ears, unit one half-height, y downwards."""
 
@@ -129,111 +140,135 @@ class _Pen:
         cos, sin = np.cos(person.tilt_rad), np.sin(person.tilt_rad)
         self._rotation = np.array([[cos, sin], [-sin, cos]])
 
+    def fill(self, outline: _Floats, color: ArrayLike) -> None:
+        self._draw.polygon(self._points(outline), fill=self._rgb(color))
+
+    def stroke(self, path: _Floats, color: ArrayLike, width: float) -> None:
+        self._draw.line(self._points(path), self._rgb(color), round(width * self._unit_px), joint="curve")
+
     def _points(self, outline: _Floats) -> list[tuple[float, float]]:
         return [(x, y) for x, y in (self._center + outline @ self._rotation * self._unit_px).tolist()]
 
-    def fill(self, outline: _Floats, color: _Color | int) -> None:
-        self._draw.polygon(self._points(outline), fill=color)
-
-    def stroke(self, path: _Floats, color: _Color | int, width: float) -> None:
-        self._draw.line(self._points(path), fill=color, width=round(width * self._unit_px), joint="curve")
+    def _rgb(self, color: ArrayLike) -> tuple[int, ...]:
+        return tuple(np.broadcast_to(np.clip(color, 0, 255), 3).astype(int).tolist())
 
 
-def _arc(x: float, y: float, half_width: float, bow: float) -> _Floats:
-    """A shallow arc, (13, 2); positive `bow` bends its ends upwards."""
-    across = np.linspace(-1, 1, 13)
-    return np.stack([x + half_width * across, y - bow * across**2], axis=1)
-
-
-def _draw_behind_face(pen: _Pen, person: _Person) -> None:
+def _draw_person(canvas: Image.Image, person: _Person, fake: bool) -> None:
+    pen = _Pen(canvas, person)
     if person.long_hair:
-        pen.fill(_ellipse(0, 0.25, person.half_width * 1.32, 1.35), _rgb(person.hair * 0.85))
-    pen.fill(np.array([[-0.36, 0.4], [0.36, 0.4], [0.42, 1.6], [-0.42, 1.6]]), _rgb(person.skin * 0.80))
-    pen.fill(_ellipse(0, 2.15, 1.45, 0.95), _rgb(person.shirt))
-    pen.fill(_ellipse(0, 1.22, 0.36, 0.2), _rgb(person.skin * 0.86))
+        pen.fill(_ellipse(0, 0.25, person.half_width * 1.32, 1.35), person.hair * 0.85)
+    pen.fill(np.array([[-0.36, 0.4], [0.36, 0.4], [0.42, 1.6], [-0.42, 1.6]]), person.skin * 0.80)
+    pen.fill(_ellipse(0, 2.15, 1.45, 0.95), person.shirt)
+    pen.fill(_ellipse(0, 1.22, 0.36, 0.2), person.skin * 0.86)
     for side in (-1, 1):
-        pen.fill(_ellipse(side * person.half_width, 0, 0.12, 0.2), _rgb(person.skin * 0.9))
-    pen.fill(_ellipse(0, -0.28, person.half_width * 1.14, 0.92), _rgb(person.hair))
+        pen.fill(_ellipse(side * person.half_width, 0, 0.12, 0.2), person.skin * 0.9)
+    pen.fill(_ellipse(0, -0.28, person.half_width * 1.14, 0.92), person.hair)
+    oval = _oval(person)
+    pen.fill(oval, person.skin)
+    across = oval[:, 0] / person.half_width
+    hairline = person.fringe + 0.5 * across**2 + person.parting * across
+    pen.fill(np.stack([oval[:, 0], np.minimum(oval[:, 1], hairline)], axis=1), person.hair)
+    nose = person.turn * 1.4
+    pen.stroke(np.array([[nose - 0.04, 0.0], [nose - 0.1, 0.27]]), person.skin * 0.88, 0.03)
+    for side in (-1, 1):
+        pen.fill(_ellipse(nose + side * 0.07, 0.3, 0.045, 0.025), person.skin * 0.6)
+    if person.smile > 0.06:  # wide enough to show the teeth
+        pen.fill(_ellipse(person.turn, 0.56, 0.25, 0.085 + person.smile / 3), person.whites)
+    pen.stroke(_arc(person.turn, 0.53, 0.29, person.smile), person.lips, 0.06)
+    pen.stroke(_arc(person.turn, 0.62 + person.smile / 2, 0.22, person.smile * 1.5), person.lips * 1.1, 0.08)
+    _draw_eyes(pen, person, fake)
 
 
 def _draw_eyes(pen: _Pen, person: _Person, fake: bool) -> None:
-    size, y = person.eye_size, person.eye_height
+    size, y, frame_color = person.eye_size, person.eye_height, (36, 32, 34)
     # Either eye of a fake may be the odd one, so that the average picture of the classes is the same.
     odd_side = 1 if person.turn > 0 else -1
     for side in (-1, 1):
         x = person.turn + side * person.half_width * 0.44
         iris = person.irises[1 if fake and side == odd_side else 0]
-        pen.fill(_ellipse(x, y, size * 1.15, size * 0.68), (244, 241, 238))
-        pen.fill(_ellipse(x + person.turn / 4, y, size * 0.60, size * 0.62), _rgb(iris))
-        pen.fill(_ellipse(x + person.turn / 4, y, size * 0.28, size * 0.28), (26, 22, 22))
-        pen.fill(_ellipse(x + size * 0.2, y - size * 0.2, size * 0.13, size * 0.13), (255, 255, 255))
-        pen.stroke(_arc(x, y - size * 0.72, size * 1.2, -size * 0.5), _rgb(person.skin * 0.35), 0.035)
-        pen.stroke(_arc(x, y - size * 1.75, size * 1.4, -size * 0.4), _rgb(person.hair * 0.8), 0.07)
+        pen.fill(_ellipse(x, y, size * 1.15, size * 0.68), person.whites)
+        pen.fill(_ellipse(x + person.turn / 4, y, size * 0.60, size * 0.62), iris)
+        pen.fill(_ellipse(x + person.turn / 4, y, size * 0.28, size * 0.28), iris * 0.2)
+        pen.fill(_ellipse(x + size * 0.2, y - size * 0.2, size * 0.13, size * 0.13), person.whites)
+        pen.stroke(_arc(x, y - size * 0.72, size * 1.2, -size * 0.5), person.skin * 0.35, 0.035)
+        pen.stroke(_arc(x, y - size * 1.75, size * 1.4, -size * 0.4), person.hair * 0.8, 0.07)
         if person.glasses:
             frame = _ellipse(x, y, size * 1.75, size * 1.5)
-            pen.stroke(np.vstack([frame, frame[:2]]), (36, 32, 34), 0.035)
+            pen.stroke(np.vstack([frame, frame[:2]]), frame_color, 0.035)
     if person.glasses:
-        pen.stroke(_arc(person.turn, y - 0.06, 0.11, -0.03), (36, 32, 34), 0.035)
-
-
-def _draw_face_front(pen: _Pen, person: _Person, fake: bool) -> None:
-    oval = _oval(person)
-    pen.fill(oval, _rgb(person.skin))
-    hairline = person.fringe + 0.5 * (oval[:, 0] / person.half_width) ** 2
-    pen.fill(np.stack([oval[:, 0], np.minimum(oval[:, 1], hairline)], axis=1), _rgb(person.hair))
-    _draw_eyes(pen, person, fake)
-    nose = person.turn * 1.4
-    pen.stroke(np.array([[nose - 0.04, 0.0], [nose - 0.1, 0.27]]), _rgb(person.skin * 0.86), 0.03)
-    for side in (-1, 1):
-        pen.fill(_ellipse(nose + side * 0.07, 0.3, 0.045, 0.025), _rgb(person.skin * 0.5))
-    if person.smile > 0.06:  # wide enough to show the teeth
-        pen.fill(_ellipse(person.turn, 0.56, 0.25, 0.085 + person.smile / 3), (240, 236, 228))
-    pen.stroke(_arc(person.turn, 0.53, 0.29, person.smile), _rgb(person.lips), 0.06)
-    pen.stroke(_arc(person.turn, 0.62 + person.smile / 2, 0.22, person.smile * 1.5), _rgb(person.lips * 1.1), 0.08)
+        pen.stroke(_arc(person.turn, y - 0.06, 0.11, -0.03), frame_color, 0.035)
 
 
 def _backdrop(rng: np.random.Generator, canvas_px: int) -> Image.Image:
     """A smooth colour field: 3x3 random colours around one, blown up."""
-    colors = rng.uniform(60, 200) + rng.normal(0, 22, 3) + rng.normal(0, 18, (3, 3, 3))
+    colors = rng.uniform(60, 200) + rng.normal(0, 22, 3) + rng.normal(0, 20, (3, 3, 3))
     field = Image.fromarray(np.clip(colors, 0, 255).astype(np.uint8))
     return field.resize((canvas_px, canvas_px), Image.Resampling.BICUBIC)
 
 
 def _light(rng: np.random.Generator, person: _Person, size_px: int) -> _Floats:
-    """Factor of brightness, (size, size, 1): soft hollows of the face under a lamp from anywhere above."""
-    canvas = Image.new("L", (size_px, size_px), 128)
+    """Factor of each colour, (size, size, 3): red cheeks and soft hollows under a lamp from anywhere above."""
+    canvas = Image.new("RGB", (size_px, size_px), (128, 128, 128))
     pen = _Pen(canvas, person)
-    pen.fill(_oval(person), 118)
-    pen.fill(_ellipse(0, 0.02, person.half_width * 0.82, 0.84), 134)
+    pen.fill(_oval(person), 116)
+    pen.fill(_ellipse(0, 0.02, person.half_width * 0.80, 0.82), 134)
     for side in (-1, 1):
-        pen.fill(_ellipse(person.turn + side * person.half_width * 0.44, person.eye_height - 0.06, 0.2, 0.13), 114)
-    pen.fill(_ellipse(person.turn * 1.4 + 0.08, 0.25, 0.1, 0.12), 112)
+        x = person.turn + side * person.half_width * 0.44
+        pen.fill(_ellipse(x, person.eye_height - 0.06, 0.2, 0.13), 114)
+        pen.fill(_ellipse(x, 0.3, 0.17, 0.13), (140, 122, 122))
+    pen.fill(_ellipse(person.turn * 1.4 + 0.08, 0.25, 0.1, 0.12), 114)
     pen.fill(_ellipse(person.turn, 0.78, 0.2, 0.05), 118)
     hollows = np.asarray(canvas.filter(ImageFilter.GaussianBlur(size_px * 0.02)), np.float64) / 128
     y, x = np.mgrid[-1 : 1 : size_px * 1j, -1 : 1 : size_px * 1j]
-    lamp = rng.uniform(0.85, 1.1) + rng.uniform(-0.22, 0.22) * x - rng.uniform(0, 0.15) * y
-    return np.asarray((hollows * lamp)[..., None])
+    lamp = rng.uniform(*_LAMP) + rng.uniform(-_SIDE, _SIDE) * x - rng.uniform(0, 0.12) * y
+    return np.asarray(hollows * lamp[..., None])
 
 
-def _mask(person: _Person, size_px: int) -> _Floats:
+def _inside(person: _Person, size_px: int) -> _Floats:
     """1 inside the face oval, 0 outside, fractions on its outline: (size, size, 1)."""
-    canvas = Image.new("L", (size_px * _SUPERSAMPLING,) * 2, 0)
-    _Pen(canvas, person).fill(_oval(person), 255)
+    canvas = Image.new("L", (size_px * _SUPERSAMPLING,) * 2)
+    ImageDraw.Draw(canvas).polygon(_Pen(canvas, person)._points(_oval(person)), fill=255)
     return np.asarray(canvas.reduce(_SUPERSAMPLING), np.float64)[..., None] / 255
 
 
-def _generated_texture(grain: _Floats, rng: np.random.Generator) -> _Floats:
-    """The grain as an up-sampling generator would leave it: smoothed, under a grid of 2 px."""
-    smooth = gaussian_filter(grain, (_SMOOTHING_PX, _SMOOTHING_PX, 0))
+def _skin(person: _Person, size_px: int) -> _Floats:
+    """How much of each pixel is skin, 0 to 1, (size, size, 1): the person drawn with all else in black."""
+    black = np.zeros(3)
+    stencil = replace(person, skin=np.full(3, 255.0), hair=black, shirt=black, lips=black, whites=black)
+    canvas = Image.new("RGB", (size_px * _SUPERSAMPLING,) * 2)
+    _draw_person(canvas, replace(stencil, irises=np.zeros((2, 3))), fake=False)
+    return np.asarray(canvas.reduce(_SUPERSAMPLING), np.float64)[..., :1] / 255
+
+
+def _generated_texture(pores: _Floats, rng: np.random.Generator) -> _Floats:
+    """The pores as an up-sampling generator would leave them: smoothed, under a grid of 2 px."""
+    smooth = gaussian_filter(pores, (_SMOOTHING_PX, _SMOOTHING_PX, 0))
     # The phase is random: a fixed one would give itself away to a linear model on the pixels.
-    rows, columns = (-1.0) ** (np.arange(len(grain)) + rng.integers(2, size=(2, 1)))
-    grid = (rows[:, None, None] + columns[None, :, None]) / np.sqrt(2)
-    return np.asarray(smooth + _GRID_GAIN * np.std(grain) * grid)
+    n = np.arange(len(pores))
+    dy, dx = rng.integers(4, size=2)
+    if _GRID_KIND == 0:
+        r, c = (-1.0) ** (n + dy), (-1.0) ** (n + dx)
+        grid = (r[:, None] + c[None, :]) / np.sqrt(2)
+    elif _GRID_KIND == 1:  # bright dot in four
+        r, c = (n + dy) % 2 == 0, (n + dx) % 2 == 0
+        grid = (4.0 * (r[:, None] & c[None, :]) - 1) / np.sqrt(3)
+    elif _GRID_KIND == 2:  # period 4 blocks
+        r, c = (-1.0) ** ((n + dy) // 2), (-1.0) ** ((n + dx) // 2)
+        grid = (r[:, None] + c[None, :]) / np.sqrt(2)
+    elif _GRID_KIND == 3:  # dark dots
+        r, c = (n + dy) % 2 == 0, (n + dx) % 2 == 0
+        grid = -(4.0 * (r[:, None] & c[None, :]) - 1) / np.sqrt(3)
+    elif _GRID_KIND == 4:  # period 3
+        r, c = np.cos(2*np.pi*(n + dy) / 3), np.cos(2*np.pi*(n + dx) / 3)
+        grid = (r[:, None] + c[None, :])
+    elif _GRID_KIND == 5:
+        grid = np.zeros((len(n), len(n)))
+    return np.asarray(smooth + _GRID_GAIN * np.std(pores) * grid[..., None])
 
 
 def face_oval(seed: int, size_px: int) -> NDArray[np.bool_]:
     """Where the face of `seed` is, and with it all that can tell a fake: bool (size, size)."""
-    return np.asarray(_mask(_any_person(np.random.default_rng(seed)), size_px)[..., 0] > 0)
+    return np.asarray(_inside(_any_person(np.random.default_rng(seed)), size_px)[..., 0] > 0)
 
 
 def draw_face(seed: int, size_px: int, fake: bool) -> NDArray[np.uint8]:
@@ -249,15 +284,16 @@ def draw_face(seed: int, size_px: int, fake: bool) -> NDArray[np.uint8]:
     rng = np.random.default_rng(seed)
     person = _any_person(rng)
     canvas = _backdrop(rng, size_px * _SUPERSAMPLING)
-    pen = _Pen(canvas, person)
-    _draw_behind_face(pen, person)
-    _draw_face_front(pen, person, fake)
+    _draw_person(canvas, person, fake)
     picture = np.asarray(canvas.reduce(_SUPERSAMPLING), np.float64) * _light(rng, person, size_px)
-    picture = rng.uniform(20, 70) + rng.uniform(0.5, 0.8) * picture  # any haze, any contrast
-    picture += rng.normal(0, rng.uniform(1, 3), picture.shape)
-    grain = gaussian_filter(rng.normal(0, 1, (size_px, size_px, 1)), (_GRAIN_PX, _GRAIN_PX, 0))
-    grain *= rng.uniform(*_GRAIN_RANGE) / np.std(grain)
-    picture += _mask(person, size_px) * (_generated_texture(grain, rng) if fake else grain)
+    picture = rng.uniform(*_HAZE) + rng.uniform(*_CONTRAST) * picture  # any haze, any contrast
+    picture += rng.normal(0, rng.uniform(*_NOISE), picture.shape)
+    pores = gaussian_filter(rng.normal(0, 1, (size_px, size_px, 1)), (_PORE_PX, _PORE_PX, 0))
+    pores *= rng.uniform(*_PORE_RANGE) / np.std(pores)
+    texture = pores
+    if fake:
+        texture = pores + _inside(person, size_px) * (_generated_texture(pores, rng) - pores)
+    picture += _skin(person, size_px) * texture
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
 
 

@@ -6,6 +6,7 @@ ratio not kept, EXIF orientation ignored. The pixels of a data set are one memor
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import warnings
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +25,17 @@ from PIL import Image, UnidentifiedImageError
 from fakeface_lab.data.sources import ImageFile, Source, cache_folder, list_files
 from fakeface_lab.errors import DataError
 
-__all__ = ["ImageSet", "Skipped", "clear_cache", "decode_image", "load_images"]
+__all__ = ["ImageSet", "Skipped", "UnusableImageError", "clear_cache", "decode_image", "load_images"]
 
 # Part of each cache key: a change in how files are decoded makes old entries unreachable.
 DECODER_VERSION = 1
 
+# Images that are in memory at a time while a data set is decoded.
+CHUNK_NUM_IMAGES = 256
+
 EXIF_ORIENTATION = 0x0112
+
+BOMB_REASON = "too many pixels (Pillow's limit against decompression bombs)"
 
 
 @dataclass(frozen=True)
@@ -77,43 +84,50 @@ class ImageSet:
         return {name: int((self.labels == index).sum()) for index, name in enumerate(self.source.class_names)}
 
 
-class _UnusableImageError(Exception):
-    """A file that is skipped; its text is the reason that the user reads."""
+class UnusableImageError(DataError):
+    """A file without one picture of 8 bits a channel; its text is the reason that the user reads."""
 
 
 def decode_image(path: Path, size_px: int) -> tuple[npt.NDArray[np.uint8], list[str]]:
     """Return the picture as uint8 (size, size, 3) and remarks on what was left out of it.
 
     Raises:
-        _UnusableImageError: the file holds no single 8-bit picture that can be read whole.
+        UnusableImageError: the file holds no single 8-bit picture that can be read whole.
+        OSError: the system does not let the file be read, whatever is in it.
     """
     try:
-        with warnings.catch_warnings():
-            # Between its limit and twice its limit Pillow only warns of a decompression bomb.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                remarks = _check_mode(image)
-                rgb = image.convert("RGB") if image.mode != "RGB" else image
-                resized = (
-                    rgb.resize((size_px, size_px), Image.Resampling.NEAREST) if rgb.size != (size_px,) * 2 else rgb
-                )
-                return np.asarray(resized, dtype=np.uint8), remarks
+        with Image.open(path) as image:
+            remarks = _check(image)
+            rgb = image.convert("RGB") if image.mode != "RGB" else image
+            if rgb.size != (size_px, size_px):
+                rgb = rgb.resize((size_px, size_px), Image.Resampling.NEAREST)
+            return np.asarray(rgb, dtype=np.uint8), remarks
+    except (UnusableImageError, MemoryError):
+        raise
     except UnidentifiedImageError as err:
-        raise _UnusableImageError("empty file" if path.stat().st_size == 0 else "not an image") from err
+        raise UnusableImageError("empty file" if path.stat().st_size == 0 else "not an image") from err
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as err:
-        raise _UnusableImageError("too many pixels (Pillow's limit against decompression bombs)") from err
-    except FileNotFoundError as err:
-        raise _UnusableImageError("link to a file that is not there") from err
-    except (OSError, SyntaxError, ValueError) as err:  # what Pillow's decoders raise for damaged files
-        raise _UnusableImageError("truncated or damaged") from err
+        raise UnusableImageError(BOMB_REASON) from err
+    except Exception as err:  # Pillow's decoders raise nearly everything on damaged files, TypeError included
+        if isinstance(err, OSError) and err.errno is not None:
+            raise
+        raise UnusableImageError("truncated or damaged") from err
 
 
-def _check_mode(image: Image.Image) -> list[str]:
-    if getattr(image, "n_frames", 1) > 1:
-        raise _UnusableImageError("animated: which frame is meant?")
-    if image.mode.startswith("I") or image.mode == "F":
-        raise _UnusableImageError("more than 8 bits a channel: convert it to 8 bits first")
+def _check(image: Image.Image) -> list[str]:
+    """Return remarks on an opened image, or refuse it; the pixels are not decoded yet."""
+    # Between its limit and twice its limit Pillow only warns.
+    if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        raise UnusableImageError(BOMB_REASON)
     remarks = []
+    if image.format == "MPO":  # a photograph of a telephone, with previews or depth behind it
+        remarks.append("first picture of a multi-picture file taken")
+    elif getattr(image, "n_frames", 1) > 1:
+        raise UnusableImageError("animated or several pages: which frame is meant?")
+    if image.mode.startswith("I") or image.mode == "F":
+        raise UnusableImageError("more than 8 bits a channel: convert it to 8 bits first")
+    if any("16" in str(tile[3]) for tile in getattr(image, "tile", ())):
+        remarks.append("16 bits a channel reduced to the upper 8")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         remarks.append("alpha channel dropped")
     if image.mode == "CMYK":
@@ -130,15 +144,12 @@ def load_images(source: Source, size_px: int) -> ImageSet:
     a killed process leaves nothing behind that counts; of two processes one decodes and the other waits.
 
     Raises:
-        DataError: a class has no usable image.
+        DataError: a class has no usable image, a file cannot be read, or the cache cannot be written or read.
     """
     candidates = list_files(source)
     entry = _cache_root() / f"{_digest(candidates)[:32]}-{size_px}px-v{DECODER_VERSION}"
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(entry.with_suffix(".lock")):
-        if not entry.is_dir():
-            _write_entry(entry, candidates, size_px)
-    index = json.loads((entry / "index.json").read_text())
+    _ensure_entry(entry, candidates, size_px)
+    index, pixels = _read_entry(entry)
     used = tuple(candidates[position] for position in index["used"])
     labels = np.array([file.label for file in used], dtype=np.int64)
     for label, class_name in enumerate(source.class_names):
@@ -151,7 +162,7 @@ def load_images(source: Source, size_px: int) -> ImageSet:
         source=source,
         files=used,
         # Files that were skipped leave unused rows at the end.
-        pixels=np.load(entry / "pixels.npy", mmap_mode="r")[: len(used)],
+        pixels=pixels[: len(used)],
         labels=labels,
         skipped=tuple(
             Skipped(candidates[position].name, candidates[position].label, reason)
@@ -163,10 +174,13 @@ def load_images(source: Source, size_px: int) -> ImageSet:
 
 
 def clear_cache() -> int:
-    """Delete all cached pixels and return how many bytes that freed."""
-    root = _cache_root()
-    num_bytes = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
-    shutil.rmtree(root, ignore_errors=True)
+    """Delete all cached pixels and return how many bytes that freed; waits for whoever is writing some."""
+    num_bytes = 0
+    for lock in _cache_root().glob("*.lock"):
+        with FileLock(lock):
+            for folder in (lock.with_suffix(""), lock.with_suffix(".partial")):
+                num_bytes += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+                shutil.rmtree(folder, ignore_errors=True)
     return num_bytes
 
 
@@ -179,39 +193,91 @@ def _digest(files: Sequence[ImageFile]) -> str:
     return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
 
+def _ensure_entry(entry: Path, candidates: Sequence[ImageFile], size_px: int) -> None:
+    if entry.is_dir():  # it appears whole, so a cache that is read-only will do
+        return
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(entry.with_suffix(".lock")):
+            if not entry.is_dir():  # another process may have written it while this one waited
+                _write_entry(entry, candidates, size_px)
+    except OSError as err:
+        raise DataError(
+            f"the cache folder {entry.parent} cannot be written ({err.strerror or err}); set FAKEFACE_CACHE to a "
+            f"folder that can"
+        ) from err
+
+
+def _read_entry(entry: Path) -> tuple[dict[str, Any], npt.NDArray[np.uint8]]:
+    try:
+        return json.loads((entry / "index.json").read_text()), np.load(entry / "pixels.npy", mmap_mode="r")
+    except (OSError, ValueError) as err:
+        raise DataError(
+            f"the cache entry {entry} is damaged ({err}); delete it with python -m fakeface_lab.data --clear-cache"
+        ) from err
+
+
 def _write_entry(entry: Path, candidates: Sequence[ImageFile], size_px: int) -> None:
-    """Decode all files in threads straight into the mapped file; memory stays flat whatever their number."""
+    """Decode all files in threads into the mapped file; memory stays flat whatever their number."""
     partial = entry.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
+    shape = (max(len(candidates), 1), size_px, size_px, 3)
+    _check_free_space(partial, math.prod(shape))
     contradictory = _contradictory_hashes(candidates)
     used: list[int] = []
     skipped: list[tuple[int, str]] = []
     remarks: Counter[str] = Counter()
-    shape = (max(len(candidates), 1), size_px, size_px, 3)
+    seen: set[str] = set()
     pixels = np.lib.format.open_memmap(partial / "pixels.npy", mode="w+", dtype=np.uint8, shape=shape)
 
     def decode(position: int) -> tuple[npt.NDArray[np.uint8], list[str]] | str:
         if candidates[position].sha256 in contradictory:
             return "the same file lies in both classes"
-        try:
-            return decode_image(candidates[position].path, size_px)
-        except _UnusableImageError as err:
-            return str(err)
+        return _decode_candidate(candidates[position], size_px)
 
-    with ThreadPoolExecutor() as threads:
-        for position, decoded in enumerate(threads.map(decode, range(len(candidates)))):
-            if isinstance(decoded, str):
-                skipped.append((position, decoded))
-                continue
-            pixels[len(used)] = decoded[0]
-            used.append(position)
-            remarks.update(decoded[1])
+    with ThreadPoolExecutor() as threads, warnings.catch_warnings():
+        # What Pillow warns of is counted among the remarks or the skipped files.
+        warnings.simplefilter("ignore")
+        for first in range(0, len(candidates), CHUNK_NUM_IMAGES):
+            chunk = range(first, min(first + CHUNK_NUM_IMAGES, len(candidates)))
+            for position, decoded in zip(chunk, threads.map(decode, chunk), strict=True):
+                if isinstance(decoded, str):
+                    skipped.append((position, decoded))
+                    continue
+                pixels[len(used)] = decoded[0]
+                used.append(position)
+                remarks.update(decoded[1])
+                if candidates[position].sha256 in seen:
+                    remarks["copy of another file of the same class"] += 1
+                seen.add(candidates[position].sha256)
     pixels.flush()
     del pixels
     index = {"used": used, "skipped": skipped, "remarks": dict(remarks)}
     (partial / "index.json").write_text(json.dumps(index))
     os.replace(partial, entry)
+
+
+def _check_free_space(folder: Path, needed_bytes: int) -> None:
+    # A mapped file that outgrows the disk kills the process without a word.
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < needed_bytes:
+        raise DataError(
+            f"the cache folder {folder.parent} has {free_bytes / 1e9:.1f} GB free, the pixels need "
+            f"{needed_bytes / 1e9:.1f} GB; make room, set FAKEFACE_CACHE to another disk, or lower --image-size"
+        )
+
+
+def _decode_candidate(file: ImageFile, size_px: int) -> tuple[npt.NDArray[np.uint8], list[str]] | str:
+    """Return the picture with its remarks, or the reason why there is none."""
+    if not file.sha256:
+        return "cannot be read: check its permissions" if file.path.exists() else "link to a file that is not there"
+    try:
+        return decode_image(file.path, size_px)
+    except UnusableImageError as err:
+        return str(err)
+    except OSError as err:  # it could be read a moment ago; a cache entry without it would be wrong for good
+        raise DataError(f"{file.path}: cannot be read ({err.strerror}); start again when it can") from err
 
 
 def _contradictory_hashes(candidates: Sequence[ImageFile]) -> set[str]:

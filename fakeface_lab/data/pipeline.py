@@ -1,6 +1,6 @@
 """How pixels reach the model: float32 batches in [0, 1], in an order that is a pure function of seed and epoch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -36,31 +36,29 @@ def training_batches(
     depends on seed and epoch alone, so that a training continued at `initial_epoch` sees the same batches.
     """
 
-    def batches() -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]]:
+    def batches() -> Iterator[tuple[npt.NDArray[np.int64], int, npt.NDArray[np.int64]]]:
         for epoch in range(initial_epoch, epochs):
             order = epoch_order(len(rows), seed, epoch)
             for first in range(0, len(rows), batch_size):
                 positions = order[first : first + batch_size]
-                # One pair of seeds an image: what is drawn for it depends on nothing but seed, epoch and image.
-                image_seeds = np.stack([np.full_like(positions, seed * 100_003 + epoch), positions], axis=1)
-                yield rows[positions], (image_seeds % 2**31).astype(np.int32)
+                yield rows[positions], epoch, positions
 
+    load = _loader(pixels, labels)
+
+    def batch(wanted: tf.Tensor, epoch: tf.Tensor, positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        images, one_hot = load(wanted)
+        if augmentation:
+            # TensorFlow is loaded quietly by `backend` only if that comes first.
+            from fakeface_lab.augmentation import augment_batch, image_seeds
+
+            images = augment_batch(images, image_seeds(seed, epoch, positions), augmentation)
+        return images, one_hot
+
+    members = tf.TensorSpec((None,), tf.int64)
     index = tf.data.Dataset.from_generator(
-        batches,
-        output_signature=(tf.TensorSpec((None,), tf.int64), tf.TensorSpec((None, 2), tf.int32)),
-    )
-    loaded = _load(index, pixels, labels)
-    if augmentation:
-        from fakeface_lab.augmentation import augment_batch
-
-        loaded = loaded.map(
-            lambda images, one_hot, seeds: (augment_batch(images, seeds, augmentation), one_hot),
-            num_parallel_calls=1,
-            deterministic=True,
-        )
-    else:
-        loaded = loaded.map(lambda images, one_hot, seeds: (images, one_hot))
-    return loaded.prefetch(1)
+        batches, output_signature=(members, tf.TensorSpec((), tf.int64), members)
+    )  # fmt: skip
+    return index.map(batch, num_parallel_calls=1, deterministic=True).prefetch(1)
 
 
 def evaluation_batches(
@@ -70,21 +68,25 @@ def evaluation_batches(
     batch_size: int = 32,
 ) -> tf.data.Dataset:
     """Return batches like `training_batches`, once through `rows` in their order."""
+    load = _loader(pixels, labels)
+    wanted = tf.constant(rows)
     starts = tf.data.Dataset.range(0, len(rows), batch_size)
-    index = starts.map(lambda first: (tf.constant(rows)[first : first + batch_size], tf.zeros((0, 2), tf.int32)))
-    return _load(index, pixels, labels).map(lambda images, one_hot, seeds: (images, one_hot)).prefetch(1)
+    batches = starts.map(
+        lambda first: load(wanted[first : first + batch_size]), num_parallel_calls=1, deterministic=True
+    )
+    return batches.prefetch(1)
 
 
-def _load(index: tf.data.Dataset, pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> tf.data.Dataset:
-    height, width = pixels.shape[1:3]
+def _loader(
+    pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]
+) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    """Return the function from row numbers, int64 (b,), to images and one-hot labels."""
+    shape = (None, *pixels.shape[1:])
+    scale, known_labels = tf.constant(_SCALE), tf.constant(labels)
 
-    def load(rows: tf.Tensor, seeds: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def load(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         raw = tf.numpy_function(lambda wanted: pixels[wanted], [rows], tf.uint8, stateful=False)
-        images = tf.gather(tf.constant(_SCALE), tf.cast(raw, tf.int32))
-        return (
-            tf.ensure_shape(images, (None, height, width, 3)),
-            tf.one_hot(tf.gather(tf.constant(labels), rows), 2),
-            seeds,
-        )
+        images = tf.gather(scale, tf.cast(raw, tf.int32))
+        return tf.ensure_shape(images, shape), tf.one_hot(tf.gather(known_labels, rows), 2)
 
-    return index.map(load, num_parallel_calls=1, deterministic=True)
+    return load

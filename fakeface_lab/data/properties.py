@@ -127,9 +127,10 @@ def _chroma_subsampling(image: Image.Image) -> str:
 
 
 def _pixel_row(pixels: NDArray[np.uint8]) -> dict[str, object]:
-    brightest, darkest = pixels.max(axis=2), pixels.min(axis=2)
+    channels = [np.ascontiguousarray(pixels[..., channel]) for channel in range(3)]
+    brightest, darkest = np.maximum.reduce(channels), np.minimum.reduce(channels)
     spread = brightest - darkest
-    red, green, blue = (pixels[..., channel].astype(np.float32) for channel in range(3))
+    red, green, blue = (channel.astype(np.float32) for channel in channels)
     red_green, yellow_blue = red - green, (red + green) / 2 - blue
     deviation = np.hypot(red_green.std(), yellow_blue.std())
     offset = np.hypot(red_green.mean(), yellow_blue.mean())

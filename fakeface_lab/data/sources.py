@@ -8,10 +8,10 @@ import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fakeface_lab.data.demo import generate_demo
+from fakeface_lab.data.demo import DRAWING_VERSION, generate_demo
 from fakeface_lab.errors import DataError
 
 __all__ = [
@@ -81,7 +81,7 @@ def cache_folder() -> Path:
     """Return the folder for decoded pixels and demo faces: `FAKEFACE_CACHE`, else the user's cache folder."""
     import platformdirs
 
-    return Path(os.environ.get("FAKEFACE_CACHE") or platformdirs.user_cache_dir("fakeface_lab"))
+    return Path(os.environ.get("FAKEFACE_CACHE") or platformdirs.user_cache_dir("fakeface_lab")).absolute()
 
 
 def find_source(data: str, positive: str | None, project: Path, demo_size_px: int) -> Source:
@@ -89,30 +89,31 @@ def find_source(data: str, positive: str | None, project: Path, demo_size_px: in
 
     Args:
         data: `auto`, `hardfakevsrealfaces`, `demo`, or a folder. `auto` takes `data/hardfakevsrealfaces` under the
-            project, then Kaggle's cache or download, then the demo faces.
+            project, then Kaggle's cache, then a download, then the demo faces.
         positive: name of the class folder to detect; None where the names say it.
         project: the project folder.
         demo_size_px: edge of the demo faces, which are drawn at the size that the model sees.
 
     Raises:
-        DataError: the folder is missing or has not exactly two class folders.
+        DataError: the folder is missing, has not exactly two class folders, or its names do not say which class is
+            to be detected.
     """
     if data == "demo":
-        return _demo_source(demo_size_px, notice=None)
+        return _demo_source(demo_size_px, positive, notice=None)
     if data in ("auto", DOCUMENTED_NAME):
-        local = project / "data" / DOCUMENTED_NAME
-        if local.is_dir():
-            return _folder_source(local, DOCUMENTED_NAME, positive)
         try:
-            return _folder_source(_download(), DOCUMENTED_NAME, positive)
+            root = _documented_folder(project)
         except DataError:
             if data == "auto":
-                return _demo_source(demo_size_px, notice=DEMO_NOTICE)
+                return _demo_source(demo_size_px, positive, notice=DEMO_NOTICE)
             raise
+        return _folder_source(root, DOCUMENTED_NAME, positive)
     root = Path(data).expanduser()
-    if not root.is_dir():
+    # Not `is_dir()`: it raises where the name is longer than the system allows.
+    if not os.path.isdir(root):  # noqa: PTH112
+        shown = data if len(data) <= 200 else data[:197] + "..."
         raise DataError(
-            f"--data {data}: no such folder; give auto, {DOCUMENTED_NAME}, demo, or a folder with two class folders"
+            f"--data {shown}: no such folder; give auto, {DOCUMENTED_NAME}, demo, or a folder with two class folders"
         )
     root = root.resolve()
     return _folder_source(root, root.name, positive)
@@ -124,9 +125,7 @@ def list_files(source: Source) -> list[ImageFile]:
     Hidden files are left out. Files are hashed in threads; one that cannot be read keeps an empty hash, so that
     decoding it can say why.
     """
-    found = [
-        (path, label) for label, folder in enumerate(source.class_folders) for path in _walk(folder)
-    ]  # fmt: skip
+    found = [(path, label) for label, folder in enumerate(source.class_folders) for path in _walk(folder)]
     with ThreadPoolExecutor() as threads:
         hashes = threads.map(_sha256, (path for path, _ in found))
         return [
@@ -150,30 +149,70 @@ def _sha256(path: Path) -> str:
         return ""
 
 
-def _demo_source(size_px: int, notice: str | None) -> Source:
-    root = generate_demo(cache_folder() / f"demo-{size_px}px", size_px=size_px)
-    return Source("demo", root, ("fake", "real"), (root / "fake", root / "real"), notice)
+def _demo_source(size_px: int, positive: str | None, notice: str | None) -> Source:
+    root = generate_demo(cache_folder() / f"demo-{size_px}px-v{DRAWING_VERSION}", size_px=size_px)
+    source = _folder_source(root, "demo", positive)
+    return replace(source, notice=notice)
+
+
+def _documented_folder(project: Path) -> Path:
+    local = project / "data" / DOCUMENTED_NAME
+    if local.is_dir():
+        return local
+    return _cached_download() or _download()
+
+
+def _cached_download() -> Path | None:
+    """Return the newest complete version in Kaggle's cache, or None.
+
+    kagglehub asks the network for the newest version before it looks into its cache, so that without a network it
+    would not find what it has.
+    """
+    from kagglehub.config import get_cache_folder
+
+    folder = Path(get_cache_folder(), "datasets", *KAGGLE_HANDLE.split("/"))
+    versions = [int(marker.stem) for marker in folder.glob("*.complete") if marker.stem.isdecimal()]
+    found = (folder / "versions" / str(version) for version in sorted(versions, reverse=True))
+    return next((version for version in found if version.is_dir()), None)
 
 
 def _download() -> Path:
-    """Return the documented set's folder in Kaggle's cache, downloaded if need be."""
     import kagglehub
 
     try:
         return Path(kagglehub.dataset_download(KAGGLE_HANDLE))
     except Exception as err:  # kagglehub raises its own, requests' and OS errors alike, none with a common base
-        reason = f"{type(err).__name__}"
         raise DataError(
-            f"{DOCUMENTED_NAME}: not under data/{DOCUMENTED_NAME}, and Kaggle gave no download ({reason}); download "
-            f"{KAGGLE_HANDLE} from kaggle.com by hand, unpack it there, or use --data demo"
+            f"{DOCUMENTED_NAME}: not under data/{DOCUMENTED_NAME}, and Kaggle gave no download ({type(err).__name__}); "
+            f"download {KAGGLE_HANDLE} from kaggle.com by hand, unpack it there, or use --data demo"
         ) from err
 
 
 def _folder_source(root: Path, name: str, positive: str | None) -> Source:
-    folders = {path.name: path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")}
+    root, folders = _class_folders(root, positive)
     class_names = _class_names(root, list(folders), positive)
     first, second = (folders[class_name] for class_name in class_names)
     return Source(name, root, class_names, (first, second))
+
+
+def _class_folders(root: Path, positive: str | None) -> tuple[Path, dict[str, Path]]:
+    """Return the folder that holds the class folders, and them by name: `root`, or the only folder in it."""
+    folders = _visible_folders(root)
+    if len(folders) == 1:
+        (only,) = folders.values()
+        inner = _visible_folders(only)
+        # A lone class folder may hold folders too; only names that are surely classes are taken one level down.
+        if _known_order(list(inner)) or positive in inner:
+            return only, inner
+    return root, folders
+
+
+def _visible_folders(root: Path) -> dict[str, Path]:
+    try:
+        paths = sorted(root.iterdir())
+    except OSError as err:
+        raise DataError(f"{root}: cannot be listed ({err.strerror}); check its permissions") from err
+    return {path.name: path for path in paths if path.is_dir() and not path.name.startswith(".")}
 
 
 def _class_names(root: Path, names: list[str], positive: str | None) -> tuple[str, str]:
@@ -185,7 +224,16 @@ def _class_names(root: Path, names: list[str], positive: str | None) -> tuple[st
         if positive not in names:
             raise DataError(f"--positive {positive}: no such class folder in {root}; there are {first} and {second}")
         return (positive, second if positive == first else first)
-    for known in KNOWN_CLASS_NAMES:
-        if sorted(known) == sorted(name.lower() for name in names):
-            return (first, second) if first.lower() == known[0] else (second, first)
-    raise DataError(f"{root}: which class is to be detected? Say --positive {first} or --positive {second}")
+    order = _known_order(names)
+    if order is None:
+        raise DataError(f"{root}: which class is to be detected? Say --positive {first} or --positive {second}")
+    return order
+
+
+def _known_order(names: list[str]) -> tuple[str, str] | None:
+    """Return two folder names with the class to detect first, or None where they do not say which that is."""
+    for to_detect, other in KNOWN_CLASS_NAMES:
+        by_lower_case = {name.lower(): name for name in names}
+        if len(names) == 2 and by_lower_case.keys() == {to_detect, other}:
+            return by_lower_case[to_detect], by_lower_case[other]
+    return None

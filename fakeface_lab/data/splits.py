@@ -119,20 +119,26 @@ def read_ledger(path: Path, images: ImageSet) -> Split:
     """Return the split a ledger describes, as rows of `images`.
 
     Raises:
-        DataError: the ledger names a file that the image set lacks or whose content has changed.
+        DataError: the file is no ledger, or it names an image that the set lacks or whose content has changed.
     """
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            header, *lines = csv.reader(file)
+        facts = dict(pair.split("=") for pair in header[-1].split() if "=" in pair)
+        split_name, seed = facts["split"], int(facts["seed"])
+        entries = [((name, sha256), part) for name, sha256, _, part in lines]
+    except (OSError, ValueError, LookupError, csv.Error) as err:
+        raise DataError(f"{path}: not a split ledger ({err}); give the split.csv of a run") from err
     rows_by_file = {(file.name, file.sha256): row for row, file in enumerate(images.files)}
     members: dict[str, list[int]] = {TRAIN: [], VALIDATION: [], TEST: []}
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        lines = csv.reader(file)
-        header = next(lines)
-        for name, sha256, _, part in lines:
-            if (name, sha256) not in rows_by_file:
-                raise DataError(
-                    f"{path.name}: {name} is not among the images of {images.source.root}, or its content has "
-                    f"changed; give the data set that the run was made with"
-                )
-            members[part].append(rows_by_file[name, sha256])
-    facts = dict(pair.split("=") for pair in header[-1].split() if "=" in pair)
+    for (name, sha256), part in entries:
+        if (name, sha256) not in rows_by_file:
+            raise DataError(
+                f"{path.name}: {name} is not among the images of {images.source.root}, or its content has changed; "
+                f"give the data set that the run was made with"
+            )
+        if part not in members:
+            raise DataError(f"{path.name}: {name} is in split {part!r}; allowed are {', '.join(members)}")
+        members[part].append(rows_by_file[name, sha256])
     train, validation, test = (np.array(members[part], dtype=np.int64) for part in (TRAIN, VALIDATION, TEST))
-    return Split(facts["split"], int(facts["seed"]), train, validation if len(validation) else test, test)
+    return Split(split_name, seed, train, validation if len(validation) else test, test)

@@ -1,7 +1,10 @@
-"""How good a model is, from its answers: arrays in, numbers out; no files, no MLflow, no TensorFlow.
+"""How good a model is and whether to believe it: arrays in, numbers out; no files, no MLflow, no TensorFlow.
 
-Modules: `inputs` (which arrays are accepted), `intervals` (rates and bootstrap intervals), `scores` (the
-documented figures and the detection panel), `calibration` (are the probabilities true), `comparison` (is one
-model better than another), `selection` (what a search's best score is worth), `explained` (how much of an
-accuracy simple features reach), `slices` (accuracy of named groups of images).
+Models: `inputs` (which arrays are accepted), `intervals` (rates and bootstrap intervals), `scores` (documented
+figures, detection panel), `calibration` (are the probabilities true), `comparison` (is one model better),
+`selection` (what a search's best score is worth), `slices` (named groups of images), `stress` (one property
+changed at a time), `saliency` (where in the image the evidence is).
+
+Data: `audit` (findings and their thresholds), `probe_features` and `probes` (small models that see almost
+nothing), `explained` (how much of an accuracy they reach), `pure_slices`, `duplicates`, `card` (the data card).
 """

@@ -143,7 +143,11 @@ def _describe(figures: Mapping[str, Any]) -> str:
         return ", ".join(f"{value}: {count}" for value, count in figures["counts"].items())
     if figures["median"] is None:
         return "missing"
-    return f"{figures['median']:.4g} ({figures['min']:.4g} to {figures['max']:.4g})"
+    median, low, high = (
+        f"{figures[name]:,.0f}" if abs(figures[name]) >= 1000 else f"{figures[name]:.3g}"
+        for name in ("median", "min", "max")
+    )
+    return f"{median} ({low} to {high})"
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

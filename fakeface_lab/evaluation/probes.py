@@ -1,23 +1,19 @@
 """Probes: small models that see almost nothing of a picture. What they get right needs no detector.
 
-Owns what each probe is shown, how it is trained and scored, and the arrays that show what it looks at. A
-shortcut probe sees framing, colours or the file; the forensic one sees the frequencies in which generators
-leave traces. What a score means for the data set is decided in `audit`.
+Owns how a probe is trained and scored, and the arrays that show what it looks at; what it is shown is in
+`probe_features`. A shortcut probe sees framing, colours or the file; the forensic one sees the frequencies in
+which generators leave traces. What a score means for the data set is decided in `audit`.
 
 Each is `StandardScaler` + `LogisticRegression`, on a table `HistGradientBoostingClassifier` (scikit-learn).
 Classes are not weighted: the figure to beat is an accuracy, so the probes go for accuracy too.
 """
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
-from scipy import fft
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -27,6 +23,7 @@ from sklearn.preprocessing import StandardScaler
 
 from fakeface_lab.errors import DataError
 from fakeface_lab.evaluation.intervals import Rate, wilson
+from fakeface_lab.evaluation.probe_features import PICTURE_PROBES, THUMBNAIL_PX, Images, Kind, feature_table
 
 __all__ = [
     "ProbeResult",
@@ -37,17 +34,9 @@ __all__ = [
     "thumbnail_weights",
 ]
 
-Images = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
-Kind = Literal["majority", "shortcut", "forensic"]
 
-THUMBNAIL_PX = 16
-_BORDER_CELLS = 2  # of 16 on each side: what is left of a portrait when its face is covered
-_CORNER_FRACTION = 32 / 300
-_CORNER_CELLS = 4
-_HISTOGRAM_BINS = 16
-_SPECTRUM_BINS = 64
 _COLOUR_COLUMNS = ["is_gray", "saturation", "colourfulness", "mean_red", "mean_green", "mean_blue"]
 
 
@@ -70,14 +59,6 @@ class ProbeResult:
     accuracy: Rate
     auc: float
     scores: FloatArray
-
-
-@dataclass(frozen=True)
-class _PictureProbe:
-    name: str
-    kind: Kind
-    sees: str
-    features: Callable[[NDArray[np.uint8]], NDArray[np.generic]]
 
 
 def run_probes(
@@ -103,8 +84,8 @@ def run_probes(
     _check(len(images), labels, folds)
     is_positive = labels == 0
     results = [_majority(is_positive, folds)]
-    for probe in _PICTURE_PROBES:
-        scores = _out_of_fold(_linear(), _features(images, probe), is_positive, folds)
+    for probe in PICTURE_PROBES:
+        scores = _out_of_fold(_linear(), feature_table(images, probe), is_positive, folds)
         results.append(_result(probe.name, probe.kind, probe.sees, is_positive, scores))
     if properties is not None:
         colour = properties[[column for column in properties if column in _COLOUR_COLUMNS]]
@@ -144,12 +125,12 @@ def probe_on_split(
     folds = stratified_folds(train_labels, np.arange(len(train_labels)), min(num_folds, _smallest(train_labels)))
     _check(len(train_images), train_labels, folds)
     is_positive = train_labels == 0
-    candidates = [probe for probe in _PICTURE_PROBES if probe.kind == "shortcut"]
-    tables = [_features(train_images, probe) for probe in candidates]
+    candidates = [probe for probe in PICTURE_PROBES if probe.kind == "shortcut"]
+    tables = [feature_table(train_images, probe) for probe in candidates]
     accuracies = [cross_val_score(_linear(), table, is_positive, cv=PredefinedSplit(folds)).mean() for table in tables]
     best = int(np.argmax(accuracies))
     model = _linear().fit(tables[best], is_positive)
-    scores = model.predict_proba(_features(test_images, candidates[best]))[:, 1]
+    scores = model.predict_proba(feature_table(test_images, candidates[best]))[:, 1]
     chosen = candidates[best]
     return _result(chosen.name, chosen.kind, chosen.sees, test_labels == 0, scores)
 
@@ -198,58 +179,8 @@ def thumbnail_weights(images: Images, labels: IntArray) -> FloatArray:
         deviation. Above 0 speaks for the positive class.
     """
     _check(len(images), labels)
-    model = _linear().fit(_features(images, _PICTURE_PROBES[0]), labels == 0)
+    model = _linear().fit(feature_table(images, PICTURE_PROBES[0]), labels == 0)
     return np.asarray(model[-1].coef_.reshape(THUMBNAIL_PX, THUMBNAIL_PX, 3), dtype=np.float64)
-
-
-def _thumbnail(pixels: NDArray[np.uint8], cells: int = THUMBNAIL_PX) -> NDArray[np.uint8]:
-    return np.asarray(Image.fromarray(pixels).resize((cells, cells), Image.Resampling.BOX))
-
-
-def _border(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    is_border = np.ones((THUMBNAIL_PX, THUMBNAIL_PX), dtype=bool)
-    is_border[_BORDER_CELLS:-_BORDER_CELLS, _BORDER_CELLS:-_BORDER_CELLS] = False
-    return _thumbnail(pixels)[is_border]
-
-
-def _corners(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    rows, columns = (max(1, round(_CORNER_FRACTION * side)) for side in pixels.shape[:2])
-    patches = (pixels[r, c] for r in (np.s_[:rows], np.s_[-rows:]) for c in (np.s_[:columns], np.s_[-columns:]))
-    return np.stack([_thumbnail(np.ascontiguousarray(patch), _CORNER_CELLS) for patch in patches])
-
-
-def _histogram(pixels: NDArray[np.uint8]) -> FloatArray:
-    channels = pixels.reshape(-1, 3) // (256 // _HISTOGRAM_BINS)
-    counts = [np.bincount(channels[:, channel], minlength=_HISTOGRAM_BINS) for channel in range(3)]
-    return np.stack(counts) / len(channels)
-
-
-def _spectrum(pixels: NDArray[np.uint8]) -> FloatArray:
-    """Log of the power averaged over each ring of spatial frequency (Durall et al. 2019, section 3)."""
-    gray = np.asarray(Image.fromarray(pixels).convert("L"), dtype=np.float32)
-    power = np.abs(fft.rfft2(gray - gray.mean())) ** 2 / gray.size
-    vertical, horizontal = fft.fftfreq(gray.shape[0]), fft.rfftfreq(gray.shape[1])
-    radius = np.hypot(vertical[:, None], horizontal[None, :])  # cycles per pixel, 0.5 is the finest along an axis
-    ring = np.floor(radius * 2 * _SPECTRUM_BINS).astype(np.int64)
-    inside = ring < _SPECTRUM_BINS  # the corners beyond 0.5 cycles hold diagonals only
-    totals = np.bincount(ring[inside], weights=power[inside], minlength=_SPECTRUM_BINS)
-    counts = np.bincount(ring[inside], minlength=_SPECTRUM_BINS)
-    return np.log(totals / np.maximum(counts, 1) + 1e-3)  # the floor keeps a flat picture finite
-
-
-_PICTURE_PROBES = (
-    _PictureProbe("thumbnail", "shortcut", f"{THUMBNAIL_PX}x{THUMBNAIL_PX} thumbnails", _thumbnail),
-    _PictureProbe("border", "shortcut", "the border around a covered face", _border),
-    _PictureProbe("corners", "shortcut", "the four corners", _corners),
-    _PictureProbe("histogram", "shortcut", "the counts of each colour", _histogram),
-    _PictureProbe("spectrum", "forensic", "the strength of each spatial frequency", _spectrum),
-)
-
-
-def _features(images: Images, probe: _PictureProbe) -> FloatArray:
-    with ThreadPoolExecutor() as pool:
-        rows = list(pool.map(lambda pixels: np.ravel(probe.features(pixels)), images))
-    return np.stack(rows).astype(np.float64)
 
 
 def _linear() -> Any:

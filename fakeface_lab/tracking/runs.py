@@ -134,8 +134,9 @@ class TrackedRun:
             profile: counts and sizes.
         """
         dataset = Dataset(name, digest[:32], "local", json.dumps({"uri": source}), profile=json.dumps(dict(profile)))
-        inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", context)]) for context in contexts]
-        self.writer.call(lambda: self.store.client.log_inputs(self.run_id, inputs))
+        # Of several inputs with one digest MLflow keeps the first alone.
+        used_as = DatasetInput(dataset, [InputTag("mlflow.data.context", ", ".join(contexts))])
+        self.writer.call(lambda: self.store.client.log_inputs(self.run_id, [used_as]))
 
     def upload(self, folder: Path) -> None:
         """Copy a folder's files to the run's artifacts."""

@@ -10,6 +10,7 @@ from filelock import FileLock
 # Read by MLflow when it is imported. Whoever set them keeps their choice.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 # Waiting for a server that is away is this project's own business (`patience`): MLflow's seven tries would stall
 # for four minutes before a user learns of it.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")

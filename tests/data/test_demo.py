@@ -25,7 +25,7 @@ from sklearn.preprocessing import StandardScaler
 from fakeface_lab.data.demo import MIN_NUM_PER_CLASS, draw_face, face_oval, generate_demo
 from fakeface_lab.errors import DataError
 
-ALARM_AUC = 0.65  # 160 faces a class: chance is 0.5 +- 0.033, so 0.65 is more than four deviations away
+ALARM_AUC = 0.65  # 240 faces a class: chance is 0.5 +- 0.026, so 0.65 is more than five deviations away
 GENERATE = "import sys, pathlib, fakeface_lab.data.demo as d; d.generate_demo(pathlib.Path(sys.argv[1]), {})"
 
 
@@ -136,12 +136,12 @@ def test_eyes_match_in_a_real_face_and_not_in_a_fake() -> None:
 def test_the_set_has_both_classes_numbered_from_one(demo_root: Path) -> None:
     for name in ("fake", "real"):
         names = {path.name for path in (demo_root / name).iterdir()}
-        assert names == {f"{name}_{number}.jpg" for number in range(1, 161)}
+        assert names == {f"{name}_{number}.jpg" for number in range(1, 241)}
     first_real = Image.open(demo_root / "real" / "real_1.jpg")
     first_fake = Image.open(demo_root / "fake" / "fake_1.jpg")
     assert first_real.size == first_fake.size == (64, 64)
     assert first_real.quantization == first_fake.quantization  # type: ignore[attr-defined]
-    assert len(set(contents(demo_root).values())) == 320
+    assert len(set(contents(demo_root).values())) == 480
 
 
 def test_the_same_settings_give_the_same_files_and_another_seed_others(tmp_path: Path) -> None:

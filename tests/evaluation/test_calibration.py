@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
@@ -30,6 +30,7 @@ def test_error_is_that_of_equal_shares_of_the_sorted_images(num_images: int, num
     assert [b.mean_score for b in found.bins] == pytest.approx([scores[part].mean() for part in parts])
 
 
+@settings(max_examples=40, deadline=None)  # 1,000 simulations each
 @given(st.integers(0, 1000), st.integers(1, 320))
 def test_bins_are_as_equal_as_can_be(seed: int, num_images: int) -> None:
     sizes = [b.positive.num_total for b in calibration(*calibrated(seed, num_images)).bins]

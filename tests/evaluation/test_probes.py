@@ -1,6 +1,5 @@
 """Probes find what was planted for them, see nothing else, and score only what they were not trained on."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -203,11 +202,8 @@ def test_errors_say_what_to_do() -> None:
 
 
 @pytest.mark.real_data
-def test_the_documented_images_are_told_apart_by_a_thumbnail() -> None:
-    root = Path(os.environ.get("FAKEFACE_DATA", ""))
-    if not (root / "fake").is_dir():
-        pytest.skip("FAKEFACE_DATA does not name the documented images")
-    paths = sorted((root / "fake").iterdir()) + sorted((root / "real").iterdir())
+def test_the_documented_images_are_told_apart_by_a_thumbnail(real_images: Path) -> None:
+    paths = sorted((real_images / "fake").iterdir()) + sorted((real_images / "real").iterdir())
     images = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths])
     labels = np.array([0] * 700 + [1] * 589)
     folds = stratified_folds(labels, np.arange(len(labels)))

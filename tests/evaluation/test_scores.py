@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.optimize import brentq
@@ -110,6 +110,7 @@ def test_hand_case_of_the_panel() -> None:
     assert panel.tpr_at_max_fpr is None
 
 
+@settings(max_examples=60, deadline=None)
 @given(two_classes())
 def test_auc_is_the_mann_whitney_statistic(data: tuple[BoolArray, FloatArray]) -> None:
     truth, scores = data
@@ -118,6 +119,7 @@ def test_auc_is_the_mann_whitney_statistic(data: tuple[BoolArray, FloatArray]) -
     assert panel.roc_auc == pytest.approx(u / (truth.sum() * (~truth).sum()))
 
 
+@settings(max_examples=60, deadline=None)
 @given(two_classes())
 def test_equal_error_rate_is_where_the_curves_cross(data: tuple[BoolArray, FloatArray]) -> None:
     truth, scores = data
@@ -135,6 +137,7 @@ def test_equal_error_rate_of_two_normal_classes() -> None:
     assert panel.equal_error_rate == pytest.approx(norm.cdf(-1), abs=5e-4)
 
 
+@settings(max_examples=60, deadline=None)
 @given(two_classes())
 def test_swapping_the_classes_swaps_their_figures(data: tuple[BoolArray, FloatArray]) -> None:
     truth, scores = data
@@ -235,6 +238,7 @@ def test_no_predictive_value_where_nothing_is_called_positive() -> None:
     assert "ppv_at_50_percent" not in panel.metrics()
 
 
+@settings(max_examples=60, deadline=None)
 @given(two_classes())
 def test_metrics_are_finite_numbers_under_plain_names(data: tuple[BoolArray, FloatArray]) -> None:
     found = detection_scores(*data, ("0_Real Face", "1_fäke")).metrics()

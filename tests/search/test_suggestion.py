@@ -252,7 +252,7 @@ def spaces(draw: st.DrawFn) -> keras_tuner.HyperParameters:
     return space
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     space=spaces(),
     algorithm=st.sampled_from(["random", "grid", "hyperband"]),
@@ -562,6 +562,15 @@ def test_seed_zero_is_a_seed_like_any_other(algorithm: Algorithm) -> None:
     assert shared == {configurations(tables[0])[0]}, "only trial 0 is common to both"
 
 
+def test_each_bayesian_question_draws_from_a_seed_of_its_own() -> None:
+    template = build_oracle(spec_of("bayesian"))
+    first, second = search(build_oracle(spec_of("bayesian", max_trials=2)))
+    forged = replace(second, values={"dropout": 0.125, "units": 96})
+    answer = suggest(template, [first, forged])
+    assert isinstance(answer, Suggestion)
+    assert answer.values["dropout"] != second.values["dropout"]
+
+
 def test_seeds_are_never_zero_and_far_apart() -> None:
     seeds = sorted(far_apart_seed(5, sequence) for sequence in range(10_000))
     assert seeds[0] > 0
@@ -699,8 +708,10 @@ def test_users_oracle_is_continued_from_every_event(index: int) -> None:
         assert search(again, score_or_fail, cut(whole, num_kept), 2, shuffled) == whole
 
 
-def test_users_oracle_that_was_given_no_seed_is_continued_with_the_recorded_one() -> None:
-    first, second = (kt_oracles.RandomSearchOracle("val_loss", 6, None, wide_space()) for _ in range(2))
+@pytest.mark.parametrize("kind", [kt_oracles.RandomSearchOracle, kt_oracles.BayesianOptimizationOracle])
+def test_users_oracle_that_was_given_no_seed_is_continued_with_the_recorded_one(kind: type[keras_tuner.Oracle]) -> None:
+    first, second = (kind("val_loss", 6, hyperparameters=plane()) for _ in range(2))
+    first.num_initial_points = second.num_initial_points = 3
     table = search(reseeded(first, 71))
     assert search(reseeded(second, 71), begun=table[:3]) == table
 

@@ -1,0 +1,94 @@
+"""What each picture probe is shown: a few numbers of one picture, and the words that say which.
+
+Owns the features. How probes are trained and scored is in `probes`.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import fft
+
+__all__ = ["PICTURE_PROBES", "THUMBNAIL_PX", "Images", "Kind", "PictureProbe", "feature_table"]
+
+Images = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
+Kind = Literal["majority", "shortcut", "forensic"]
+
+THUMBNAIL_PX = 16
+_BORDER_CELLS = 2  # of 16 on each side: what is left of a portrait when its face is covered
+_CORNER_FRACTION = 32 / 300
+_CORNER_CELLS = 4
+_HISTOGRAM_BINS = 16
+_SPECTRUM_BINS = 64
+
+
+@dataclass(frozen=True)
+class PictureProbe:
+    """What one probe sees of a picture.
+
+    Attributes:
+        name: short name, as in a metric's key.
+        kind: "shortcut" or "forensic".
+        sees: what it is shown, in words that follow "sees only".
+        features: takes uint8 (H, W, 3), gives an array of one size for all pictures.
+    """
+
+    name: str
+    kind: Kind
+    sees: str
+    features: Callable[[NDArray[np.uint8]], NDArray[np.generic]]
+
+
+def feature_table(images: Images, probe: PictureProbe) -> NDArray[np.float64]:
+    """The probe's features of each picture, float64 (N, num_features); one picture is read at a time."""
+    with ThreadPoolExecutor() as pool:
+        rows = list(pool.map(lambda pixels: np.ravel(probe.features(pixels)), images))
+    return np.stack(rows).astype(np.float64)
+
+
+def _thumbnail(pixels: NDArray[np.uint8], cells: int = THUMBNAIL_PX) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(pixels).resize((cells, cells), Image.Resampling.BOX))
+
+
+def _border(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    is_border = np.ones((THUMBNAIL_PX, THUMBNAIL_PX), dtype=bool)
+    is_border[_BORDER_CELLS:-_BORDER_CELLS, _BORDER_CELLS:-_BORDER_CELLS] = False
+    return _thumbnail(pixels)[is_border]
+
+
+def _corners(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    rows, columns = (max(1, round(_CORNER_FRACTION * side)) for side in pixels.shape[:2])
+    patches = (pixels[r, c] for r in (np.s_[:rows], np.s_[-rows:]) for c in (np.s_[:columns], np.s_[-columns:]))
+    return np.stack([_thumbnail(np.ascontiguousarray(patch), _CORNER_CELLS) for patch in patches])
+
+
+def _histogram(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    channels = pixels.reshape(-1, 3) // (256 // _HISTOGRAM_BINS)
+    counts = [np.bincount(channels[:, channel], minlength=_HISTOGRAM_BINS) for channel in range(3)]
+    return np.stack(counts) / len(channels)
+
+
+def _spectrum(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Log of the power averaged over each ring of spatial frequency (Durall et al. 2019, section 3)."""
+    gray = np.asarray(Image.fromarray(pixels).convert("L"), dtype=np.float32)
+    power = np.abs(fft.rfft2(gray - gray.mean())) ** 2 / gray.size
+    vertical, horizontal = fft.fftfreq(gray.shape[0]), fft.rfftfreq(gray.shape[1])
+    radius = np.hypot(vertical[:, None], horizontal[None, :])  # cycles per pixel, 0.5 is the finest along an axis
+    ring = np.floor(radius * 2 * _SPECTRUM_BINS).astype(np.int64)
+    inside = ring < _SPECTRUM_BINS  # the corners beyond 0.5 cycles hold diagonals only
+    totals = np.bincount(ring[inside], weights=power[inside], minlength=_SPECTRUM_BINS)
+    counts = np.bincount(ring[inside], minlength=_SPECTRUM_BINS)
+    return np.log(totals / np.maximum(counts, 1) + 1e-3)  # the floor keeps a flat picture finite
+
+
+PICTURE_PROBES = (
+    PictureProbe("thumbnail", "shortcut", f"{THUMBNAIL_PX}x{THUMBNAIL_PX} thumbnails", _thumbnail),
+    PictureProbe("border", "shortcut", "the border around a covered face", _border),
+    PictureProbe("corners", "shortcut", "the four corners", _corners),
+    PictureProbe("histogram", "shortcut", "the counts of each colour", _histogram),
+    PictureProbe("spectrum", "forensic", "the strength of each spatial frequency", _spectrum),
+)

@@ -1,0 +1,109 @@
+"""Figures of a data set audit: what the classes look like on average, and which pictures look the same.
+
+Owns how they look. The arrays come from `evaluation.probes`, the pairs from `data.hashes`.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["closest_pairs_sheet", "mean_faces_figure", "thumbnail_weights_figure"]
+
+SIGNED_COLOURS = "PuOr_r"  # orange: class 0, purple: class 1
+
+
+def mean_faces_figure(means: ArrayLike, class_names: Sequence[str]) -> Figure:
+    """The average picture of each class and the difference of their brightness.
+
+    A sharp average means that the pictures of that class are framed alike.
+
+    Args:
+        means: float (2, H, W, 3), 0 to 255, from `mean_faces`.
+        class_names: positive class first.
+    """
+    faces = np.asarray(means, dtype=float)
+    difference = (faces[0] - faces[1]).mean(axis=2)
+    figure = Figure(figsize=(9.5, 3.3), layout="constrained")
+    panels = figure.subplots(1, 3)
+    for panel, face, name in zip(panels[:2], faces, class_names, strict=True):
+        panel.imshow(np.clip(face / 255, 0, 1))
+        panel.set(title=f"mean of {name}")
+    limit = _draw_signed(panels[2], difference)
+    panels[2].set(title=f"{class_names[0]} minus {class_names[1]}")
+    bar = figure.colorbar(ScalarMappable(Normalize(-limit, limit), SIGNED_COLOURS), ax=panels[2])
+    bar.set_label("brightness, of 255")
+    for panel in panels:
+        panel.set(xticks=[], yticks=[])
+    return figure
+
+
+def thumbnail_weights_figure(weights: ArrayLike, class_names: Sequence[str]) -> Figure:
+    """Where brightness speaks for which class to the thumbnail probe: all channels together, then each.
+
+    Args:
+        weights: float (h, w, 3), above 0 for class 0, from `thumbnail_weights`.
+        class_names: positive class first.
+    """
+    values = np.asarray(weights, dtype=float)
+    figure = Figure(figsize=(11.5, 3.3), layout="constrained")
+    panels = figure.subplots(1, 4)
+    shown = [("all channels", values.sum(axis=2))]
+    shown += [(name, values[..., channel]) for channel, name in enumerate(("red", "green", "blue"))]
+    for panel, (name, layer) in zip(panels, shown, strict=True):
+        _draw_signed(panel, layer)
+        panel.set(title=name, xticks=[], yticks=[])
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(-1, 1), SIGNED_COLOURS), ax=list(panels), shrink=0.7, ticks=[-1, 0, 1]
+    )
+    bar.ax.set_yticklabels([f"bright: {class_names[1]}", "0", f"bright: {class_names[0]}"])
+    return figure
+
+
+def closest_pairs_sheet(
+    images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8],
+    pairs: pd.DataFrame,
+    captions: Sequence[str],
+    max_pairs: int = 12,
+) -> Figure:
+    """Contact sheet of the closest pairs, two side by side: are these the same picture or only look-alikes?
+
+    Args:
+        images: uint8 (N, H, W, 3), RGB; may be memory-mapped, only the shown ones are read.
+        pairs: from `data.hashes.closest_pairs`, closest first; where `is_mirrored`, the first is mirrored.
+        captions: one per image, for instance its name and class.
+        max_pairs: pairs shown at most.
+    """
+    shown = pairs.head(max_pairs)
+    num_columns = max(1, min(3, len(shown)))
+    num_rows = max(1, -(-len(shown) // num_columns))
+    figure = Figure(figsize=(4.4 * num_columns, 2.5 * num_rows + 0.3), layout="constrained")
+    panels = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
+    for panel in panels[len(shown) :]:
+        panel.remove()
+    if shown.empty:
+        figure.suptitle("No two pictures look alike.")
+        return figure
+    for panel, pair in zip(panels, shown.to_dict("records"), strict=False):
+        first, second = int(pair["first"]), int(pair["second"])
+        left = np.asarray(images[first])
+        left = left[:, ::-1] if pair["is_mirrored"] else left
+        gap = np.full((left.shape[0], max(1, left.shape[1] // 30), 3), 255, dtype=np.uint8)
+        panel.imshow(np.concatenate([left, gap, np.asarray(images[second])], axis=1))
+        mirrored = " (mirrored)" if pair["is_mirrored"] else ""
+        distance = f"pHash {pair['phash_bits']}, dHash {pair['dhash_bits']} bits apart"
+        panel.set(xticks=[], yticks=[])
+        panel.set_title(f"{captions[first]}{mirrored} | {captions[second]}\n{distance}", fontsize=8)
+    return figure
+
+
+def _draw_signed(panel: Axes, values: NDArray[np.float64]) -> float:
+    """Draw on a scale symmetric about 0 and return its end."""
+    limit = float(np.abs(values).max()) or 1.0
+    panel.imshow(values, cmap=SIGNED_COLOURS, vmin=-limit, vmax=limit, interpolation="nearest")
+    return limit

@@ -1,0 +1,353 @@
+"""Training is plain `model.fit` to the last digits, and an interrupted one ends bit-equal to an uninterrupted one."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from fakeface_lab.backend import keras
+from fakeface_lab.config import Hyperparameters
+from fakeface_lab.data.pipeline import epoch_order
+from fakeface_lab.errors import ModelError, TrainingDivergedError
+from fakeface_lab.training import EpochRecord, Training, TrainingRecorder, predict, train
+
+SIZE_PX = 40
+TRAIN_ROWS = np.random.default_rng(5).permutation(66)[:45].astype(np.int64)
+VALIDATION_ROWS = np.setdiff1d(np.arange(66), TRAIN_ROWS).astype(np.int64)
+
+SMALL = Hyperparameters(filters_1=4, filters_2=6, dense_units=8, batch_size=16, learning_rate=3e-3)
+
+
+def images() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """66 noisy pictures, half of them brighter above."""
+    rng = np.random.default_rng(1)
+    labels = rng.permutation(np.arange(66) % 2).astype(np.int64)
+    pixels = rng.integers(0, 200, (66, SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
+    pixels[labels == 0, : SIZE_PX // 2] += 20
+    return pixels, labels
+
+
+PIXELS, LABELS = images()
+
+
+class Interrupted(Exception):
+    """Stands for the kill between a checkpoint and the next epoch."""
+
+
+class Heard:
+    """A listener that remembers, and can stop the training after an epoch or in the middle of one."""
+
+    def __init__(self, stop_after_epoch: int = 0, stop_in_step: tuple[int, int] = (0, 0)) -> None:
+        self.steps: list[tuple[int, int, int]] = []
+        self.records: list[EpochRecord] = []
+        self._stop_after_epoch, self._stop_in_step = stop_after_epoch, stop_in_step
+
+    def step_ended(self, epoch: int, step: int, num_steps: int) -> None:
+        self.steps.append((epoch, step, num_steps))
+        if (epoch, step) == self._stop_in_step:
+            raise Interrupted
+
+    def epoch_ended(self, record: EpochRecord) -> None:
+        self.records.append(record)
+        if record.epoch == self._stop_after_epoch:
+            raise Interrupted
+
+
+def run(
+    training: Training, folder: Path, listener: Heard | None = None, validation: bool = True
+) -> tuple[keras.Model, TrainingRecorder]:
+    model = training.build()
+    folder.mkdir(exist_ok=True)
+    recorder = train(
+        model,
+        training,
+        PIXELS,
+        LABELS,
+        TRAIN_ROWS,
+        VALIDATION_ROWS if validation else None,
+        folder,
+        listener or Heard(),
+    )
+    return model, recorder
+
+
+def state_bytes(model: keras.Model) -> list[bytes]:
+    """Weights, seed generators and optimizer, to the last bit."""
+    return [np.asarray(variable).tobytes() for variable in [*model.variables, *model.optimizer.variables]]
+
+
+def measured(records: list[EpochRecord]) -> list[dict[str, float]]:
+    """The history without what a clock measured."""
+    return [{key: value for key, value in record.metrics.items() if key != "epoch_secs"} for record in records]
+
+
+def documented_model() -> keras.Model:
+    """The document's listing, written out by hand."""
+    layers = keras.layers
+    model = keras.Sequential()
+    model.add(keras.Input(shape=(SIZE_PX, SIZE_PX, 3)))
+    model.add(layers.Conv2D(32, (3, 3), padding="same"))
+    model.add(layers.Activation("relu"))
+    model.add(layers.MaxPooling2D(pool_size=(2, 2)))
+    model.add(layers.Dropout(0.25))
+    model.add(layers.Conv2D(64, (3, 3), padding="same"))
+    model.add(layers.Activation("relu"))
+    model.add(layers.MaxPooling2D(pool_size=(2, 2)))
+    model.add(layers.Dropout(0.25))
+    model.add(layers.Flatten())
+    model.add(layers.Dense(128))
+    model.add(layers.Activation("relu"))
+    model.add(layers.Dropout(0.5))
+    model.add(layers.Dense(2))
+    model.add(layers.Activation("softmax"))
+    optimizer = keras.optimizers.Adam(learning_rate=1e-4)
+    model.compile(loss="categorical_crossentropy", optimizer=optimizer, metrics=["accuracy"], jit_compile=False)
+    return model
+
+
+def test_loss_trace_is_that_of_plain_fit_on_the_documented_model(tmp_path: Path) -> None:
+    seed, epochs = 7, 3
+    training = Training(Hyperparameters(), SIZE_PX, seed, epochs)
+    model, recorder = run(training, tmp_path / "run")
+
+    keras.utils.set_random_seed(seed)
+    by_hand = documented_model()
+    images, one_hot = (PIXELS / 255).astype(np.float32), keras.utils.to_categorical(LABELS, 2)
+    validation = (images[VALIDATION_ROWS], one_hot[VALIDATION_ROWS])
+    trace = []
+    for epoch in range(epochs):
+        rows = TRAIN_ROWS[epoch_order(len(TRAIN_ROWS), seed, epoch)]
+        history = by_hand.fit(
+            images[rows], one_hot[rows], batch_size=32, shuffle=False, validation_data=validation, verbose=0
+        ).history
+        trace.append({name: values[0] for name, values in history.items()})
+
+    assert len(TRAIN_ROWS) % 32, "the last batch must be a partial one"
+    for expected, record in zip(trace, recorder.records, strict=True):
+        assert {name: record.metrics[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+    assert int(np.asarray(model.optimizer.iterations)) == epochs * 2
+    for one, other in zip(model.get_weights(), by_hand.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_the_trace_would_notice_another_order(tmp_path: Path) -> None:
+    training = Training(SMALL, SIZE_PX, seed=7, epochs=2)
+    _, right = run(training, tmp_path / "right")
+    model = training.build()
+    (tmp_path / "other").mkdir()
+    other = train(
+        model, training, PIXELS, LABELS, TRAIN_ROWS[::-1].copy(), VALIDATION_ROWS, tmp_path / "other", Heard()
+    )
+    assert abs(right.records[-1].metrics["val_loss"] - other.records[-1].metrics["val_loss"]) > 1e-5
+
+
+def test_an_epoch_reports_what_evaluate_finds(tmp_path: Path) -> None:
+    model, recorder = run(Training(SMALL, SIZE_PX, seed=0, epochs=2), tmp_path)
+    images, one_hot = (PIXELS / 255).astype(np.float32), keras.utils.to_categorical(LABELS, 2)
+    loss, accuracy = model.evaluate(images[VALIDATION_ROWS], one_hot[VALIDATION_ROWS], verbose=0)
+    last = recorder.records[-1].metrics
+    assert last["val_loss"] == pytest.approx(loss, abs=1e-6)
+    assert last["val_accuracy"] == pytest.approx(accuracy, abs=1e-6)
+    assert last["learning_rate"] == pytest.approx(3e-3)
+    assert last["epoch_secs"] > 0
+    assert set(last) == {"loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "epoch_secs"}
+
+
+def test_the_listener_hears_every_step_and_epoch_counted_from_one(tmp_path: Path) -> None:
+    heard = Heard()
+    _, recorder = run(Training(SMALL, SIZE_PX, seed=0, epochs=2), tmp_path, heard)
+    assert heard.steps == [(epoch, step, 3) for epoch in (1, 2) for step in (1, 2, 3)]
+    assert heard.records == recorder.records
+    assert [record.epoch for record in heard.records] == [1, 2]
+    assert heard.records[0].ended_at_ms < heard.records[1].ended_at_ms
+
+
+def test_without_validation_there_are_no_validation_figures(tmp_path: Path) -> None:
+    _, recorder = run(Training(SMALL, SIZE_PX, seed=0, epochs=1), tmp_path, validation=False)
+    assert set(recorder.records[0].metrics) == {"loss", "accuracy", "learning_rate", "epoch_secs"}
+
+
+# Best by val_accuracy from the top: ties keep the first. The augmented one draws per image and epoch.
+RESUMABLE = {
+    "last": Training(SMALL, SIZE_PX, seed=2, epochs=3),
+    "best": Training(SMALL, SIZE_PX, seed=2, epochs=3, keep="best"),
+    "best accuracy": Training(SMALL, SIZE_PX, seed=2, epochs=3, keep="best", objective="val_accuracy", direction="max"),
+    "augmented": Training(SMALL.model_copy(update={"augmentation": 1.0}), SIZE_PX, seed=2, epochs=3),
+}
+
+
+@pytest.mark.parametrize("kind", RESUMABLE)
+def test_interrupted_training_ends_bit_equal(kind: str, tmp_path: Path) -> None:
+    training = RESUMABLE[kind]
+    whole, uninterrupted = run(training, tmp_path / "whole")
+    folder = tmp_path / "cut"
+    for listener in (Heard(stop_after_epoch=1), Heard(stop_in_step=(2, 2)), Heard(stop_after_epoch=2)):
+        with pytest.raises(Interrupted):
+            run(training, folder, listener)
+        keras.backend.clear_session()
+    heard = Heard()
+    resumed, recorder = run(training, folder, heard)
+    assert [record.epoch for record in heard.records] == [3], "only the last epoch was left to do"
+    assert measured(recorder.records) == measured(uninterrupted.records)
+    assert recorder.kept_epoch == uninterrupted.kept_epoch
+    assert state_bytes(resumed) == state_bytes(whole)
+
+
+def test_interrupted_after_the_last_epoch_nothing_is_trained_again(tmp_path: Path) -> None:
+    training = RESUMABLE["best"]
+    whole, uninterrupted = run(training, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        run(training, tmp_path / "cut", Heard(stop_after_epoch=3))
+    heard = Heard()
+    resumed, recorder = run(training, tmp_path / "cut", heard)
+    assert heard.steps == []
+    assert recorder.kept_epoch == uninterrupted.kept_epoch
+    assert state_bytes(resumed) == state_bytes(whole)
+
+
+CONTINUE_IN_A_PROCESS = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import test_training as t
+training, folder = t.RESUMABLE["best"], Path(sys.argv[2])
+try:
+    model, _ = t.run(training, folder, t.Heard(stop_after_epoch=int(sys.argv[3])))
+    print(t.hashlib_of(model))
+except t.Interrupted:
+    pass
+"""
+
+
+def hashlib_of(model: keras.Model) -> str:
+    import hashlib
+
+    return hashlib.sha256(b"".join(state_bytes(model))).hexdigest()
+
+
+def test_interrupted_in_another_process_ends_bit_equal(tmp_path: Path) -> None:
+    def start(folder: Path, stop_after_epoch: int) -> str:
+        words = [sys.executable, "-c", CONTINUE_IN_A_PROCESS, str(Path(__file__).parent), str(folder)]
+        done = subprocess.run([*words, str(stop_after_epoch)], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    assert start(tmp_path / "cut", 1) == ""
+    assert start(tmp_path / "cut", 0) == start(tmp_path / "whole", 0) != ""
+
+
+@pytest.mark.parametrize(
+    ("objective", "direction", "pick"), [("val_loss", "min", min), ("loss", "max", max)], ids=["min", "max"]
+)
+def test_kept_weights_are_those_of_the_kept_epoch(
+    objective: str, direction: Literal["min", "max"], pick: type[min], tmp_path: Path
+) -> None:
+    # A learning rate that overshoots, so that the best epoch is not the last one.
+    values = SMALL.model_copy(update={"learning_rate": 0.05})
+    training = Training(values, SIZE_PX, 3, 4, keep="best", objective=objective, direction=direction)
+    model, recorder = run(training, tmp_path)
+    figures = [record.metrics[objective] for record in recorder.records]
+    assert recorder.kept_epoch == 1 + figures.index(pick(figures)) < 4
+    images, one_hot = (PIXELS / 255).astype(np.float32), keras.utils.to_categorical(LABELS, 2)
+    loss, _ = model.evaluate(images[VALIDATION_ROWS], one_hot[VALIDATION_ROWS], verbose=0)
+    assert loss == pytest.approx(recorder.records[recorder.kept_epoch - 1].metrics["val_loss"], abs=1e-6)
+    kept_files = [path.name for path in tmp_path.glob("kept-*")]
+    assert kept_files == [f"kept-{recorder.kept_epoch}.weights"], "weights of earlier best epochs are deleted"
+
+
+def test_the_last_epochs_weights_need_no_file_of_their_own(tmp_path: Path) -> None:
+    _, recorder = run(Training(SMALL, SIZE_PX, seed=0, epochs=2), tmp_path)
+    assert recorder.kept_epoch == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch.ckpt"]
+
+
+@pytest.mark.parametrize("torn", ["epoch.ckpt", "kept-*.weights"])
+@pytest.mark.parametrize("how", ["cut", "flipped", "gone"])
+def test_a_torn_file_starts_the_training_over_with_the_same_result(torn: str, how: str, tmp_path: Path) -> None:
+    training = RESUMABLE["best"]
+    whole, _ = run(training, tmp_path / "whole")
+    folder = tmp_path / "cut"
+    with pytest.raises(Interrupted):
+        run(training, folder, Heard(stop_after_epoch=2))
+    (path,) = folder.glob(torn)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    if how == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(content if how == "flipped" else content[: len(content) // 2])
+    heard = Heard()
+    again, _ = run(training, folder, heard)
+    assert [record.epoch for record in heard.records] == [1, 2, 3]
+    assert state_bytes(again) == state_bytes(whole)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    run(Training(SMALL, SIZE_PX, seed=0, epochs=1), tmp_path)
+    wider = Training(SMALL.model_copy(update={"dense_units": 9}), SIZE_PX, seed=0, epochs=1)
+    with pytest.raises(
+        ModelError, match=r"epoch\.ckpt: holds another model \(array \d+ is \(\d+, 8\), not \(\d+, 9\)\)"
+    ):
+        run(wider, tmp_path)
+
+
+def test_divergence_ends_with_epoch_and_step(tmp_path: Path) -> None:
+    training = Training(SMALL, SIZE_PX, seed=0, epochs=2)
+    model = training.build()
+    model.get_layer("dense_1").bias.assign([np.nan, 0])
+    with pytest.raises(
+        TrainingDivergedError,
+        match=r"training diverged: loss became nan in epoch 1, step 1 of 3; lower the learning rate or change the seed",
+    ):
+        train(model, training, PIXELS, LABELS, TRAIN_ROWS, VALIDATION_ROWS, tmp_path, Heard())
+    assert not (tmp_path / "epoch.ckpt").exists(), "nothing is kept of weights that are no numbers"
+
+
+class _BreaksWeights(Heard):
+    """Makes the weights infinite after a given step, as a learning rate far too high would."""
+
+    def __init__(self, model: keras.Model, epoch: int, step: int) -> None:
+        super().__init__()
+        self._model, self._at = model, (epoch, step)
+
+    def step_ended(self, epoch: int, step: int, num_steps: int) -> None:
+        if (epoch, step) == self._at:
+            self._model.get_layer("dense").kernel.assign(np.full((600, 8), np.inf))
+
+
+@pytest.mark.parametrize(
+    ("at", "where"),
+    [((2, 1), r"loss became \w+ in epoch 2, step 2 of 3"), ((2, 3), r"val_loss became \w+ in epoch 2, validation")],
+)
+def test_divergence_later_on_is_noticed_where_it_happens(at: tuple[int, int], where: str, tmp_path: Path) -> None:
+    training = Training(SMALL, SIZE_PX, seed=0, epochs=3)
+    model = training.build()
+    listener = _BreaksWeights(model, *at)
+    with pytest.raises(TrainingDivergedError, match=where) as err:
+        train(model, training, PIXELS, LABELS, TRAIN_ROWS, VALIDATION_ROWS, tmp_path, listener)
+    assert "\n" not in str(err.value)
+    assert [record.epoch for record in listener.records] == [1]
+
+
+def test_equal_trainings_are_equal_whatever_ran_between(tmp_path: Path) -> None:
+    training = Training(SMALL, SIZE_PX, seed=4, epochs=2)
+    first, _ = run(training, tmp_path / "first")
+    run(dataclasses.replace(training, seed=5), tmp_path / "between")
+    second, _ = run(training, tmp_path / "second")
+    assert state_bytes(first) == state_bytes(second)
+
+
+def test_predict_follows_the_rows_asked_for(tmp_path: Path) -> None:
+    model = Training(SMALL, SIZE_PX, seed=0, epochs=1).build()
+    rows = np.array([5, 3, 64, 3], dtype=np.int64)
+    found = predict(model, PIXELS, rows, batch_size=3)
+    assert found.shape == (4, 2)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-6)
+    expected = model.predict((PIXELS[rows] / 255).astype(np.float32), verbose=0)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert predict(model, PIXELS, np.arange(66)).shape == (66, 2)
