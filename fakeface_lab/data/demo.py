@@ -51,6 +51,8 @@ _HAZE = (5, 25)
 _LAMP = (0.9, 1.08)
 _SIDE = 0.18
 _NOISE = (0.5, 2.0)
+_BACK = (60, 200)
+_BACKSD = 21
 _TONE = (0.0, 0.8)
 _SETTINGS_FILE = "demo.json"
 
@@ -201,7 +203,7 @@ def _draw_eyes(pen: _Pen, person: _Person, fake: bool) -> None:
 
 def _backdrop(rng: np.random.Generator, canvas_px: int) -> Image.Image:
     """A smooth colour field: 3x3 random colours around one, blown up."""
-    colors = rng.uniform(60, 200) + rng.normal(0, 22, 3) + rng.normal(0, 20, (3, 3, 3))
+    colors = rng.uniform(*_BACK) + rng.normal(0, _BACKSD, 3) + rng.normal(0, _BACKSD, (3, 3, 3))
     field = Image.fromarray(np.clip(colors, 0, 255).astype(np.uint8))
     return field.resize((canvas_px, canvas_px), Image.Resampling.BICUBIC)
 

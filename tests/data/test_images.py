@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -79,9 +78,9 @@ def test_alpha_is_dropped_and_said(tmp_path: Path, mode: str) -> None:
 
 
 def test_palette_is_used_and_its_transparency_is_said(tmp_path: Path) -> None:
-    _picture(mode="P").save(tmp_path / "plain.png")
+    _picture().convert("P").save(tmp_path / "plain.png")
     assert decode_image(tmp_path / "plain.png", 8)[1] == []
-    _picture(mode="P").save(tmp_path / "clear.png", transparency=0)
+    _picture().convert("P").save(tmp_path / "clear.png", transparency=0)
     assert decode_image(tmp_path / "clear.png", 8)[1] == ["alpha channel dropped"]
 
 
@@ -213,7 +212,6 @@ def test_rows_belong_to_their_files_whatever_was_skipped(messy: Path, project: P
 def test_name_that_is_no_utf8_is_used(make_images: MakeImages, project: Path) -> None:
     root = make_images(num_per_class=2)
     name = os.fsdecode(b"caf\xe9.png")
-    _picture().save(io.BytesIO(), "PNG")
     os.rename(root / "fake" / "fake_0.png", root / "fake" / name)  # noqa: PTH104
     images = _load(root)
     assert images.files[0].name == f"fake/{name}"
@@ -293,8 +291,8 @@ def test_damaged_entry_says_how_to_delete_it(make_images: MakeImages, project: P
 
 
 def test_pixels_that_outgrow_the_disk_are_refused_beforehand(make_images: MakeImages, project: Path) -> None:
-    with pytest.raises(DataError, match=r"GB free, the pixels need 48000000\.0 GB; make room"):
-        _load(make_images(num_per_class=2), 2 * 10**7 // 10)
+    with pytest.raises(DataError, match=r"GB free, the pixels need 48000.0 GB; make room"):
+        _load(make_images(num_per_class=2), 2_000_000)
 
 
 LOADER = """
@@ -305,7 +303,8 @@ from fakeface_lab.data.sources import find_source
 decode = images.decode_image
 def slow(path, size_px):
     time.sleep(float(sys.argv[2]))
-    print("decoded", flush=True)
+    sys.stdout.write("decoded\\n")
+    sys.stdout.flush()
     return decode(path, size_px)
 images.decode_image = slow
 root = Path(sys.argv[1])
@@ -337,10 +336,8 @@ def test_process_killed_while_writing_leaves_nothing_that_counts(make_images: Ma
 
 def test_two_processes_at_once_decode_once_and_agree(make_images: MakeImages, project: Path) -> None:
     root = make_images(num_per_class=20)
-    started = time.monotonic()
     loaders = [_start_loader(root, 0.02) for _ in range(2)]
     outputs = [loader.communicate(timeout=60)[0].splitlines() for loader in loaders]
-    assert time.monotonic() - started < 60
     expected = f"sum {int(_load(root).pixels.sum())}"
     assert [output[-1] for output in outputs] == [expected, expected]
     assert sum(output.count("decoded") for output in outputs) == 40
