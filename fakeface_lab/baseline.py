@@ -36,11 +36,15 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
     Raises:
         FakefaceLabError: one of its kinds, with one line that says what to do.
     """
-    # TensorFlow takes seconds to load; `--help` and a wrong setting should not wait for it.
+    # TensorFlow takes seconds to load; `--help`, a wrong setting and missing images should not wait for it.
+    from fakeface_lab.data.sources import find_source
+
+    project = find_project()
+    source = find_source(settings.data, settings.positive, project, settings.image_size)
+
     from fakeface_lab import console, recording
     from fakeface_lab.backend import set_up_process
     from fakeface_lab.data.images import load_images
-    from fakeface_lab.data.sources import find_source
     from fakeface_lab.data.splits import make_split
     from fakeface_lab.results import produce_outcome, read_outcome
     from fakeface_lab.tracking.patience import PatientWriter
@@ -48,9 +52,7 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
     from fakeface_lab.tracking.store import open_store
     from fakeface_lab.training import Training
 
-    project = find_project()
     num_threads = set_up_process(settings.threads)
-    source = find_source(settings.data, settings.positive, project, settings.image_size)
     images = load_images(source, settings.image_size)
     split = make_split(images, settings.split, settings.seed)
     training = Training(settings.hyperparameters, settings.image_size, settings.seed, settings.epochs)
@@ -72,9 +74,9 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
         facts=params | {"role": "baseline", "name": settings.name, "data_digest": images.digest},
         resume=settings.resume,
     )
-    sweep_dead_runs(store)
-    console.print_places(store, run.name, run.run_id)
     with run.ending():
+        sweep_dead_runs(store)
+        console.print_places(run.store, run.name, run.run_id)
         recording.begin_recording(run, params, images, settings.model_dump(), num_threads)
         outcome = read_outcome(run.folder)
         if outcome is None:
@@ -88,7 +90,7 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
     recording.remove_work_folder(run)
     as_documented = source.is_documented and training == Training(Hyperparameters(), 300, training.seed, 10)
     console.print_outcome(outcome, beside_documented=as_documented and split.test_is_validation)
-    console.print_places(store, run.name, run.run_id)
+    console.print_places(run.store, run.name, run.run_id)
     return BaselineResult(run.run_id, model_id, outcome.metrics)
 
 

@@ -35,17 +35,9 @@ __all__ = [
 
 ENV_PREFIX = "FAKEFACE_"
 
-# Variables with that prefix that are no settings: where to keep what can be made again (`data.sources`).
-ENV_OTHERS = ("FAKEFACE_CACHE",)
+RANGE_WORDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 SettingsT = TypeVar("SettingsT", bound="Settings")
-
-
-def _number(default: float, description: str, **bounds: float) -> Any:
-    """Return a field whose range is part of its description, so that `--help` prints it."""
-    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-    limits = ", ".join(f"{words[kind]} {bound}" for kind, bound in bounds.items())
-    return Field(default, description=f"{description}; {limits}", **cast(Any, bounds))
 
 
 class Hyperparameters(BaseModel):
@@ -53,15 +45,15 @@ class Hyperparameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    filters_1: int = _number(32, "filters of the first convolution", ge=1, le=1024)
-    filters_2: int = _number(64, "filters of the second convolution", ge=1, le=1024)
-    dense_units: int = _number(128, "units of the hidden dense layer", ge=1, le=8192)
-    conv_dropout: float = _number(0.25, "dropped fraction after each pooling", ge=0, lt=1)
-    dense_dropout: float = _number(0.5, "dropped fraction before the last layer", ge=0, lt=1)
-    learning_rate: float = _number(1e-4, "Adam's learning rate", gt=0, le=1)
-    batch_size: int = _number(32, "images a training step", ge=1, le=4096)
-    augmentation: float = _number(
-        0.0, "strength of the declared augmentation: 0 off (documented), 1 as declared", ge=0, le=2
+    filters_1: int = Field(32, ge=1, le=1024, description="filters of the first convolution")
+    filters_2: int = Field(64, ge=1, le=1024, description="filters of the second convolution")
+    dense_units: int = Field(128, ge=1, le=8192, description="units of the hidden dense layer")
+    conv_dropout: float = Field(0.25, ge=0, lt=1, description="dropped fraction after each pooling")
+    dense_dropout: float = Field(0.5, ge=0, lt=1, description="dropped fraction before the last layer")
+    learning_rate: float = Field(1e-4, gt=0, le=1, description="Adam's learning rate")
+    batch_size: int = Field(32, ge=1, le=4096, description="images a training step")
+    augmentation: float = Field(
+        0.0, ge=0, le=2, description="strength of the declared augmentation: 0 off (documented), 1 as declared"
     )
     precision: Literal["float32", "mixed_bfloat16"] = Field("float32", description="dtype policy of the layers")
 
@@ -80,7 +72,9 @@ class Settings(BaseSettings):
         None,
         description="MLflow store; default: MLFLOW_TRACKING_URI, else mlflow.db in the project folder",
     )
-    tracking_patience_secs: float = _number(600, "how long a write waits for a tracking server that is away, s", ge=0)
+    tracking_patience_secs: float = Field(
+        600, ge=0, description="how long a write waits for a tracking server that is away, s"
+    )
     debug: bool = Field(False, description="show the whole trace of an error")
 
     @classmethod
@@ -109,11 +103,11 @@ class RunSettings(Settings):
         None,
         description="class folder to detect (the documented one is fake); needed for unknown folder names",
     )
-    image_size: int = _number(300, "edge of the square pictures the model sees, px", ge=16, le=2048)
+    image_size: int = Field(300, ge=16, le=2048, description="edge of the square pictures the model sees, px")
     split: Literal["documented", "sealed"] = Field(
         "documented", description="documented: 80/20, validated on the test images; sealed: 64/16/20"
     )
-    seed: int = _number(0, "seed of split, initial weights, data order and dropout", ge=0, lt=2**31)
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of split, initial weights, data order and dropout")
     name: str | None = Field(None, min_length=1, max_length=200, description="name of the run or search")
 
 
@@ -126,8 +120,10 @@ class DataSettings(RunSettings):
 class TrainingSettings(RunSettings):
     """What every program takes that trains."""
 
-    epochs: int = _number(10, "passes over the training images", ge=1, le=10_000)
-    threads: int = _number(0, "threads of one training, equal results need equal threads, 0: all cores", ge=0, le=1024)
+    epochs: int = Field(10, ge=1, le=10_000, description="passes over the training images")
+    threads: int = Field(
+        0, ge=0, le=1024, description="threads of one training, equal results need equal threads, 0: all cores"
+    )
 
 
 class BaselineSettings(TrainingSettings):
@@ -158,7 +154,8 @@ def load_settings(settings_class: type[SettingsT], argv: list[str], prog: str) -
             cannot be read.
         SystemExit: after `--help` was printed.
     """
-    _check_environment()
+    _check_environment(settings_class)
+    _explain_ranges(settings_class)
     try:
         command_line: CliSettingsSource[Any] = CliSettingsSource(
             settings_class, cli_parse_args=argv, cli_prog_name=prog
@@ -174,16 +171,30 @@ def load_settings(settings_class: type[SettingsT], argv: list[str], prog: str) -
         raise ConfigError("; ".join(_explain(settings_class, problem) for problem in err.errors())) from err
 
 
-def _check_environment() -> None:
-    """Refuse a misspelt variable; one that only another program takes is left alone."""
-    known = {ENV_PREFIX + name.upper() for program in _subclasses(Settings) for name in program.model_fields}
+def _check_environment(settings_class: type[Settings]) -> None:
+    """Refuse a misspelt variable; others may be settings of another program."""
+    known = settings_class.model_fields.keys()
     for variable in os.environ:
-        if variable.startswith(ENV_PREFIX) and variable not in known and variable not in ENV_OTHERS:
-            raise ConfigError(f"{variable}: unknown environment variable{_nearest(variable, sorted(known))}")
+        name = variable.removeprefix(ENV_PREFIX).lower()
+        if variable.startswith(ENV_PREFIX) and name not in known:
+            for match in difflib.get_close_matches(name, known, n=1, cutoff=0.8):
+                raise ConfigError(f"{variable}: unknown variable; did you mean {ENV_PREFIX}{match.upper()}?")
 
 
-def _subclasses(model: type[BaseModel]) -> list[type[BaseModel]]:
-    return [model, *(deeper for subclass in model.__subclasses__() for deeper in _subclasses(subclass))]
+def _explain_ranges(model: type[BaseModel]) -> None:
+    """Add the range of each field to its description, which is what `--help` prints."""
+    for field in model.model_fields.values():
+        limits = [
+            f"{word} {getattr(limit, kind)}"
+            for limit in field.metadata
+            for kind, word in RANGE_WORDS.items()
+            if hasattr(limit, kind)
+        ]
+        explained = ", ".join(limits)
+        if not (field.description or "").endswith(explained):
+            field.description = f"{field.description}; {explained}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            _explain_ranges(field.annotation)
 
 
 def _config_file(settings_class: type[Settings], command_line: dict[str, Any]) -> Path | None:
@@ -209,9 +220,10 @@ def _explain(settings_class: type[BaseModel], problem: ErrorDetails) -> str:
         allowed = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
         value = "" if isinstance(problem["input"], dict) else f" = {problem['input']!r}"
         return f"{key}{value}: {allowed}" if key else allowed
-    known = _known_keys(settings_class)
-    siblings = [name for name in known if name.count(".") == len(location) - 1]
-    return f"{key}: unknown setting{_nearest(key, siblings)}"
+    parent = key.rpartition(".")[0]
+    known = [name.rpartition(".") for name in _known_keys(settings_class)]
+    siblings = [name for prefix, _, name in known if prefix == parent]
+    return f"{key}: unknown setting{_nearest(location[-1], siblings)}"
 
 
 def _explain_source(settings_class: type[BaseModel], message: str) -> str:
@@ -222,9 +234,9 @@ def _explain_source(settings_class: type[BaseModel], message: str) -> str:
     prefix = "unrecognized arguments: "
     if not text.startswith(prefix):
         return text
-    unknown = text.removeprefix(prefix).split()[0]
+    unknown = text.removeprefix(prefix).split()[0].split("=")[0]
     flags = ["--" + name.replace("_", "-") for name in _known_keys(settings_class)]
-    return f"{unknown}: unknown argument{_nearest(unknown.split('=')[0], flags)}"
+    return f"{unknown}: unknown argument{_nearest(unknown, flags)}"
 
 
 def _nearest(name: str, known: list[str]) -> str:

@@ -4,8 +4,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -14,6 +14,7 @@ from fakeface_lab.data.images import ImageSet
 from fakeface_lab.data.splits import Split
 from fakeface_lab.evaluation.intervals import wilson
 from fakeface_lab.results import Outcome
+from fakeface_lab.terminal import console, format_secs
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.training import EpochRecord, Listener
 
@@ -27,8 +28,6 @@ __all__ = [
     "print_places",
 ]
 
-console = Console(highlight=False, soft_wrap=True)
-
 
 def print_data_card(images: ImageSet, split: Split) -> None:
     """Say which images are used, which are not and why, and how they are split."""
@@ -37,10 +36,10 @@ def print_data_card(images: ImageSet, split: Split) -> None:
         console.print(source.notice, style="bold white on red")
     counts = ", ".join(f"{count} {name}" for name, count in images.class_counts().items())
     console.print(f"[bold]data[/]      {source.name}: {len(images.files)} images ({counts}), {images.size_px} px")
-    console.print(f"          {source.root}  digest {images.digest[:12]}", style="dim")
+    console.print(f"          {escape(str(source.root))}  digest {images.digest[:12]}", style="dim")
     for reason, num_files in _count([skipped.reason for skipped in images.skipped]).items():
         examples = ", ".join(skipped.name for skipped in images.skipped if skipped.reason == reason)
-        console.print(f"          skipped {num_files}: {reason} ({_shorten(examples)})", style="yellow")
+        console.print(f"          skipped {num_files}: {reason} ({escape(_shorten(examples))})", style="yellow")
     for remark, num_files in images.remarks.items():
         console.print(f"          used {num_files}: {remark}", style="yellow")
     if split.test_is_validation:
@@ -113,15 +112,6 @@ class TrainingProgress:
         )
 
 
-def format_secs(secs: float) -> str:
-    """Return a duration as people say it: `42 s`, `6 min 20 s`, `2 h 05 min`."""
-    if secs < 60:
-        return f"{secs:.0f} s"
-    if secs < 3600:
-        return f"{secs // 60:.0f} min {secs % 60:02.0f} s"
-    return f"{secs // 3600:.0f} h {secs % 3600 // 60:02.0f} min"
-
-
 def print_outcome(outcome: Outcome, *, beside_documented: bool) -> None:
     """Print the result; on the documented images, at the documented settings, beside the documented figures."""
     metrics = outcome.metrics
@@ -145,17 +135,20 @@ def print_outcome(outcome: Outcome, *, beside_documented: bool) -> None:
     console.print(
         "          " + ", ".join(f"{name} {details[name]:.4f}" for name in (*shown, *recalls) if name in details)
     )
+    console.print(f"[bold]worth[/]     {outcome.explanation}")
 
 
 def _documented_table(outcome: Outcome) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False, title="documented / this run", title_justify="left")
+    title = "each pair: documented / this run"
+    table = Table(box=None, header_style="bold", pad_edge=False, title=title, title_justify="left")
     table.add_column("epoch", justify="right")
     for name in documented.HISTORY:
-        table.add_column(name, justify="right")
-    table.add_column("seconds", justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("seconds", justify="right", no_wrap=True)
     for index, record in enumerate(outcome.records[: len(documented.EPOCH_SECS)]):
-        pairs = (f"{values[index]:.4f} / {record.metrics[name]:.4f}" for name, values in documented.HISTORY.items())
-        table.add_row(str(record.epoch), *pairs, f"{documented.EPOCH_SECS[index]} / {record.metrics['epoch_secs']:.0f}")
+        pairs = (f"{values[index]:.4f}/{record.metrics[name]:.4f}" for name, values in documented.HISTORY.items())
+        secs = f"{documented.EPOCH_SECS[index]}/{record.metrics['epoch_secs']:.0f}"
+        table.add_row(str(record.epoch), *pairs, secs)
     return table
 
 

@@ -133,7 +133,7 @@ def finish_recording(
         # Some may be missing if the process died between checkpoint and write; the others do not change.
         run.log_metrics(record.metrics, record.epoch, record.ended_at_ms)
     run.log_metrics(outcome.metrics, outcome.kept_epoch, outcome.ended_at_ms)
-    run.writer.drain()
+    run.set_tags({"mlflow.note.content": outcome.explanation})
     run.upload(run.folder / ARTIFACTS)
     if not keep_model:
         return None

@@ -21,8 +21,18 @@ from fakeface_lab.data.images import ImageSet
 from fakeface_lab.data.splits import TEST, VALIDATION, Split, write_ledger
 from fakeface_lab.evaluation.scores import detection_scores, documented_scores
 from fakeface_lab.figures.training import confusion_figure, curve_figures, documented_figure, roc_figure
+from fakeface_lab.robustness import stress_objectives
+from fakeface_lab.shortcuts import explain_accuracy
 from fakeface_lab.tracking.models import package_model
-from fakeface_lab.training import EpochRecord, Listener, Training, TrainingRecorder, predict, train
+from fakeface_lab.training import (
+    STRESS_OBJECTIVES,
+    EpochRecord,
+    Listener,
+    Training,
+    TrainingRecorder,
+    predict,
+    train,
+)
 
 __all__ = ["ARTIFACTS", "MODEL", "Outcome", "produce_outcome", "read_outcome"]
 
@@ -41,16 +51,21 @@ class Outcome:
         records: every epoch.
         kept_epoch: the epoch whose weights were kept, from 1.
         metrics: the end figures, by metric name.
+        explanation: in words, how much of the accuracy a simple shortcut has too; empty where nothing was scored.
     """
 
     records: list[EpochRecord]
     kept_epoch: int
     metrics: dict[str, float]
+    explanation: str = ""
 
     @property
     def ended_at_ms(self) -> int:
-        """When the last epoch ended, Unix time in ms: the time of all end figures."""
-        return self.records[-1].ended_at_ms
+        """When the kept epoch ended, Unix time in ms: the time of all end figures.
+
+        The epoch's own figures, attached to the model, are then the points that the run already has.
+        """
+        return self.records[self.kept_epoch - 1].ended_at_ms
 
     def kept_metrics(self) -> dict[str, float]:
         """Return the metrics of the epoch whose weights were kept."""
@@ -63,7 +78,8 @@ def read_outcome(folder: Path) -> Outcome | None:
     if not path.exists():
         return None
     content = json.loads(path.read_text())
-    return Outcome([EpochRecord(**record) for record in content["records"]], content["kept_epoch"], content["metrics"])
+    records = [EpochRecord(**record) for record in content.pop("records")]
+    return Outcome(records, **content)
 
 
 def produce_outcome(
@@ -118,6 +134,13 @@ def _write_outcome(
     for part, (rows, probabilities) in scored.items():
         metrics |= _scores(part, rows, probabilities, images, split)
         _write_score_figures(part, rows, probabilities, images, artifacts)
+    explanation = ""
+    if scored:
+        part = TEST if TEST in scored else VALIDATION
+        explained, explanation = explain_accuracy(images, split, metrics[f"{part}_accuracy"], part)
+        metrics |= explained
+    if training.objective in STRESS_OBJECTIVES and len(split.validation):
+        metrics |= stress_objectives(model, images, split.validation)
     _write_scores_table(scored, images, artifacts / "scores.csv")
     write_ledger(split, images, artifacts / "split.csv")
     _write_layers(model, artifacts / "layers.txt")
@@ -127,7 +150,7 @@ def _write_outcome(
         example=(images.pixels[split.train[:1]] / 255).astype(np.float32),
         metadata=_model_metadata(images, training, split),
     )
-    outcome = Outcome(list(recorder.records), recorder.kept_epoch, metrics)
+    outcome = Outcome(list(recorder.records), recorder.kept_epoch, metrics, explanation)
     partial = (folder / _OUTCOME).with_suffix(".partial")
     partial.write_text(json.dumps(asdict(outcome)))
     os.replace(partial, folder / _OUTCOME)

@@ -16,7 +16,11 @@ from fakeface_lab.data.pipeline import evaluation_batches, training_batches
 from fakeface_lab.errors import TrainingDivergedError
 from fakeface_lab.model import build_model, fixed_hyperparameters
 
-__all__ = ["EpochRecord", "Listener", "Training", "TrainingRecorder", "predict", "train"]
+__all__ = ["STRESS_OBJECTIVES", "EpochRecord", "Listener", "Training", "TrainingRecorder", "predict", "train"]
+
+
+# Objectives that are measured once, on the kept weights; the epochs themselves are then judged by the loss.
+STRESS_OBJECTIVES = ("worst_stress", "mean_stress")
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Training:
         seed: of initial weights, data order and dropout.
         epochs: passes over the training images.
         keep: which weights count in the end: the last epoch's, or those of the best epoch by `objective`.
-        objective: a metric of an epoch.
+        objective: a metric of an epoch, or one of `STRESS_OBJECTIVES`.
         direction: whether a larger or a smaller objective is better.
     """
 
@@ -65,6 +69,12 @@ class Training:
     keep: Literal["last", "best"] = "last"
     objective: str = "val_loss"
     direction: Literal["min", "max"] = "min"
+
+    def judge(self) -> dict[str, Any]:
+        """Return by what an epoch is judged, as `TrainingRecorder` takes it."""
+        if self.objective in STRESS_OBJECTIVES:
+            return {"objective": "val_loss", "direction": "min"}
+        return {"objective": self.objective, "direction": self.direction}
 
     def build(self) -> keras.Model:
         """Return the compiled, untrained model."""
@@ -148,6 +158,9 @@ class TrainingRecorder(keras.callbacks.Callback):
         """Write the checkpoint first and report afterwards: what was reported can always be continued from."""
         metrics = {name: float(value) for name, value in (logs or {}).items()}
         self._require_finite(metrics, f"epoch {epoch + 1}, validation")
+        # ReLU turns NaN into 0: weights may be lost while the loss still looks like a number.
+        if not all(np.isfinite(np.asarray(variable)).all() for variable in self.model.trainable_variables):
+            raise _diverged("a weight became NaN or infinite", f"epoch {epoch + 1}, by its last step")
         metrics["learning_rate"] = float(np.asarray(self.model.optimizer.learning_rate))
         metrics["epoch_secs"] = time.perf_counter() - self._started
         record = EpochRecord(epoch + 1, time.time_ns() // 1_000_000, metrics)
@@ -175,9 +188,11 @@ class TrainingRecorder(keras.callbacks.Callback):
         for name in ("loss", "val_loss"):
             value = float(logs.get(name, 0.0))
             if not math.isfinite(value):
-                raise TrainingDivergedError(
-                    f"training diverged: {name} became {value} in {where}; lower the learning rate or change the seed"
-                )
+                raise _diverged(f"{name} became {value}", where)
+
+
+def _diverged(what: str, where: str) -> TrainingDivergedError:
+    return TrainingDivergedError(f"training diverged: {what} in {where}; lower the learning rate or change the seed")
 
 
 def train(
@@ -206,9 +221,7 @@ def train(
         TrainingDivergedError: the loss became NaN or infinite; names epoch and step.
     """
     values = training.hyperparameters
-    recorder = TrainingRecorder(
-        folder, listener, keep=training.keep, objective=training.objective, direction=training.direction
-    )
+    recorder = TrainingRecorder(folder, listener, keep=training.keep, **training.judge())
     done = recorder.restore(model)
     if done < training.epochs:
         batches = training_batches(

@@ -7,36 +7,26 @@ Trial 0 is the documented configuration.
 """
 
 import sys
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fakeface_lab.cli import run_program
 from fakeface_lab.search.settings import TuneSettings
 
-__all__ = ["SearchResult", "main", "run_search"]
+if TYPE_CHECKING:
+    from fakeface_lab.search.session import SearchResult
+
+__all__ = ["main", "run_search"]
 
 
-@dataclass(frozen=True)
-class SearchResult:
-    """Where a search is and what came of it.
+def run_search(settings: TuneSettings) -> "SearchResult | None":
+    """Search, or go on with the search of the same name; return what came of it, None for a dry run."""
+    # TensorFlow takes seconds to load; `--help` and a wrong setting should not wait for it.
+    from fakeface_lab.search.session import search_detector, show_plan
 
-    Attributes:
-        run_id: MLflow's id of the parent run.
-        best_values: hyperparameters of the best trial.
-        best_score: its score.
-        verdict: of the best against the documented configuration on the test split; empty without a final.
-    """
-
-    run_id: str
-    best_values: dict[str, object]
-    best_score: float
-    verdict: str
-
-
-def run_search(settings: TuneSettings) -> SearchResult:
-    """Search, or go on with the search of the same name, and return what came of it."""
-    from fakeface_lab.search.session import search_detector
-
-    return SearchResult(*search_detector(settings))
+    if settings.dry_run:
+        show_plan(settings)
+        return None
+    return search_detector(settings)
 
 
 def main(argv: list[str] | None = None) -> int:

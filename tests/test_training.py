@@ -1,8 +1,10 @@
 """Training is plain `model.fit` to the last digits, and an interrupted one ends bit-equal to an uninterrupted one."""
 
-import dataclasses
+import hashlib
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -135,17 +137,6 @@ def test_loss_trace_is_that_of_plain_fit_on_the_documented_model(tmp_path: Path)
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
-def test_the_trace_would_notice_another_order(tmp_path: Path) -> None:
-    training = Training(SMALL, SIZE_PX, seed=7, epochs=2)
-    _, right = run(training, tmp_path / "right")
-    model = training.build()
-    (tmp_path / "other").mkdir()
-    other = train(
-        model, training, PIXELS, LABELS, TRAIN_ROWS[::-1].copy(), VALIDATION_ROWS, tmp_path / "other", Heard()
-    )
-    assert abs(right.records[-1].metrics["val_loss"] - other.records[-1].metrics["val_loss"]) > 1e-5
-
-
 def test_an_epoch_reports_what_evaluate_finds(tmp_path: Path) -> None:
     model, recorder = run(Training(SMALL, SIZE_PX, seed=0, epochs=2), tmp_path)
     images, one_hot = (PIXELS / 255).astype(np.float32), keras.utils.to_categorical(LABELS, 2)
@@ -172,79 +163,128 @@ def test_without_validation_there_are_no_validation_figures(tmp_path: Path) -> N
     assert set(recorder.records[0].metrics) == {"loss", "accuracy", "learning_rate", "epoch_secs"}
 
 
-# Best by val_accuracy from the top: ties keep the first. The augmented one draws per image and epoch.
 RESUMABLE = {
     "last": Training(SMALL, SIZE_PX, seed=2, epochs=3),
     "best": Training(SMALL, SIZE_PX, seed=2, epochs=3, keep="best"),
-    "best accuracy": Training(SMALL, SIZE_PX, seed=2, epochs=3, keep="best", objective="val_accuracy", direction="max"),
+    # Drawn anew for each image and epoch.
     "augmented": Training(SMALL.model_copy(update={"augmentation": 1.0}), SIZE_PX, seed=2, epochs=3),
 }
 
 
+Uninterrupted = dict[str, tuple[keras.Model, TrainingRecorder]]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
+    return {kind: run(training, tmp_path_factory.mktemp("whole")) for kind, training in RESUMABLE.items()}
+
+
 @pytest.mark.parametrize("kind", RESUMABLE)
-def test_interrupted_training_ends_bit_equal(kind: str, tmp_path: Path) -> None:
-    training = RESUMABLE[kind]
-    whole, uninterrupted = run(training, tmp_path / "whole")
-    folder = tmp_path / "cut"
-    for listener in (Heard(stop_after_epoch=1), Heard(stop_in_step=(2, 2)), Heard(stop_after_epoch=2)):
+def test_interrupted_training_ends_bit_equal(kind: str, uninterrupted: Uninterrupted, tmp_path: Path) -> None:
+    whole, expected = uninterrupted[kind]
+    for listener in (Heard(stop_in_step=(2, 2)), Heard(stop_after_epoch=2)):
         with pytest.raises(Interrupted):
-            run(training, folder, listener)
+            run(RESUMABLE[kind], tmp_path, listener)
         keras.backend.clear_session()
     heard = Heard()
-    resumed, recorder = run(training, folder, heard)
+    resumed, recorder = run(RESUMABLE[kind], tmp_path, heard)
     assert [record.epoch for record in heard.records] == [3], "only the last epoch was left to do"
-    assert measured(recorder.records) == measured(uninterrupted.records)
-    assert recorder.kept_epoch == uninterrupted.kept_epoch
+    assert measured(recorder.records) == measured(expected.records)
+    assert recorder.kept_epoch == expected.kept_epoch
     assert state_bytes(resumed) == state_bytes(whole)
 
 
-def test_interrupted_after_the_last_epoch_nothing_is_trained_again(tmp_path: Path) -> None:
-    training = RESUMABLE["best"]
-    whole, uninterrupted = run(training, tmp_path / "whole")
-    with pytest.raises(Interrupted):
-        run(training, tmp_path / "cut", Heard(stop_after_epoch=3))
-    heard = Heard()
-    resumed, recorder = run(training, tmp_path / "cut", heard)
-    assert heard.steps == []
-    assert recorder.kept_epoch == uninterrupted.kept_epoch
-    assert state_bytes(resumed) == state_bytes(whole)
+def test_equal_trainings_are_equal_whatever_ran_between(uninterrupted: Uninterrupted, tmp_path: Path) -> None:
+    again, _ = run(RESUMABLE["last"], tmp_path)
+    assert state_bytes(again) == state_bytes(uninterrupted["last"][0])
+
+
+def test_the_order_of_the_images_is_part_of_the_result(uninterrupted: Uninterrupted, tmp_path: Path) -> None:
+    training = RESUMABLE["last"]
+    backwards = TRAIN_ROWS[::-1].copy()
+    other = train(training.build(), training, PIXELS, LABELS, backwards, VALIDATION_ROWS, tmp_path, Heard())
+    expected = uninterrupted["last"][1].records[0].metrics["loss"]
+    assert abs(other.records[0].metrics["loss"] - expected) > 1e-5, "the tolerance of the trace would notice it"
 
 
 CONTINUE_IN_A_PROCESS = """
 import sys
+from collections.abc import Callable
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import test_training as t
-training, folder = t.RESUMABLE["best"], Path(sys.argv[2])
-try:
-    model, _ = t.run(training, folder, t.Heard(stop_after_epoch=int(sys.argv[3])))
-    print(t.hashlib_of(model))
-except t.Interrupted:
-    pass
+print(t.digest_of(t.run(t.RESUMABLE["best"], Path(sys.argv[2]))[0]))
 """
 
 
-def hashlib_of(model: keras.Model) -> str:
-    import hashlib
-
+def digest_of(model: keras.Model) -> str:
     return hashlib.sha256(b"".join(state_bytes(model))).hexdigest()
 
 
-def test_interrupted_in_another_process_ends_bit_equal(tmp_path: Path) -> None:
-    def start(folder: Path, stop_after_epoch: int) -> str:
-        words = [sys.executable, "-c", CONTINUE_IN_A_PROCESS, str(Path(__file__).parent), str(folder)]
-        done = subprocess.run([*words, str(stop_after_epoch)], capture_output=True, text=True, check=True)
-        return done.stdout.strip()
+@pytest.fixture(scope="module")
+def after_two_epochs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training of the best weights, killed after its second epoch."""
+    folder = tmp_path_factory.mktemp("cut")
+    with pytest.raises(Interrupted):
+        run(RESUMABLE["best"], folder, Heard(stop_after_epoch=2))
+    return folder
 
-    assert start(tmp_path / "cut", 1) == ""
-    assert start(tmp_path / "cut", 0) == start(tmp_path / "whole", 0) != ""
+
+def test_continued_in_another_process_it_ends_bit_equal(
+    uninterrupted: Uninterrupted, after_two_epochs: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(after_two_epochs, tmp_path / "cut")
+    words = [sys.executable, "-c", CONTINUE_IN_A_PROCESS, str(Path(__file__).parent), str(folder)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == digest_of(uninterrupted["best"][0])
+
+
+@pytest.mark.parametrize("torn", ["epoch.ckpt", "kept-*.weights"])
+@pytest.mark.parametrize("how", ["cut", "flipped", "gone"])
+def test_a_torn_file_starts_the_training_over(torn: str, how: str, after_two_epochs: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(after_two_epochs, tmp_path / "cut")
+    (path,) = folder.glob(torn)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    if how == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(content if how == "flipped" else content[: len(content) // 2])
+    model = RESUMABLE["best"].build()
+    untrained = state_bytes(model)
+    recorder = TrainingRecorder(folder, Heard(), keep="best")
+    assert recorder.restore(model) == 0
+    assert recorder.records == []
+    assert state_bytes(model)[: len(untrained)] == untrained, "the model is as it was built"
+
+
+def test_started_over_after_a_torn_checkpoint_it_ends_the_same(
+    uninterrupted: Uninterrupted, after_two_epochs: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(after_two_epochs, tmp_path / "cut")
+    checkpoint = folder / "epoch.ckpt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    heard = Heard()
+    again, _ = run(RESUMABLE["best"], folder, heard)
+    assert [record.epoch for record in heard.records] == [1, 2, 3]
+    assert state_bytes(again) == state_bytes(uninterrupted["best"][0])
+
+
+def test_nothing_is_trained_again_after_the_last_epoch(uninterrupted: Uninterrupted, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        run(RESUMABLE["best"], tmp_path, Heard(stop_after_epoch=3))
+    heard = Heard()
+    resumed, recorder = run(RESUMABLE["best"], tmp_path, heard)
+    assert heard.steps == []
+    assert recorder.kept_epoch == uninterrupted["best"][1].kept_epoch
+    assert state_bytes(resumed) == state_bytes(uninterrupted["best"][0])
 
 
 @pytest.mark.parametrize(
     ("objective", "direction", "pick"), [("val_loss", "min", min), ("loss", "max", max)], ids=["min", "max"]
 )
 def test_kept_weights_are_those_of_the_kept_epoch(
-    objective: str, direction: Literal["min", "max"], pick: type[min], tmp_path: Path
+    objective: str, direction: Literal["min", "max"], pick: Callable[[list[float]], float], tmp_path: Path
 ) -> None:
     # A learning rate that overshoots, so that the best epoch is not the last one.
     values = SMALL.model_copy(update={"learning_rate": 0.05})
@@ -263,27 +303,6 @@ def test_the_last_epochs_weights_need_no_file_of_their_own(tmp_path: Path) -> No
     _, recorder = run(Training(SMALL, SIZE_PX, seed=0, epochs=2), tmp_path)
     assert recorder.kept_epoch == 2
     assert [path.name for path in tmp_path.iterdir()] == ["epoch.ckpt"]
-
-
-@pytest.mark.parametrize("torn", ["epoch.ckpt", "kept-*.weights"])
-@pytest.mark.parametrize("how", ["cut", "flipped", "gone"])
-def test_a_torn_file_starts_the_training_over_with_the_same_result(torn: str, how: str, tmp_path: Path) -> None:
-    training = RESUMABLE["best"]
-    whole, _ = run(training, tmp_path / "whole")
-    folder = tmp_path / "cut"
-    with pytest.raises(Interrupted):
-        run(training, folder, Heard(stop_after_epoch=2))
-    (path,) = folder.glob(torn)
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0x10
-    if how == "gone":
-        path.unlink()
-    else:
-        path.write_bytes(content if how == "flipped" else content[: len(content) // 2])
-    heard = Heard()
-    again, _ = run(training, folder, heard)
-    assert [record.epoch for record in heard.records] == [1, 2, 3]
-    assert state_bytes(again) == state_bytes(whole)
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
@@ -307,38 +326,41 @@ def test_divergence_ends_with_epoch_and_step(tmp_path: Path) -> None:
     assert not (tmp_path / "epoch.ckpt").exists(), "nothing is kept of weights that are no numbers"
 
 
-class _BreaksWeights(Heard):
-    """Makes the weights infinite after a given step, as a learning rate far too high would."""
-
-    def __init__(self, model: keras.Model, epoch: int, step: int) -> None:
-        super().__init__()
-        self._model, self._at = model, (epoch, step)
-
-    def step_ended(self, epoch: int, step: int, num_steps: int) -> None:
-        if (epoch, step) == self._at:
-            self._model.get_layer("dense").kernel.assign(np.full((600, 8), np.inf))
-
-
-@pytest.mark.parametrize(
-    ("at", "where"),
-    [((2, 1), r"loss became \w+ in epoch 2, step 2 of 3"), ((2, 3), r"val_loss became \w+ in epoch 2, validation")],
-)
-def test_divergence_later_on_is_noticed_where_it_happens(at: tuple[int, int], where: str, tmp_path: Path) -> None:
-    training = Training(SMALL, SIZE_PX, seed=0, epochs=3)
+def test_divergence_in_a_later_step_is_noticed_there(tmp_path: Path) -> None:
+    training = Training(SMALL, SIZE_PX, seed=0, epochs=2)
     model = training.build()
-    listener = _BreaksWeights(model, *at)
-    with pytest.raises(TrainingDivergedError, match=where) as err:
+
+    class BreaksTheModel(Heard):
+        def step_ended(self, epoch: int, step: int, num_steps: int) -> None:
+            if (epoch, step) == (2, 1):
+                model.get_layer("dense_1").kernel.assign(np.full((8, 2), np.inf))
+
+    listener = BreaksTheModel()
+    with pytest.raises(TrainingDivergedError, match=r"loss became \w+ in epoch 2, step 2 of 3") as err:
         train(model, training, PIXELS, LABELS, TRAIN_ROWS, VALIDATION_ROWS, tmp_path, listener)
     assert "\n" not in str(err.value)
     assert [record.epoch for record in listener.records] == [1]
 
 
-def test_equal_trainings_are_equal_whatever_ran_between(tmp_path: Path) -> None:
-    training = Training(SMALL, SIZE_PX, seed=4, epochs=2)
-    first, _ = run(training, tmp_path / "first")
-    run(dataclasses.replace(training, seed=5), tmp_path / "between")
-    second, _ = run(training, tmp_path / "second")
-    assert state_bytes(first) == state_bytes(second)
+def test_validation_that_is_no_number_is_divergence(tmp_path: Path) -> None:
+    training = Training(SMALL, SIZE_PX, seed=0, epochs=1)
+    model = training.build()
+
+    class BreaksTheModel(Heard):
+        def step_ended(self, epoch: int, step: int, num_steps: int) -> None:
+            if step == num_steps:
+                model.get_layer("dense_1").bias.assign([np.nan, 0])
+
+    with pytest.raises(TrainingDivergedError, match=r"val_loss became nan in epoch 1, validation"):
+        train(model, training, PIXELS, LABELS, TRAIN_ROWS, VALIDATION_ROWS, tmp_path, BreaksTheModel())
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_a_learning_rate_without_bounds_diverges_although_its_loss_stays_finite(precision: str, tmp_path: Path) -> None:
+    values = SMALL.model_copy(update={"learning_rate": 1e30, "precision": precision})
+    with pytest.raises(TrainingDivergedError, match=r"became .* in epoch 1"):
+        run(Training(values, SIZE_PX, seed=0, epochs=2), tmp_path)
+    assert not (tmp_path / "epoch.ckpt").exists()
 
 
 def test_predict_follows_the_rows_asked_for(tmp_path: Path) -> None:

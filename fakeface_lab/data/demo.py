@@ -39,21 +39,14 @@ MIN_NUM_PER_CLASS = 5  # a split in five leaves at least one face of each class 
 MIN_SIZE_PX = 32  # below, an eye is narrower than the traces
 DRAWING_VERSION = 2  # raise it when a seed gives another picture, so that no stale set is taken for a new one
 
-_SUPERSAMPLING = 4  # canvas pixels per picture pixel and axis; the reduction smooths the outlines
-_JPEG_QUALITY = 95
-_PORE_PX = 0.5  # standard deviation of the Gaussian that gives the pores their size
-_PORE_RANGE = (6.0, 9.0)  # standard deviation of the skin's texture, gray levels
-_SMOOTHING_PX = 1.5  # standard deviation of the Gaussian that takes the skin's texture away
-_GRID_GAIN = 1.0  # amplitude of the grid per amplitude of the pores (rms); balances the bytes
-_GRID_KIND = 0
-_CONTRAST = (0.75, 0.95)
-_HAZE = (5, 25)
-_LAMP = (0.9, 1.08)
-_SIDE = 0.18
-_NOISE = (0.5, 2.0)
-_BACK = (60, 200)
-_BACKSD = 21
-_TONE = (0.0, 0.8)
+_SUPERSAMPLING = 3  # canvas pixels per picture pixel and axis; the reduction smooths the outlines
+_JPEG_QUALITY = 95  # the traces outlive it
+_PORE_PX = 0.75  # standard deviation of the Gaussian that gives the pores their size
+_PORE_CONTRAST = (0.07, 0.10)  # standard deviation of the skin's texture, fraction of its brightness
+_SMOOTHING_PX = 1.5  # standard deviation of the Gaussian that takes this texture away
+_GRID_CONTRAST = (0.08, 0.17)  # standard deviation of the grid; from hardly there to plain, so learning is gradual
+_TEXTURE_TINT = (1.0, 0.75, 1.4)  # of red, green, blue: as strong as a gray one for a network, fainter to the eye
+_NOISE_RANGE = (0.5, 2.5)  # standard deviation of the camera's noise, gray levels
 _SETTINGS_FILE = "demo.json"
 
 _Floats: TypeAlias = NDArray[np.float64]
@@ -86,16 +79,16 @@ class _Person:
 
 def _any_person(rng: np.random.Generator) -> _Person:
     """A person drawn from the distributions that both classes share."""
-    tone = rng.uniform(*_TONE)
+    tone = rng.uniform(0, 0.7)
     skin = (1 - tone) * np.array([246, 212, 188.0]) + tone * np.array([128, 84, 62.0]) + rng.normal(0, 4, 3)
     hairs = np.array([[52, 42, 38], [84, 56, 38], [142, 98, 58], [206, 172, 112], [150, 146, 144.0]])
     irises = np.array([[84, 54, 32], [66, 104, 150], [84, 122, 74], [120, 128, 132.0]])
     return _Person(
-        center=(rng.uniform(0.42, 0.58), rng.uniform(0.48, 0.56)),
-        half_height=rng.uniform(0.34, 0.42),
+        center=(rng.uniform(0.36, 0.64), rng.uniform(0.46, 0.58)),
+        half_height=rng.uniform(0.36, 0.44),
         half_width=rng.uniform(0.68, 0.82),
         jaw=rng.uniform(0.10, 0.32),
-        tilt_rad=rng.normal(0, 0.11),
+        tilt_rad=rng.normal(0, 0.17),
         turn=rng.uniform(-0.12, 0.12),
         eye_height=rng.uniform(-0.16, -0.06),
         eye_size=rng.uniform(0.125, 0.16),
@@ -106,7 +99,7 @@ def _any_person(rng: np.random.Generator) -> _Person:
         glasses=bool(rng.random() < 0.2),
         skin=skin,
         hair=hairs[rng.integers(5)] * rng.uniform(0.7, 1.3) + rng.normal(0, 4, 3),
-        shirt=rng.uniform(30, 225, 3),
+        shirt=rng.uniform(10, 130, 3),
         lips=skin * [0.80, 0.55, 0.55] + [20, 0, 8],
         whites=np.array([244, 240, 236.0]),
         irises=irises[rng.permutation(4)[:2]] + rng.normal(0, 8, (2, 3)),
@@ -203,7 +196,7 @@ def _draw_eyes(pen: _Pen, person: _Person, fake: bool) -> None:
 
 def _backdrop(rng: np.random.Generator, canvas_px: int) -> Image.Image:
     """A smooth colour field: 3x3 random colours around one, blown up."""
-    colors = rng.uniform(*_BACK) + rng.normal(0, _BACKSD, 3) + rng.normal(0, _BACKSD, (3, 3, 3))
+    colors = rng.uniform(15, 65) + rng.normal(0, 13, 3) + rng.normal(0, 28, (3, 3, 1)) + rng.normal(0, 12, (3, 3, 3))
     field = Image.fromarray(np.clip(colors, 0, 255).astype(np.uint8))
     return field.resize((canvas_px, canvas_px), Image.Resampling.BICUBIC)
 
@@ -222,15 +215,15 @@ def _light(rng: np.random.Generator, person: _Person, size_px: int) -> _Floats:
     pen.fill(_ellipse(person.turn, 0.78, 0.2, 0.05), 118)
     hollows = np.asarray(canvas.filter(ImageFilter.GaussianBlur(size_px * 0.02)), np.float64) / 128
     y, x = np.mgrid[-1 : 1 : size_px * 1j, -1 : 1 : size_px * 1j]
-    lamp = rng.uniform(*_LAMP) + rng.uniform(-_SIDE, _SIDE) * x - rng.uniform(0, 0.12) * y
+    lamp = rng.uniform(0.92, 1.05) + rng.uniform(-0.14, 0.14) * x - rng.uniform(0, 0.12) * y
     return np.asarray(hollows * lamp[..., None])
 
 
 def _inside(person: _Person, size_px: int) -> _Floats:
     """1 inside the face oval, 0 outside, fractions on its outline: (size, size, 1)."""
-    canvas = Image.new("L", (size_px * _SUPERSAMPLING,) * 2)
-    ImageDraw.Draw(canvas).polygon(_Pen(canvas, person)._points(_oval(person)), fill=255)
-    return np.asarray(canvas.reduce(_SUPERSAMPLING), np.float64)[..., None] / 255
+    canvas = Image.new("RGB", (size_px * _SUPERSAMPLING,) * 2)
+    _Pen(canvas, person).fill(_oval(person), 255)
+    return _coverage(canvas)
 
 
 def _skin(person: _Person, size_px: int) -> _Floats:
@@ -239,33 +232,21 @@ def _skin(person: _Person, size_px: int) -> _Floats:
     stencil = replace(person, skin=np.full(3, 255.0), hair=black, shirt=black, lips=black, whites=black)
     canvas = Image.new("RGB", (size_px * _SUPERSAMPLING,) * 2)
     _draw_person(canvas, replace(stencil, irises=np.zeros((2, 3))), fake=False)
-    return np.asarray(canvas.reduce(_SUPERSAMPLING), np.float64)[..., :1] / 255
+    return _coverage(canvas)
 
 
-def _generated_texture(pores: _Floats, rng: np.random.Generator) -> _Floats:
-    """The pores as an up-sampling generator would leave them: smoothed, under a grid of 2 px."""
-    smooth = gaussian_filter(pores, (_SMOOTHING_PX, _SMOOTHING_PX, 0))
+def _coverage(canvas: Image.Image) -> _Floats:
+    return np.asarray(canvas.getchannel(0).reduce(_SUPERSAMPLING), np.float64)[..., None] / 255
+
+
+def _textures(rng: np.random.Generator, size_px: int) -> tuple[_Floats, _Floats]:
+    """Relative brightness of skin, mean 0, (size, size, 1): with pores, and as an up-sampling generator leaves it."""
+    pores = gaussian_filter(rng.normal(0, 1, (size_px, size_px)), _PORE_PX)
+    pores *= rng.uniform(*_PORE_CONTRAST) / np.std(pores)
     # The phase is random: a fixed one would give itself away to a linear model on the pixels.
-    n = np.arange(len(pores))
-    dy, dx = rng.integers(4, size=2)
-    if _GRID_KIND == 0:
-        r, c = (-1.0) ** (n + dy), (-1.0) ** (n + dx)
-        grid = (r[:, None] + c[None, :]) / np.sqrt(2)
-    elif _GRID_KIND == 1:  # bright dot in four
-        r, c = (n + dy) % 2 == 0, (n + dx) % 2 == 0
-        grid = (4.0 * (r[:, None] & c[None, :]) - 1) / np.sqrt(3)
-    elif _GRID_KIND == 2:  # period 4 blocks
-        r, c = (-1.0) ** ((n + dy) // 2), (-1.0) ** ((n + dx) // 2)
-        grid = (r[:, None] + c[None, :]) / np.sqrt(2)
-    elif _GRID_KIND == 3:  # dark dots
-        r, c = (n + dy) % 2 == 0, (n + dx) % 2 == 0
-        grid = -(4.0 * (r[:, None] & c[None, :]) - 1) / np.sqrt(3)
-    elif _GRID_KIND == 4:  # period 3
-        r, c = np.cos(2*np.pi*(n + dy) / 3), np.cos(2*np.pi*(n + dx) / 3)
-        grid = (r[:, None] + c[None, :])
-    elif _GRID_KIND == 5:
-        grid = np.zeros((len(n), len(n)))
-    return np.asarray(smooth + _GRID_GAIN * np.std(pores) * grid[..., None])
+    rows, columns = (-1.0) ** (np.arange(size_px) + rng.integers(2, size=(2, 1)))
+    grid = rng.uniform(*_GRID_CONTRAST) / np.sqrt(2) * (rows[:, None] + columns)
+    return pores[..., None], (gaussian_filter(pores, _SMOOTHING_PX) + grid)[..., None]
 
 
 def face_oval(seed: int, size_px: int) -> NDArray[np.bool_]:
@@ -281,21 +262,20 @@ def draw_face(seed: int, size_px: int, fake: bool) -> NDArray[np.uint8]:
     Raises:
         DataError: `size_px` is below `MIN_SIZE_PX`.
     """
-    if size_px < MIN_SIZE_PX:
-        raise DataError(f"demo: size_px is {size_px}; allowed is {MIN_SIZE_PX} or more, ask for a larger size")
+    _require("size_px", size_px, MIN_SIZE_PX, "a larger size")
     rng = np.random.default_rng(seed)
     person = _any_person(rng)
     canvas = _backdrop(rng, size_px * _SUPERSAMPLING)
     _draw_person(canvas, person, fake)
     picture = np.asarray(canvas.reduce(_SUPERSAMPLING), np.float64) * _light(rng, person, size_px)
-    picture = rng.uniform(*_HAZE) + rng.uniform(*_CONTRAST) * picture  # any haze, any contrast
-    picture += rng.normal(0, rng.uniform(*_NOISE), picture.shape)
-    pores = gaussian_filter(rng.normal(0, 1, (size_px, size_px, 1)), (_PORE_PX, _PORE_PX, 0))
-    pores *= rng.uniform(*_PORE_RANGE) / np.std(pores)
-    texture = pores
-    if fake:
-        texture = pores + _inside(person, size_px) * (_generated_texture(pores, rng) - pores)
-    picture += _skin(person, size_px) * texture
+    pores, generated = _textures(rng, size_px)
+    noise = rng.normal(0, rng.uniform(*_NOISE_RANGE), picture.shape)
+    if fake:  # no camera was there, and the bytes that the noise saves are those that the grid costs
+        inside = _inside(person, size_px)
+        pores = pores + inside * (generated - pores)
+        noise *= 1 - inside
+    picture *= 1 + _skin(person, size_px) * pores * _TEXTURE_TINT
+    picture = rng.uniform(0, 10) + rng.uniform(0.68, 0.95) * picture + noise  # any haze, any contrast
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
 
 
@@ -315,12 +295,8 @@ def generate_demo(
         DataError: `size_px` or `num_per_class` is too small, or `root` holds something else or cannot be
             written.
     """
-    if num_per_class < MIN_NUM_PER_CLASS:
-        raise DataError(
-            f"demo: num_per_class is {num_per_class}; allowed is {MIN_NUM_PER_CLASS} or more, ask for more faces"
-        )
-    if size_px < MIN_SIZE_PX:
-        raise DataError(f"demo: size_px is {size_px}; allowed is {MIN_SIZE_PX} or more, ask for a larger size")
+    _require("num_per_class", num_per_class, MIN_NUM_PER_CLASS, "more faces")
+    _require("size_px", size_px, MIN_SIZE_PX, "a larger size")
     settings = {"version": DRAWING_VERSION, "num_per_class": num_per_class, "size_px": size_px, "seed": seed}
     if _is_complete(root, settings):
         return root
@@ -335,6 +311,11 @@ def generate_demo(
     except OSError as error:
         raise DataError(f"demo: {root} cannot be written ({error}); choose a folder that can be") from error
     return root
+
+
+def _require(name: str, value: int, minimum: int, more: str) -> None:
+    if value < minimum:
+        raise DataError(f"demo: {name} is {value}; allowed is {minimum} or more, ask for {more}")
 
 
 def _is_complete(root: Path, settings: dict[str, int]) -> bool:

@@ -5,6 +5,7 @@ ratio not kept, EXIF orientation ignored. The pixels of a data set are one memor
 """
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -95,8 +96,10 @@ def decode_image(path: Path, size_px: int) -> tuple[npt.NDArray[np.uint8], list[
         UnusableImageError: the file holds no single 8-bit picture that can be read whole.
         OSError: the system does not let the file be read, whatever is in it.
     """
+    # Not opened by its name: Pillow would map some uncompressed files and mix up the rows of a turned TIFF.
+    content = path.read_bytes()
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(content)) as image:
             remarks = _check(image)
             rgb = image.convert("RGB") if image.mode != "RGB" else image
             if rgb.size != (size_px, size_px):
@@ -105,12 +108,10 @@ def decode_image(path: Path, size_px: int) -> tuple[npt.NDArray[np.uint8], list[
     except (UnusableImageError, MemoryError):
         raise
     except UnidentifiedImageError as err:
-        raise UnusableImageError("empty file" if path.stat().st_size == 0 else "not an image") from err
+        raise UnusableImageError("not an image" if content else "empty file") from err
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as err:
         raise UnusableImageError(BOMB_REASON) from err
     except Exception as err:  # Pillow's decoders raise nearly everything on damaged files, TypeError included
-        if isinstance(err, OSError) and err.errno is not None:
-            raise
         raise UnusableImageError("truncated or damaged") from err
 
 
@@ -132,7 +133,7 @@ def _check(image: Image.Image) -> list[str]:
         remarks.append("alpha channel dropped")
     if image.mode == "CMYK":
         remarks.append("CMYK converted without its colour profile")
-    if image.getexif().get(EXIF_ORIENTATION, 1) != 1:
+    if image.format != "TIFF" and image.getexif().get(EXIF_ORIENTATION, 1) != 1:  # Pillow turns a TIFF by itself
         remarks.append("EXIF orientation ignored, as the documented loader does")
     return remarks
 

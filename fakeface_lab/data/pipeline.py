@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fakeface_lab.backend import tf
+from fakeface_lab.data.mapped import file_view
 
 __all__ = ["epoch_order", "evaluation_batches", "training_batches"]
 
@@ -83,9 +84,16 @@ def _loader(
     """Return the function from row numbers, int64 (b,), to images and one-hot labels."""
     shape = (None, *pixels.shape[1:])
     scale, known_labels = tf.constant(_SCALE), tf.constant(labels)
+    view = file_view(pixels)
+
+    def read(wanted: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        # Pages once touched count as this process's memory until their mapping closes: mapped for each batch anew,
+        # they do not add up to the whole data set.
+        source: npt.NDArray[np.uint8] = pixels if view is None else view.open()
+        return source[wanted]
 
     def load(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        raw = tf.numpy_function(lambda wanted: pixels[wanted], [rows], tf.uint8, stateful=False)
+        raw = tf.numpy_function(read, [rows], tf.uint8, stateful=False)
         images = tf.gather(scale, tf.cast(raw, tf.int32))
         return tf.ensure_shape(images, shape), tf.one_hot(tf.gather(known_labels, rows), 2)
 

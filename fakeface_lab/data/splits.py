@@ -95,6 +95,12 @@ def _one_fold(
     smallest = min(int((images.labels[rows] == label).sum()) for label in (0, 1))
     if smallest < NUM_FOLDS:
         raise DataError(f"{images.source.root}: a sealed split needs more images; a class is down to {smallest}")
+    num_groups = len(np.unique(groups[rows]))
+    if num_groups < NUM_FOLDS:
+        raise DataError(
+            f"{images.source.root}: a sealed split keeps near-duplicates together, and there are only {num_groups} "
+            f"different pictures; give more of them"
+        )
     folds = StratifiedGroupKFold(NUM_FOLDS, shuffle=True, random_state=seed)
     kept, held_out = next(iter(folds.split(rows, images.labels[rows], groups[rows])))
     return rows[kept], rows[held_out]

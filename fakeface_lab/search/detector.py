@@ -9,11 +9,11 @@ import numpy as np
 import psutil
 
 from fakeface_lab import recording
-from fakeface_lab.backend import keras
 from fakeface_lab.data.images import ImageSet
 from fakeface_lab.data.splits import Split
 from fakeface_lab.errors import ModelError
 from fakeface_lab.results import Outcome, produce_outcome, read_outcome
+from fakeface_lab.search.plan import num_parameters
 from fakeface_lab.search.space import to_hyperparameters
 from fakeface_lab.search.work import Assignment
 from fakeface_lab.tracking.runs import TrackedRun
@@ -53,8 +53,8 @@ class DetectorWork:
         if finished is not None and len(finished.records) == assignment.epochs:
             return finished
         training = self._training(assignment)
+        _require_memory(num_parameters(training.hyperparameters, training.image_size))
         model = training.build()
-        _require_memory(model)
         final = assignment.role == "final"
         return produce_outcome(
             model, training, self.images, self._split(assignment), folder, listener,
@@ -106,11 +106,11 @@ def _short(value: object) -> str:
     return f"{value:.2g}" if isinstance(value, float) else str(value)
 
 
-def _require_memory(model: keras.Model) -> None:
+def _require_memory(num_params: int) -> None:
     """Refuse a model whose variables alone exceed the machine's memory: it would take other processes down too."""
-    needed, present = _BYTES_A_PARAMETER * model.count_params(), psutil.virtual_memory().total
+    needed, present = _BYTES_A_PARAMETER * num_params, psutil.virtual_memory().total
     if needed > present:
         raise ModelError(
-            f"model too large: {model.count_params():,} parameters need {needed / 1e9:.1f} GB to train, this machine "
+            f"model too large: {num_params:,} parameters need {needed / 1e9:.1f} GB to train, this machine "
             f"has {present / 1e9:.1f} GB; narrow the search space"
         )

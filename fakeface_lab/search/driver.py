@@ -5,21 +5,18 @@ and started again, it goes on where it was.
 """
 
 import math
-import shutil
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
-
-from keras_tuner import oracles as kt_oracles
 
 from fakeface_lab.backend import keras_tuner
 from fakeface_lab.errors import AllTrialsFailedError, TrackingError
 from fakeface_lab.results import Outcome, read_outcome
+from fakeface_lab.search import disk
 from fakeface_lab.search.engines import Engine, Event
 from fakeface_lab.search.ledger import Ledger, LedgerTrial
-from fakeface_lab.search.suggestion import Exhausted, Suggestion, Wait, suggest
+from fakeface_lab.search.presence import Presence
+from fakeface_lab.search.suggestion import Suggestion, failed_parent, suggest
 from fakeface_lab.search.work import Assignment, Work
 from fakeface_lab.tracking.runs import TrackedRun
 
@@ -38,7 +35,7 @@ class Limits:
 
     Attributes:
         epochs: budget of a trial that its algorithm gives none.
-        hours: over all restarts; None for no limit.
+        hours: over all restarts; None for no limit. A trial that was begun is finished.
     """
 
     epochs: int
@@ -66,6 +63,15 @@ def is_better(score: float, other: float, direction: Literal["min", "max"]) -> b
     return score < other if direction == "min" else score > other
 
 
+@dataclass
+class _Open:
+    """A trial that is being trained; its run stays locked from its first attempt to its end."""
+
+    trial: LedgerTrial
+    assignment: Assignment
+    run: TrackedRun
+
+
 class Driver:
     """Drives one search to its end.
 
@@ -77,6 +83,7 @@ class Driver:
         limits: when to stop.
         seed: of all trainings.
         observer: shows progress.
+        keep_models: `all`, `best` or `top-K`: models of other trials are deleted from the store.
     """
 
     def __init__(
@@ -89,12 +96,14 @@ class Driver:
         *,
         seed: int,
         observer: Observer,
+        keep_models: str = "all",
     ) -> None:
         self._ledger, self._template, self._work, self._limits = ledger, template, work, limits
-        self._seed, self._observer = seed, observer
-        self._running: dict[str, tuple[LedgerTrial, Assignment, TrackedRun]] = {}
+        self._seed, self._observer, self._keep_models = seed, observer, keep_models
+        self._running: dict[str, _Open] = {}
         self._engine = make_engine(self._handle)
-        self._clock = _Clock(ledger)
+        self._presence = Presence(ledger.parent)
+        self._num_events_without_more = -1
 
     def run(self) -> None:
         """Run all trials.
@@ -103,136 +112,150 @@ class Driver:
             AllTrialsFailedError: no trial has a score.
             TrackingError: the store stayed away too long; start again later.
         """
-        try:
-            while self._fill() or self._running:
-                self._engine.wait(_POLL_SECS)
-                self._clock.save()
-        finally:
-            self._engine.stop()
-            for _, _, run in self._running.values():
-                run.lock.release()
-            self._clock.save(now=True)
-        finished = [trial for trial in self._ledger.trials if trial.record.status == "finished"]
-        if not finished and self._ledger.trials:
-            reasons = "; ".join(sorted({trial.run.data.tags.get("status_reason", "") for trial in self._ledger.trials}))
+        with self._ledger.stopping(), self._presence:
+            try:
+                self._clean_up()
+                while self._fill() or self._running:
+                    self._engine.wait(_POLL_SECS)
+            finally:
+                self._engine.stop()
+                for opened in self._running.values():
+                    opened.run.lock.release()
+        trials = self._ledger.trials
+        if trials and all(trial.record.status == "failed" for trial in trials):
+            reasons = "; ".join(sorted({trial.tags.get("status_reason", "") for trial in trials}))
             raise AllTrialsFailedError(
-                f"search {self._ledger.parent.name!r}: all {len(self._ledger.trials)} trials failed ({reasons}); "
+                f"search {self._ledger.parent.name!r}: all {len(trials)} trials failed ({reasons}); "
                 f"nothing was registered"
             )
 
     def _fill(self) -> bool:
-        """Start what can be started; return whether there may be more to start later."""
+        """Start what can be started; return whether there may be more when the engine is free again."""
         while self._engine.num_free():
-            if self._limits.hours is not None and self._clock.used_secs() > 3600 * self._limits.hours:
-                return False
             trial = self._next()
             if trial is None:
                 return False
-            if trial.record.status == "running":
-                self._start(trial)
+            self._start(trial)
         return True
 
     def _next(self) -> LedgerTrial | None:
-        """Return a trial to start (or one just recorded as failed or repeated); None if there is none now."""
+        """Return a trial to start: one that an earlier process began, else a new one; None if there is none now."""
         for trial in self._ledger.trials:
             if trial.record.status == "running" and _key(trial) not in self._running:
                 return trial
-        match suggest(self._template, self._ledger.records):
-            case Suggestion() as suggestion:
-                return self._create(suggestion)
-            case Wait() | Exhausted():
-                return None
+        hours = self._limits.hours
+        is_out_of_time = hours is not None and self._presence.used_secs() >= 3600 * hours
+        if is_out_of_time or self._ledger.num_events == self._num_events_without_more:
+            return None
+        suggestion = suggest(self._template, self._ledger.records)
+        if isinstance(suggestion, Suggestion):
+            return self._create(suggestion)
+        self._num_events_without_more = self._ledger.num_events
+        return None
 
     def _create(self, suggestion: Suggestion) -> LedgerTrial:
         sequence = len(self._ledger.trials)
         epochs = self._epochs(suggestion.bracket_values)
         assignment = Assignment(f"trial-{sequence}", suggestion.values, epochs, self._seed)
         name = f"t{sequence:03d} {self._work.label(assignment)}"
-        trial = self._ledger.create(suggestion, name, {"seed": str(self._seed), "epochs_planned": str(epochs)})
-        if suggestion.failed_parent is not None:
-            reason = f"its parent, trial {suggestion.failed_parent}, failed"
-            return self._end(trial, "failed", None, reason)
-        return trial
+        return self._ledger.create(suggestion, name, {"seed": str(self._seed), "epochs_planned": str(epochs)})
 
-    def _epochs(self, bracket_values: object) -> int:
-        if isinstance(bracket_values, dict) and "tuner/epochs" in bracket_values:
-            return int(bracket_values["tuner/epochs"])
-        return self._limits.epochs
+    def _epochs(self, bracket_values: Mapping[str, object]) -> int:
+        return int(str(bracket_values.get("tuner/epochs", self._limits.epochs)))
 
     def _start(self, trial: LedgerTrial) -> None:
-        if trial.num_starts >= MAX_STARTS:
-            self._end(trial, "failed", None, f"started {MAX_STARTS} times without finishing an epoch")
+        """Have a trial trained, unless its result is known without."""
+        parent = failed_parent(trial.record.bracket_values, self._ledger.records)
+        if parent is not None:
+            self._end(trial, "failed", None, f"its parent, trial {parent}, failed")
             return
-        epochs = self._epochs(dict(trial.record.bracket_values))
-        assignment = Assignment(_key(trial), trial.record.values, epochs, self._seed)
+        source = self._finished_before(trial)
+        if source is not None:
+            self._conclude(self._ledger.end_as_repeated(trial, source))
+            return
+        assignment = Assignment(_key(trial), trial.record.values, self._epochs(trial.record.bracket_values), self._seed)
         run = TrackedRun.reopen(self._ledger.parent.store, self._ledger.parent.writer, trial.run)
-        trial = self._ledger.count_start(trial)
-        if trial.num_starts == 1 and trial.epochs_done == 0:
-            self._inherit(trial, run.folder)
-        self._work.begin(run, assignment)
-        self._running[_key(trial)] = (trial, assignment, run)
-        self._observer.trial_started(trial, epochs)
-        self._engine.start(assignment, run.folder)
+        self._running[_key(trial)] = _Open(trial, assignment, run)
+        self._attempt(_key(trial))
 
-    def _inherit(self, trial: LedgerTrial, folder: Path) -> None:
-        """Let a promoted trial go on from its parent's checkpoint.
+    def _finished_before(self, trial: LedgerTrial) -> LedgerTrial | None:
+        """Return a finished trial with the same values and the same budget."""
+        epochs = self._epochs(trial.record.bracket_values)
+        for other in self._ledger.trials:
+            is_same = other.record.values == trial.record.values
+            if other.record.status == "finished" and is_same and self._epochs(other.record.bracket_values) == epochs:
+                return other
+        return None
 
-        Without one (another machine, a cleaned disk) it starts at its first epoch and arrives at the same result.
-        """
-        parent = trial.record.bracket_values.get("tuner/trial_id")
-        if parent is None or (folder / "epoch.ckpt").exists():
+    def _attempt(self, key: str) -> None:
+        opened = self._running[key]
+        if opened.trial.num_starts >= MAX_STARTS:
+            self._end(opened.trial, "failed", None, f"started {MAX_STARTS} times without finishing an epoch")
             return
-        run_id = self._ledger.trials[int(parent)].run_id
-        source = self._ledger.parent.store.work_folder / run_id
-        partial = folder.with_suffix(".partial")
-        if (source / "epoch.ckpt").exists():
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            for path in [*source.glob("kept-*.weights"), source / "epoch.ckpt"]:
-                shutil.copy2(path, partial)
-            shutil.rmtree(folder, ignore_errors=True)
-            partial.rename(folder)
+        opened.trial = self._ledger.count_start(opened.trial)
+        parent = opened.trial.record.bracket_values.get("tuner/trial_id")
+        if parent is not None:
+            parent_run_id = self._ledger.trials[int(parent)].run_id
+            disk.inherit_checkpoint(self._ledger.parent.store.work_folder / parent_run_id, opened.run.folder)
+        self._work.begin(opened.run, opened.assignment)
+        self._observer.trial_started(opened.trial, opened.assignment.epochs)
+        self._engine.start(opened.assignment, opened.run.folder)
 
     def _handle(self, event: Event) -> None:
-        trial, assignment, run = self._running[event.key]
+        opened = self._running[event.key]
         match event.kind:
             case "step":
-                self._observer.trial_progressed(trial, event)
+                self._observer.trial_progressed(opened.trial, event)
             case "epoch":
                 assert event.record is not None
-                run.log_metrics(event.record.metrics, event.record.epoch, event.record.ended_at_ms)
-                trial = self._ledger.count_epoch(trial, event.record.epoch)
-                self._running[event.key] = (trial, assignment, run)
-                self._observer.trial_progressed(trial, event)
+                opened.run.log_metrics(event.record.metrics, event.record.epoch, event.record.ended_at_ms)
+                opened.trial = self._ledger.count_epoch(opened.trial, event.record.epoch)
+                self._observer.trial_progressed(opened.trial, event)
             case "done":
-                self._finish(trial, assignment, run)
+                self._finish(opened)
             case "failed":
-                self._release(event.key)
-                self._end(trial, "failed", None, event.reason)
+                self._end(opened.trial, "failed", None, event.reason)
             case "died":
-                self._release(event.key)
-                trial = self._ledger.count_death(trial, event.reason)
-                if trial.num_deaths >= MAX_DEATHS:
-                    self._end(trial, "failed", None, f"{MAX_DEATHS} deaths without a finished epoch: {event.reason}")
+                opened.trial = self._ledger.count_death(opened.trial, event.reason)
+                if opened.trial.num_deaths >= MAX_DEATHS:
+                    reason = f"{MAX_DEATHS} deaths without a newly finished epoch: {event.reason}"
+                    self._end(opened.trial, "failed", None, reason)
                 else:
-                    self._observer.died(trial, event.reason)
+                    self._observer.died(opened.trial, event.reason)
+                    self._attempt(event.key)
 
-    def _finish(self, trial: LedgerTrial, assignment: Assignment, run: TrackedRun) -> None:
+    def _finish(self, opened: _Open) -> None:
+        trial, run = opened.trial, opened.run
         outcome = read_outcome(run.folder)
         if outcome is None:
             raise TrackingError(f"{run.folder}: the worker reported success but left no result")
         score = self._score(outcome)
-        self._work.finish(run, assignment, outcome, keep_model=True)
-        self._release(_key(trial))
         if score is None or not math.isfinite(score):
+            # An infinite value comes back from some stores as a finite one: it is not even written.
             self._end(trial, "failed", None, f"{self._template.objective.name} is {score}: no finite score")
-        else:
-            run.log_metrics({"score": score}, outcome.kept_epoch, outcome.ended_at_ms)
-            self._end(trial, "finished", score, kept_epoch=outcome.kept_epoch)
+            return
+        is_kept = self._is_kept(trial, score)
+        self._work.finish(run, opened.assignment, outcome, keep_model=is_kept)
+        run.log_metrics({"score": score}, outcome.kept_epoch, outcome.ended_at_ms)
+        self._end(
+            trial,
+            "finished",
+            score,
+            tags={
+                "kept_epoch": str(outcome.kept_epoch),
+                "epochs_done": str(len(outcome.records)),
+                "model": "logged" if is_kept else "none",
+            },
+        )
 
     def _score(self, outcome: Outcome) -> float | None:
         name = self._template.objective.name
         return outcome.kept_metrics().get(name, outcome.metrics.get(name))
+
+    def _is_kept(self, trial: LedgerTrial, score: float) -> bool:
+        records = [replace(trial.record, score=score), *self._ledger.records]
+        kept = disk.kept_models(records, self._template.objective.direction, self._keep_models)
+        return trial.record.sequence in kept
 
     def _end(
         self,
@@ -240,46 +263,20 @@ class Driver:
         status: Literal["finished", "failed"],
         score: float | None,
         reason: str = "",
-        kept_epoch: int = 0,
-    ) -> LedgerTrial:
-        ended = self._ledger.end(trial, status, score, reason, {"kept_epoch": str(kept_epoch)})
-        self._clean_up(ended)
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        self._conclude(self._ledger.end(trial, status, score, reason, tags))
+
+    def _conclude(self, ended: LedgerTrial) -> None:
+        opened = self._running.pop(_key(ended), None)
+        if opened is not None:
+            opened.run.lock.release()
+        self._clean_up()
         self._observer.trial_ended(ended)
-        return ended
 
-    def _release(self, key: str) -> None:
-        _, _, run = self._running.pop(key)
-        run.lock.release()
-
-    def _clean_up(self, ended: LedgerTrial) -> None:
-        """Delete local files that nothing needs any more; Hyperband may still promote a finished trial."""
-        hyperband = isinstance(self._template, kt_oracles.HyperbandOracle)
-        store = self._ledger.parent.store
-        keep = hyperband and ended.record.status == "finished"
-        folder = store.work_folder / ended.run_id
-        if not keep:
-            shutil.rmtree(folder, ignore_errors=True)
-        folder.with_suffix(".lock").unlink(missing_ok=True)
-
-
-class _Clock:
-    """Counts the time of a search over all its restarts, in a tag of the parent run."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self._before = float(ledger.parent.run.data.tags.get("used_secs", "0"))
-        self._started = self._saved = time.monotonic()
-
-    def used_secs(self) -> float:
-        return self._before + time.monotonic() - self._started
-
-    def save(self, now: bool = False) -> None:
-        """Write the tag, at most twice a minute."""
-        if now or time.monotonic() - self._saved > 30:
-            self._saved = time.monotonic()
-            parent = self._ledger.parent
-            text = f"{self.used_secs():.1f}"
-            parent.writer.submit(lambda: parent.store.client.set_tag(parent.run_id, "used_secs", text))
+    def _clean_up(self) -> None:
+        disk.remove_work_folders(self._ledger.parent.store, self._ledger.trials, self._template)
+        disk.remove_models(self._ledger, self._template.objective.direction, self._keep_models)
 
 
 def _key(trial: LedgerTrial) -> str:

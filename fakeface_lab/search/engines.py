@@ -12,8 +12,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from fakeface_lab.errors import FakefaceLabError
-from fakeface_lab.search.work import Assignment, Work
+from fakeface_lab.backend import keras
+from fakeface_lab.search.work import Assignment, Work, explain_fault
 from fakeface_lab.training import EpochRecord
 
 __all__ = ["Engine", "Event", "InlineEngine", "LocalEngine"]
@@ -73,15 +73,17 @@ class InlineEngine:
 
     def start(self, assignment: Assignment, folder: Path) -> None:
         """Do the whole assignment."""
+        listener = _Inline(assignment.key, self._handler)
         try:
-            self._work(assignment, folder, _Inline(assignment.key, self._handler))
-        except FakefaceLabError as err:
-            self._handler(Event(assignment.key, "failed", reason=str(err)))
+            self._work(assignment, folder, listener)
         except Exception as err:
-            first_line = (str(err).splitlines() or [""])[0]
-            self._handler(Event(assignment.key, "failed", reason=f"{type(err).__name__}: {first_line}"))
+            if err is listener.fault:
+                raise
+            self._handler(Event(assignment.key, "failed", reason=explain_fault(err)))
         else:
             self._handler(Event(assignment.key, "done"))
+        finally:
+            keras.backend.clear_session()
 
     def wait(self, timeout_secs: float) -> None:
         """Return at once."""
@@ -90,16 +92,26 @@ class InlineEngine:
         """Do nothing: there is nothing left running."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Inline:
+    """Passes on what the training reports; a fault of who is told must not be taken for one of the training."""
+
     key: str
     handler: Handler
+    fault: Exception | None = None
 
     def step_ended(self, epoch: int, step: int, num_steps: int) -> None:
-        self.handler(Event(self.key, "step", step=(epoch, step, num_steps)))
+        self._tell(Event(self.key, "step", step=(epoch, step, num_steps)))
 
     def epoch_ended(self, record: EpochRecord) -> None:
-        self.handler(Event(self.key, "epoch", record=record))
+        self._tell(Event(self.key, "epoch", record=record))
+
+    def _tell(self, event: Event) -> None:
+        try:
+            self.handler(event)
+        except Exception as err:
+            self.fault = err
+            raise
 
 
 @dataclass

@@ -1,34 +1,31 @@
 """The end of a search: the best and the documented configuration retrained, the test split opened, one verdict.
 
-Both are trained on train + validation, over the same seeds, for as many epochs as their trial kept. The registry's
-alias `champion` moves only on the verdict "better".
+Both are trained on train + validation, over the same seeds, for as many epochs as their trial kept. Killed anywhere
+and started again it goes on: a finished final run is taken as it is, and an opening of the test split counts once.
 """
 
-import csv
-import tempfile
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
-import numpy as np
-import numpy.typing as npt
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 
 from fakeface_lab.errors import SearchError
 from fakeface_lab.evaluation.comparison import Comparison, compare
+from fakeface_lab.recording import remove_work_folder
 from fakeface_lab.results import read_outcome
 from fakeface_lab.search.engines import Engine, Event
 from fakeface_lab.search.ledger import Ledger, LedgerTrial
+from fakeface_lab.search.presence import Presence
 from fakeface_lab.search.work import Assignment, Work
-from fakeface_lab.tracking.models import model_of_run
 from fakeface_lab.tracking.runs import TrackedRun
+from fakeface_lab.tracking.scores import part_scores
 from fakeface_lab.tracking.store import Store
 
-__all__ = ["Finals", "PartScores", "part_scores", "register", "run_finals", "verdict"]
+__all__ = ["Finals", "count_opening", "explain", "run_finals", "verdict"]
 
-CHAMPION, CANDIDATE = "champion", "candidate"
-_MAX_ATTEMPTS = 3
+_MAX_DEATHS = 3
 _POLL_SECS = 1.0
 
 
@@ -38,7 +35,7 @@ class Finals:
 
     Attributes:
         best: of the best trial's configuration.
-        documented: of trial 0's; the same runs where trial 0 is the best.
+        documented: of trial 0's; the same runs where trial 0 is the best, none where it failed.
     """
 
     best: tuple[Run, ...]
@@ -59,22 +56,23 @@ def run_finals(
     Raises:
         SearchError: a final training failed; says why.
     """
-    sides = {"documented": documented} if best is documented else {"best": best, "documented": documented}
-    assignments = {
-        f"{side}-{seed}": Assignment(
-            f"final-{side}-{seed}", trial.record.values, _kept_epoch(trial), seed, role="final"
-        )
-        for side, trial in sides.items()
+    has_both = documented.record.status == "finished" and documented.record.sequence != best.record.sequence
+    sides = [best, documented] if has_both else [best]
+    assignments = [
+        Assignment(_key(trial, seed), trial.record.values, int(trial.tags["kept_epoch"]), seed, role="final")
         for seed in seeds
-    }
+        for trial in sides
+    ]
     runs = _Retraining(ledger, work, make_engine, show).run(assignments)
-    of_documented = tuple(runs[f"documented-{seed}"] for seed in seeds)
-    of_best = of_documented if best is documented else tuple(runs[f"best-{seed}"] for seed in seeds)
-    return Finals(of_best, of_documented)
+    of_best = tuple(runs[_key(best, seed)] for seed in seeds)
+    if documented.record.status != "finished":
+        return Finals(of_best, ())
+    return Finals(of_best, tuple(runs[_key(documented, seed)] for seed in seeds))
 
 
-def _kept_epoch(trial: LedgerTrial) -> int:
-    return int(trial.run.data.tags["kept_epoch"])
+def _key(trial: LedgerTrial, seed: int) -> str:
+    """Name a final run by what it trains: after further trials another one may be the best."""
+    return f"final-trial-{trial.record.sequence}-seed-{seed}"
 
 
 class _Retraining:
@@ -87,44 +85,36 @@ class _Retraining:
         make_engine: Callable[[Callable[[Event], None]], Engine],
         show: Callable[[str], None],
     ) -> None:
-        self._parent, self._work, self._show = ledger.parent, work, show
+        self._ledger, self._parent, self._work, self._show = ledger, ledger.parent, work, show
         self._engine = make_engine(self._handle)
         self._running: dict[str, tuple[Assignment, TrackedRun]] = {}
-        self._deaths: dict[str, int] = {}
+        self._num_deaths: dict[str, int] = {}
 
-    def run(self, assignments: Mapping[str, Assignment]) -> dict[str, Run]:
-        done = {key: run for key in assignments if (run := self._find(key)) and run.info.status == "FINISHED"}
-        waiting = [assignment for key, assignment in assignments.items() if key not in done]
-        self._waiting = waiting
-        try:
-            while self._waiting or self._running:
-                while self._waiting and self._engine.num_free():
-                    self._start(self._waiting.pop(0))
-                self._engine.wait(_POLL_SECS)
-        finally:
-            self._engine.stop()
-            for _, run in self._running.values():
-                run.lock.release()
-        return {key: found for key in assignments if (found := self._find(key)) is not None}
+    def run(self, assignments: list[Assignment]) -> dict[str, Run]:
+        runs = {assignment.key: self._find_or_make(assignment) for assignment in assignments}
+        waiting = [assignment for assignment in assignments if runs[assignment.key].info.status != "FINISHED"]
+        with self._ledger.stopping(), Presence(self._parent):
+            try:
+                while waiting or self._running:
+                    while waiting and self._engine.num_free():
+                        assignment = waiting.pop(0)
+                        self._start(assignment, runs[assignment.key])
+                    self._engine.wait(_POLL_SECS)
+            finally:
+                self._engine.stop()
+                for _, run in self._running.values():
+                    run.lock.release()
+        client, writer = self._parent.store.client, self._parent.writer
+        return {key: writer.call(partial(client.get_run, run.info.run_id)) for key, run in runs.items()}
 
-    def _find(self, key: str) -> Run | None:
-        store = self._parent.store
-        query = f"tags.`mlflow.parentRunId` = '{self._parent.run_id}' and tags.final = '{key}'"
-        found = self._parent.writer.call(lambda: store.client.search_runs([store.experiment_id], query))
-        return found[0] if found else None
+    def _find_or_make(self, assignment: Assignment) -> Run:
+        tags = {"role": "final", "final_key": assignment.key, "seed": str(assignment.seed)}
+        return self._ledger.child("final_key", assignment.key.replace("-", " "), tags)
 
-    def _start(self, assignment: Assignment) -> None:
-        key = assignment.key.removeprefix("final-")
-        store, writer = self._parent.store, self._parent.writer
-        found = self._find(key)
-        if found is None:
-            tags = {"role": "final", "final": key, "seed": str(assignment.seed)}
-            name = f"final {key.replace('-', ' seed ')}"
-            run = TrackedRun.create(store, writer, name, tags, parent_run_id=self._parent.run_id)
-        else:
-            run = TrackedRun.reopen(store, writer, found)
-        self._work.begin(run, assignment)
+    def _start(self, assignment: Assignment, found: Run) -> None:
+        run = TrackedRun.reopen(self._parent.store, self._parent.writer, found)
         self._running[assignment.key] = (assignment, run)
+        self._work.begin(run, assignment)
         self._show(f"{run.name}: {assignment.epochs} epochs on train + validation")
         self._engine.start(assignment, run.folder)
 
@@ -140,105 +130,53 @@ class _Retraining:
                 self._work.finish(run, assignment, outcome, keep_model=True)
                 del self._running[event.key]
                 run.end("FINISHED")
-            case "died" if self._deaths.get(event.key, 0) + 1 < _MAX_ATTEMPTS:
-                self._deaths[event.key] = self._deaths.get(event.key, 0) + 1
-                del self._running[event.key]
-                run.lock.release()
-                self._waiting.append(assignment)
+                remove_work_folder(run)
+            case "died" if self._num_deaths.get(event.key, 0) + 1 < _MAX_DEATHS:
+                self._num_deaths[event.key] = self._num_deaths.get(event.key, 0) + 1
+                self._show(f"{run.name}: {event.reason}; trying again")
+                self._engine.start(assignment, run.folder)
             case "died" | "failed":
                 del self._running[event.key]
                 run.end("FAILED", event.reason)
                 raise SearchError(f"{run.name} failed: {event.reason}; the trials are kept, start again to retry")
 
 
-@dataclass(frozen=True)
-class PartScores:
-    """Per-image scores of several runs on the same images.
+def count_opening(ledger: Ledger, best: LedgerTrial, seeds: range) -> int:
+    """Count an opening of the test split before it happens, and return how many there were, this one included.
 
-    Attributes:
-        files: names of the images.
-        is_positive: bool (num_images,).
-        scores: float64 (num_runs, num_images), probability of the class to detect.
+    The same finals continued or shown again are one opening; other ones, after further trials, are another.
     """
+    parent = ledger.parent
+    tags = parent.writer.call(lambda: parent.store.client.get_run(parent.run_id)).data.tags
+    openings: list[str] = json.loads(tags.get("test_opened_for", "[]"))
+    this = f"trial {best.record.sequence}, seeds {seeds.start} to {seeds.stop - 1}"
+    if this not in openings:
+        openings.append(this)
+        parent.set_tags({"test_opened_for": json.dumps(openings), "test_openings": str(len(openings))})
+    return len(openings)
 
-    files: tuple[str, ...]
-    is_positive: npt.NDArray[np.bool_]
-    scores: npt.NDArray[np.float64]
 
+def verdict(store: Store, finals: Finals) -> Comparison | None:
+    """Compare best and documented on the opened test split: exact McNemar on seed-averaged probabilities.
 
-def part_scores(store: Store, runs: tuple[Run, ...], part: str = "test") -> PartScores:
-    """Return the per-image scores that runs have logged for one split.
-
-    Raises:
-        SearchError: a run has none, or two runs were scored on different images.
+    None where there is nothing to compare: trial 0 is the best itself, or failed.
     """
-    tables = [_read_scores(store, run, part) for run in runs]
-    first = tables[0]
-    for run, table in zip(runs, tables, strict=True):
-        if [row[0] for row in table] != [row[0] for row in first]:
-            raise SearchError(f"run {run.info.run_name}: scored on other {part} images than {runs[0].info.run_name}")
-    return PartScores(
-        tuple(row[0] for row in first),
-        np.array([row[1] for row in first], dtype=bool),
-        np.array([[row[2] for row in table] for table in tables], dtype=np.float64),
-    )
-
-
-def _read_scores(store: Store, run: Run, part: str) -> list[tuple[str, bool, float]]:
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            path = store.client.download_artifacts(run.info.run_id, "scores.csv", folder)
-        except (MlflowException, OSError) as err:
-            raise SearchError(f"run {run.info.run_name}: has no scores.csv; was it stopped before its end?") from err
-        with Path(path).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            table = csv.reader(file)
-            positive = next(table)[4].removeprefix("probability_")
-            rows = [(row[0], row[2] == positive, float(row[4])) for row in table if row[3] == part]
-    if not rows:
-        raise SearchError(f"run {run.info.run_name}: has no scores on the {part} split")
-    return rows
-
-
-def verdict(store: Store, finals: Finals) -> Comparison:
-    """Compare best and documented on the opened test split: exact McNemar on seed-averaged probabilities."""
+    if not finals.documented or finals.best == finals.documented:
+        return None
     best, documented = part_scores(store, finals.best), part_scores(store, finals.documented)
     return compare(best.is_positive, best.scores, documented.scores)
 
 
-def register(store: Store, finals: Finals, name: str, comparison: Comparison) -> dict[str, int]:
-    """Register the first seed's models and return alias to version.
-
-    The documented model takes `champion` where nobody holds it; the best one always takes `candidate`, and
-    `champion` only where the verdict is "better". A run that is registered already keeps its version.
-    """
-    client = store.client
-    try:
-        client.create_registered_model(name)
-    except MlflowException as err:
-        if err.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-    documented = _version(store, name, finals.documented[0])
-    best = _version(store, name, finals.best[0])
-    aliases = {CANDIDATE: best}
-    held = CHAMPION in client.get_registered_model(name).aliases
-    if not held:
-        aliases[CHAMPION] = documented
-    if comparison.verdict == "better":
-        aliases[CHAMPION] = best
-    for alias, version in aliases.items():
-        client.set_registered_model_alias(name, alias, str(version))
-    return aliases
-
-
-def _version(store: Store, name: str, run: Run) -> int:
-    client, run_id = store.client, run.info.run_id
-    for version in client.search_model_versions(f"name = '{name}'"):
-        if version.run_id == run_id:
-            return int(version.version)
-    source = model_of_run(store, run_id)
-    if source is None:
-        raise SearchError(f"run {run.info.run_name}: has no model to register; use --keep-models all")
-    created = client.create_model_version(
-        name, source, run_id, tags={"test_accuracy": str(run.data.metrics.get("test_accuracy"))}
-    )
-    return int(created.version)
+def explain(finals: Finals, comparison: Comparison | None, num_trials: int, num_openings: int) -> str:
+    """Return the verdict in plain words, in one line."""
+    if comparison is not None:
+        text = comparison.sentence("the best configuration", "the documented one")
+    elif finals.documented:
+        text = (
+            f"The documented configuration (trial 0) is the best of {num_trials} trials: there is nothing to compare."
+        )
+    else:
+        text = "There is no verdict: the documented configuration (trial 0) failed, so the best has nothing beside it."
+    if num_openings > 1:
+        text += f" The test split has been opened {num_openings} times in this search; each time it proves less."
+    return text

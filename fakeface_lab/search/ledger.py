@@ -2,26 +2,33 @@
 
 A child run is made with its hyperparameters, sequence and place in the order of events before it is trained. Its
 end is committed by one write of tags (end order, outcome, score); the run's status follows and is repaired where a
-process died between the two.
+process died between the two, or where another program took the run for dead.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from mlflow.entities import Run, RunTag
+from mlflow.entities import Metric, Param, Run, RunTag
 
 from fakeface_lab.errors import SearchError
+from fakeface_lab.search.presence import refuse_second_driver
 from fakeface_lab.search.suggestion import Suggestion, TrialRecord
 from fakeface_lab.tracking.patience import PatientWriter
+from fakeface_lab.tracking.provenance import code_tags
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import Store
 
 __all__ = ["Ledger", "LedgerTrial", "find_search", "open_search"]
 
 _PAGE = 500
+_MAX_TAG_CHARS = 5000
+_MAX_POINTS = 1000  # in one write
+_STATUS = {"finished": "FINISHED", "failed": "FAILED"}
+_STOPPED_BY: dict[type[BaseException], str] = {KeyboardInterrupt: "Ctrl-C", SystemExit: "SIGTERM"}
 
 
 @dataclass(frozen=True)
@@ -47,13 +54,23 @@ class LedgerTrial:
         """MLflow's id of the child run."""
         return str(self.run.info.run_id)
 
+    @property
+    def tags(self) -> dict[str, str]:
+        """All tags of the child run."""
+        return dict(self.run.data.tags)
+
 
 class Ledger:
     """Reads and writes the trials of one search; one process at a time holds it."""
 
     def __init__(self, parent: TrackedRun) -> None:
         self.parent = parent
-        self._trials = {trial.record.sequence: trial for trial in self._read()}
+        self._code_tags = code_tags()
+        children = self.children("tags.role = 'trial'")
+        self._trials = {trial.record.sequence: trial for trial in map(_to_trial, children)}
+        for trial in self.trials:
+            if trial.record.status != "running" and trial.run.info.status != _STATUS[trial.record.status]:
+                self._set_status(trial)
 
     @property
     def trials(self) -> list[LedgerTrial]:
@@ -65,22 +82,36 @@ class Ledger:
         """The same, as suggestions need them."""
         return [trial.record for trial in self.trials]
 
+    @property
+    def num_events(self) -> int:
+        """How many creations and ends there are: what is suggested next changes only with them."""
+        return self._next_order() - 1
+
     def create(self, suggestion: Suggestion, name: str, tags: Mapping[str, str]) -> LedgerTrial:
         """Write a new trial and return it."""
-        sequence = len(self._trials)
         all_tags = {
-            "mlflow.runName": name,
-            "mlflow.parentRunId": self.parent.run_id,
             "role": "trial",
-            "trial": str(sequence),
+            "trial": str(len(self._trials)),
             "created_order": str(self._next_order()),
             "values": json.dumps(dict(suggestion.values)),
             "bracket_values": json.dumps(dict(suggestion.bracket_values)),
             **tags,
         }
+        return self._keep(_to_trial(self.child("trial", name, all_tags)))
+
+    def child(self, key: str, name: str, tags: Mapping[str, str]) -> Run:
+        """Return the child run whose tag `key` is the given one, made where there is none.
+
+        Looking first makes the write repeatable: a server may die after it made the run and before it said so.
+        """
         store = self.parent.store
-        run = self.parent.writer.call(lambda: store.client.create_run(store.experiment_id, tags=all_tags))
-        return self._keep(_to_trial(run))
+        all_tags = {"mlflow.runName": name, "mlflow.parentRunId": self.parent.run_id, **self._code_tags, **tags}
+
+        def find_or_make() -> Run:
+            found = self._children_now(f"tags.{key} = '{tags[key]}'")
+            return found[0] if found else store.client.create_run(store.experiment_id, tags=all_tags)
+
+        return self.parent.writer.call(find_or_make)
 
     def count_start(self, trial: LedgerTrial) -> LedgerTrial:
         """Count a start before it happens, so that one that kills everything is counted too."""
@@ -92,7 +123,7 @@ class Ledger:
 
     def count_epoch(self, trial: LedgerTrial, epochs_done: int) -> LedgerTrial:
         """Note progress: it clears the counts of starts and deaths."""
-        return self._tag(trial, {"epochs_done": str(epochs_done), "num_starts": "1", "num_deaths": "0"}, wait=False)
+        return self._tag(trial, {"epochs_done": str(epochs_done), "num_starts": "0", "num_deaths": "0"}, wait=False)
 
     def end(
         self,
@@ -103,32 +134,57 @@ class Ledger:
         tags: Mapping[str, str] | None = None,
     ) -> LedgerTrial:
         """Commit the end of a trial."""
-        score_tags = {} if score is None else {"score": repr(score)}
-        ended = self._tag(
-            trial,
-            {
-                **(tags or {}),
-                **score_tags,
-                "outcome": outcome,
-                "ended_order": str(self._next_order()),
-                "status_reason": reason,
-            },
-        )
+        score_tags: dict[str, str] = {} if score is None else {"score": repr(score)}
+        facts = {"outcome": outcome, "ended_order": str(self._next_order()), "status_reason": reason}
+        ended = self._tag(trial, {**(tags or {}), **score_tags, **facts})
         self._set_status(ended)
         return ended
 
+    def end_as_repeated(self, trial: LedgerTrial, source: LedgerTrial) -> LedgerTrial:
+        """Commit the end of a trial that need not be trained: `source` was the same, and its figures are copied."""
+        client, writer = self.parent.store.client, self.parent.writer
+        done = writer.call(lambda: client.get_run(source.run_id))
+        params = [Param(key, value) for key, value in done.data.params.items()]
+        writer.call(partial(client.log_batch, trial.run_id, params=params))
+        for key in done.data.metrics:
+            points: list[Metric] = writer.call(partial(client.get_metric_history, source.run_id, key))
+            for first in range(0, len(points), _MAX_POINTS):
+                chunk = points[first : first + _MAX_POINTS]
+                writer.call(partial(client.log_batch, trial.run_id, metrics=chunk))
+        tags = {"duplicate_of": str(source.record.sequence), "model": "none"}
+        tags |= {key: source.tags[key] for key in ("kept_epoch", "epochs_done") if key in source.tags}
+        reason = f"the same as trial {source.record.sequence}, whose result it has"
+        return self.end(trial, "finished", source.record.score, reason, tags)
+
+    def set_tags(self, trial: LedgerTrial, tags: Mapping[str, str]) -> LedgerTrial:
+        """Write tags that are no event."""
+        return self._tag(trial, tags)
+
+    @contextmanager
+    def stopping(self) -> Iterator[None]:
+        """On any exception end the open child runs as KILLED; the search can be continued.
+
+        Each write is tried once: the program is ending, and a store that is away must not hold it up.
+        """
+        try:
+            yield
+        except BaseException as err:
+            reason = _STOPPED_BY.get(type(err), str(err))
+            client = self.parent.store.client
+            with suppress(Exception):
+                for run in self._children_now("attributes.status = 'RUNNING'"):
+                    client.set_tag(run.info.run_id, "status_reason", f"stopped by {reason}"[:_MAX_TAG_CHARS])
+                    client.set_terminated(run.info.run_id, "KILLED")
+            raise
+
     def _set_status(self, trial: LedgerTrial) -> None:
-        status = "FINISHED" if trial.record.status == "finished" else "FAILED"
         client = self.parent.store.client
-        self.parent.writer.call(lambda: client.set_terminated(trial.run_id, status))
+        self.parent.writer.call(lambda: client.set_terminated(trial.run_id, _STATUS[trial.record.status]))
 
     def _tag(self, trial: LedgerTrial, tags: Mapping[str, str], wait: bool = True) -> LedgerTrial:
         client, writer = self.parent.store.client, self.parent.writer
-        entities = [RunTag(key, value[:5000]) for key, value in tags.items()]
-
-        def write() -> None:
-            client.log_batch(trial.run_id, tags=entities)
-
+        entities = [RunTag(key, value[:_MAX_TAG_CHARS]) for key, value in tags.items()]
+        write = partial(client.log_batch, trial.run_id, tags=entities)
         if wait:
             writer.call(write)
         else:
@@ -145,37 +201,32 @@ class Ledger:
         orders += [trial.record.ended_order or 0 for trial in self._trials.values()]
         return max(orders, default=0) + 1
 
-    def _read(self) -> list[LedgerTrial]:
-        store, writer = self.parent.store, self.parent.writer
-        query = f"tags.`mlflow.parentRunId` = '{self.parent.run_id}' and tags.role = 'trial'"
+    def children(self, query: str) -> list[Run]:
+        """Return the child runs, trials and others, that a query of MLflow finds."""
+        return self.parent.writer.call(lambda: self._children_now(query))
+
+    def _children_now(self, query: str) -> list[Run]:
+        store = self.parent.store
+        query = f"tags.`mlflow.parentRunId` = '{self.parent.run_id}' and {query}"
         runs: list[Run] = []
         token: str | None = None
         while True:
-            search = partial(
-                store.client.search_runs, [store.experiment_id], query, max_results=_PAGE, page_token=token
-            )
-            page = writer.call(search)
+            page = store.client.search_runs([store.experiment_id], query, max_results=_PAGE, page_token=token)
             runs += page
             token = page.token
             if not token:
-                break
-        trials = [_to_trial(run) for run in runs]
-        for trial in trials:
-            if trial.record.status != "running" and trial.run.info.status == "RUNNING":
-                self._set_status(trial)
-        return trials
+                return runs
 
 
 def _to_trial(run: Run) -> LedgerTrial:
     tags = run.data.tags
-    outcome = tags.get("outcome", "running")
     record = TrialRecord(
         sequence=int(tags["trial"]),
         values=json.loads(tags["values"]),
         bracket_values=json.loads(tags["bracket_values"]),
         created_order=int(tags["created_order"]),
         ended_order=int(tags["ended_order"]) if "ended_order" in tags else None,
-        status=outcome,
+        status=tags.get("outcome", "running"),
         score=float(tags["score"]) if "score" in tags else None,
     )
     return LedgerTrial(
@@ -220,14 +271,15 @@ def open_search(
         existing_run_id: a run to take as the new parent.
 
     Raises:
-        SearchError: a search of that name has another identity; names the differences.
-        TrackingError: another process drives this search.
+        SearchError: a search of that name has another identity (names the differences), or another process drives it.
+        TrackingError: another process of this project folder has the parent run open.
     """
     found = writer.call(lambda: find_search(store, name))
     text = json.dumps(identity, sort_keys=True, default=str)
+    if found is not None:
+        refuse_second_driver(found)
     if found is not None and not restart:
-        recorded = json.loads(found.data.tags["identity"])
-        differences = _differences(recorded, json.loads(text))
+        differences = _differences(_flat(json.loads(found.data.tags["identity"])), _flat(json.loads(text)))
         if differences:
             raise SearchError(
                 f"search {name!r} exists with other settings ({'; '.join(differences)}); use those, choose another "
@@ -242,10 +294,16 @@ def open_search(
     return Ledger(parent)
 
 
+def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in facts.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
 def _differences(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    keys = sorted(set(recorded) | set(given))
     return [
         f"{key}: {recorded.get(key, 'absent')} there, {given.get(key, 'absent')} now"
-        for key in keys
+        for key in sorted(set(recorded) | set(given))
         if recorded.get(key) != given.get(key)
     ]

@@ -1,94 +1,183 @@
 """One search from settings to verdict: wires data, space, oracle, ledger, engine, driver and finale together."""
 
+import json
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
-
 
 from fakeface_lab.backend import keras_tuner, set_up_process, tf
 from fakeface_lab.config import find_project
 from fakeface_lab.console import console, print_data_card, print_places
 from fakeface_lab.data.images import ImageSet, load_images
-from fakeface_lab.data.sources import find_source
+from fakeface_lab.data.sources import find_source, list_files
 from fakeface_lab.data.splits import Split, make_split
 from fakeface_lab.errors import ConfigError
 from fakeface_lab.search.counts import num_trials_at_most
 from fakeface_lab.search.detector import DetectorWork
 from fakeface_lab.search.driver import Driver, Limits, is_better
 from fakeface_lab.search.engines import Engine, Event, InlineEngine, LocalEngine
-from fakeface_lab.search.finale import register, run_finals, verdict
+from fakeface_lab.search.finale import Finals, count_opening, explain, run_finals, verdict
+from fakeface_lab.search.leaderboard import leaderboard
 from fakeface_lab.search.ledger import Ledger, LedgerTrial, open_search
 from fakeface_lab.search.oracles import OracleSpec, build_oracle
+from fakeface_lab.search.plan import plan_search
 from fakeface_lab.search.progress import SearchProgress
+from fakeface_lab.search.registry import register
+from fakeface_lab.search.report import publish_report
 from fakeface_lab.search.settings import TuneSettings
 from fakeface_lab.search.space import build_space
+from fakeface_lab.search.tables import trials_table
 from fakeface_lab.search.work import save_work
+from fakeface_lab.tracking.finding import children_of
 from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.runs import sweep_dead_runs
 from fakeface_lab.tracking.store import open_store
 
-__all__ = ["best_trial", "search_detector"]
+__all__ = ["SearchResult", "best_trial", "search_detector", "show_plan"]
 
 DEFAULT_NUM_TRIALS = 12
 
-_MAXIMISED = ("worst_stress", "mean_stress")
+EngineMaker = Callable[[Callable[[Event], None]], Engine]
 
 
-def search_detector(settings: TuneSettings) -> tuple[str, dict[str, Any], float, str]:
-    """Run a whole search; return parent run id, best values, best score and verdict.
+@dataclass(frozen=True)
+class SearchResult:
+    """Where a search is and what came of it.
+
+    Attributes:
+        run_id: MLflow's id of the parent run.
+        best_values: hyperparameters of the best trial.
+        best_score: its score.
+        verdict: of the best against the documented configuration on the test split; empty without a final.
+    """
+
+    run_id: str
+    best_values: dict[str, Any]
+    best_score: float
+    verdict: str
+
+
+def show_plan(settings: TuneSettings) -> None:
+    """Print space, trials, expected time and disk; train nothing and write to no store.
+
+    Raises:
+        FakefaceLabError: the settings or the data cannot be searched.
+    """
+    template = _template(settings)
+    source = find_source(settings.data, settings.positive, find_project(), settings.image_size)
+    console.print(f"[bold]search[/]    {_name(settings)}: {settings.algorithm}, objective {settings.objective}")
+    for name, given in settings.space.items():
+        words = ", ".join(f"{key} {value}" for key, value in given.model_dump(exclude_defaults=True).items())
+        console.print(f"space     {name}: {words}; documented {getattr(settings.hyperparameters, name)}")
+    for line in plan_search(settings, template, len(list_files(source)), _threads_a_trial(settings)).lines():
+        console.print(line)
+
+
+def search_detector(settings: TuneSettings) -> SearchResult:
+    """Run a whole search, or go on with the one of the same name, and return what came of it.
 
     Raises:
         FakefaceLabError: one of its kinds, with one line that says what to do.
     """
     project = find_project()
     num_threads = _threads_a_trial(settings)
+    template = _template(settings)
     source = find_source(settings.data, settings.positive, project, settings.image_size)
     images = load_images(source, settings.image_size)
     split = make_split(images, settings.split, settings.seed)
     print_data_card(images, split)
-    template = _template(settings)
     direction = _direction(settings.objective)
     work = DetectorWork(
-        images, split, settings.objective, direction, tuple(settings.space), num_threads, settings.model_dump()
-    )
-    num_trials = num_trials_at_most(template)
+        images, split, settings.objective, direction, tuple(settings.space), num_threads,
+        settings.model_dump(mode="json"),
+    )  # fmt: skip
     store = open_store(settings.tracking_uri, project, source.name)
-    writer = PatientWriter(settings.tracking_patience_secs, console.print)
-    name = settings.name or f"{settings.algorithm} {split.name} seed {settings.seed}"
     ledger = open_search(
         store,
-        writer,
-        name,
+        PatientWriter(settings.tracking_patience_secs, console.print),
+        _name(settings),
         _identity(settings, images, split, num_threads),
-        {"split": split.name, "seed": str(settings.seed), "data_digest": images.digest},
+        {
+            "split": split.name,
+            "seed": str(settings.seed),
+            "data_digest": images.digest,
+            "objective": settings.objective,
+            "direction": direction,
+            "algorithm": settings.algorithm,
+        },
         restart=settings.restart,
         existing_run_id=os.environ.get("MLFLOW_RUN_ID"),
     )
-    parent = ledger.parent
-    sweep_dead_runs(store)
-    console.print(f"[bold]search[/]    {name}: {settings.algorithm}, {num_trials or 'any number of'} trials, "
+    with ledger.parent.ending():
+        swept = ledger.parent.writer.call(lambda: sweep_dead_runs(store))
+        result = _search(settings, ledger, template, work, num_threads, len(swept))
+    print_places(ledger.parent.store, ledger.parent.name, ledger.parent.run_id)
+    return result
+
+
+def _search(
+    settings: TuneSettings,
+    ledger: Ledger,
+    template: keras_tuner.Oracle,
+    work: DetectorWork,
+    num_threads: int,
+    num_swept: int,
+) -> SearchResult:
+    parent, direction = ledger.parent, work.direction
+    num_trials = num_trials_at_most(template)
+    console.print(f"[bold]search[/]    {parent.name}: {settings.algorithm}, {num_trials} trials at most, "
                   f"{len(ledger.trials)} recorded so far")  # fmt: skip
-    print_places(store, parent.name, parent.run_id)
-    engine = _engine_maker(settings, work, ledger, num_threads)
-    with parent.ending():
-        with SearchProgress(ledger, settings.objective, direction, num_trials) as progress:
-            limits = Limits(settings.epochs, settings.hours)
-            Driver(ledger, template, work, engine, limits, seed=settings.seed, observer=progress).run()
-        best, documented = best_trial(ledger, direction), ledger.trials[0]
-        assert best.record.score is not None  # the best trial is a finished one
-        parent.log_metrics({"best_score": best.record.score}, 0, int(best.run.info.start_time))
-        text = ""
-        if settings.final_seeds and documented.record.status == "finished":
-            seeds = range(settings.seed, settings.seed + settings.final_seeds)
-            finals = run_finals(ledger, work, engine, best, documented, seeds, console.print)
-            comparison = verdict(store, finals)
-            text = comparison.sentence("the best configuration", "the documented one")
-            parent.set_tags({"verdict": comparison.verdict, "mlflow.note.content": text})
-            aliases = register(store, finals, f"fakeface-{source.name}", comparison)
-            console.print(f"[bold]verdict[/]   {text}")
-            console.print(f"          registry fakeface-{source.name}: {aliases}")
-    print_places(store, parent.name, parent.run_id)
-    return parent.run_id, dict(best.record.values), best.record.score, text
+    print_places(parent.store, parent.name, parent.run_id)
+    make_engine = _engine_maker(settings, work, ledger, num_threads)
+    with SearchProgress(ledger, settings.objective, direction, num_trials) as progress:
+        limits = Limits(settings.epochs, settings.hours)
+        Driver(
+            ledger, template, work, make_engine, limits,
+            seed=settings.seed, observer=progress, keep_models=settings.keep_models,
+        ).run()  # fmt: skip
+    best = best_trial(ledger, direction)
+    assert best.record.score is not None  # the best trial is a finished one
+    text = _conclude(settings, ledger, work, make_engine, best) if settings.final_seeds else ""
+    parent.writer.call(lambda: publish_report(ledger, settings.objective, direction, text))
+    trials = parent.writer.call(lambda: children_of(parent.store, parent.run, "trial"))
+    console.print(trials_table(leaderboard(trials, direction)))
+    models = [run for run in trials if run.data.tags.get("model") == "logged"]
+    num_bytes = sum(4 * run.data.metrics.get("num_params", 0) for run in models)
+    console.print(f"[bold]models[/]    {len(models)} of trials kept, {num_bytes / 1e6:,.0f} MB (--keep-models)")
+    if text:
+        console.print(f"[bold]verdict[/]   {text}")
+    return SearchResult(parent.run_id, dict(best.record.values), best.record.score, text)
+
+
+def _conclude(
+    settings: TuneSettings, ledger: Ledger, work: DetectorWork, make_engine: EngineMaker, best: LedgerTrial
+) -> str:
+    """Retrain, open the test split, judge, register; return the verdict in words."""
+    parent, store = ledger.parent, ledger.parent.store
+    seeds = range(settings.seed, settings.seed + settings.final_seeds)
+    num_openings = count_opening(ledger, best, seeds)
+    finals = run_finals(ledger, work, make_engine, best, ledger.trials[0], seeds, console.print)
+    comparison = verdict(store, finals)
+    text = explain(finals, comparison, len(ledger.trials), num_openings)
+    registry_name = f"fakeface-{work.images.source.name}"
+    aliases = _register_once(ledger, finals, registry_name, lambda: register(store, finals, registry_name, comparison))
+    parent.set_tags({"verdict": "" if comparison is None else comparison.verdict})
+    console.print(f"[bold]registry[/]  {registry_name}: " + ", ".join(f"{key} {aliases[key]}" for key in aliases))
+    return text
+
+
+def _register_once(ledger: Ledger, finals: Finals, name: str, action: Callable[[], dict[str, int]]) -> dict[str, int]:
+    """Register these finals, unless it was done: showing an old result must not move aliases that moved on since."""
+    parent = ledger.parent
+    these = [run.info.run_id for run in (*finals.best, *finals.documented)]
+    tags = parent.writer.call(lambda: parent.store.client.get_run(parent.run_id)).data.tags
+    done: dict[str, Any] = json.loads(tags.get("registered", "{}"))
+    if done.get("runs") == these:
+        return dict(done["aliases"])
+    aliases = parent.writer.call(action)
+    parent.set_tags({"registered": json.dumps({"name": name, "aliases": aliases, "runs": these})})
+    return aliases
 
 
 def best_trial(ledger: Ledger, direction: Literal["min", "max"]) -> LedgerTrial:
@@ -101,28 +190,35 @@ def best_trial(ledger: Ledger, direction: Literal["min", "max"]) -> LedgerTrial:
     return best
 
 
+def _name(settings: TuneSettings) -> str:
+    return settings.name or f"{settings.algorithm} {settings.split} seed {settings.seed}"
+
+
 def _threads_a_trial(settings: TuneSettings) -> int:
     """Return the threads of one training: the cores shared fairly among the workers."""
     all_threads = set_up_process(settings.threads if settings.engine == "inline" else 0)
-    return settings.threads or max(1, all_threads // settings.workers)
+    num_workers = 1 if settings.engine == "inline" else settings.workers
+    return settings.threads or max(1, all_threads // num_workers)
 
 
 def _direction(objective: str) -> Literal["min", "max"]:
-    maximised = objective in _MAXIMISED or "accuracy" in objective
-    return "max" if maximised else "min"
+    return "min" if objective == "val_loss" else "max"
 
 
 def _template(settings: TuneSettings) -> keras_tuner.Oracle:
     if settings.algorithm == "hyperband" and settings.trials is not None:
         raise ConfigError("trials: Hyperband has its own number of trials, given by epochs; leave --trials out")
-    fixed = settings.hyperparameters.model_dump()
+    # A grid without a limit is complete.
+    num_trials = None if settings.algorithm == "hyperband" else settings.trials
+    if settings.algorithm in ("random", "bayesian"):
+        num_trials = settings.trials or DEFAULT_NUM_TRIALS
     spec = OracleSpec(
         settings.algorithm,
-        build_space(settings.space, fixed),
+        build_space(settings.space, settings.hyperparameters.model_dump()),
         settings.objective,
         _direction(settings.objective),
         seed=settings.seed,
-        max_trials=None if settings.algorithm in ("hyperband", "grid") else settings.trials or DEFAULT_NUM_TRIALS,
+        max_trials=num_trials,
         num_initial_points=settings.initial_points,
         max_epochs=settings.epochs,
     )
@@ -144,13 +240,13 @@ def _identity(settings: TuneSettings, images: ImageSet, split: Split, num_thread
     }
 
 
-def _engine_maker(
-    settings: TuneSettings, work: DetectorWork, ledger: Ledger, num_threads: int
-) -> Callable[[Callable[[Event], None]], Engine]:
+def _engine_maker(settings: TuneSettings, work: DetectorWork, ledger: Ledger, num_threads: int) -> EngineMaker:
     if settings.engine == "inline":
         return lambda handler: InlineEngine(work, handler)
     work_path = save_work(work, ledger.parent.folder)
-    gpus = [str(index) for index, _ in enumerate(tf.config.list_physical_devices("GPU"))]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    num_gpus = len(tf.config.list_physical_devices("GPU"))
+    gpus = visible.split(",") if visible and num_gpus else [str(index) for index in range(num_gpus)]
     return lambda handler: LocalEngine(
         work_path,
         handler,

@@ -10,6 +10,7 @@ from fakeface_lab.config import Hyperparameters, TrainingSettings
 __all__ = ["DEFAULT_SPACE", "Algorithm", "Range", "TuneSettings", "Value"]
 
 Algorithm = Literal["random", "grid", "bayesian", "hyperband"]
+Objective = Literal["val_loss", "val_accuracy"]
 Value = int | float | str
 
 
@@ -28,6 +29,8 @@ class Range(BaseModel):
     def _whole(self) -> Self:
         if (self.values is None) == (self.min is None and self.max is None):
             raise ValueError("give either values, or min and max")
+        if self.values is not None and len(set(self.values)) < len(self.values):
+            raise ValueError("lists a value twice")
         if self.values is None:
             if self.min is None or self.max is None or self.min >= self.max:
                 raise ValueError("min and max are both needed, min the smaller one")
@@ -71,7 +74,7 @@ class TuneSettings(TrainingSettings):
         None, ge=1, le=10_000, description="number of trials, the documented one included (12; Hyperband has its own)"
     )
     hours: float | None = Field(None, gt=0, description="stop after so many hours, over all restarts")
-    objective: str = Field("val_loss", description="metric of an epoch, or worst_stress, mean_stress")
+    objective: Objective = Field("val_loss", description="what makes a trial better: val_loss or val_accuracy")
     workers: int = Field(1, ge=1, le=256, description="trials at the same time, one GPU each where there are any")
     engine: Literal["inline", "local"] = Field(
         "local", description="local: worker processes, a crash costs one attempt; inline: this process"

@@ -48,8 +48,7 @@ def to_hyperparameters(values: Mapping[str, Any]) -> Hyperparameters:
 
 
 def _check(name: str, given: Range) -> None:
-    ends = given.values or (given.min, given.max)
-    for value in ends:
+    for value in given.grid() or (given.min, given.max):
         try:
             Hyperparameters(**{name: value})
         except ValidationError as err:
@@ -58,10 +57,10 @@ def _check(name: str, given: Range) -> None:
 
 
 def _open(hp: keras_tuner.HyperParameters, name: str, given: Range, default: Value) -> None:
-    whole_numbers = Hyperparameters.model_fields[name].annotation is int
+    kind = type(default)
     grid = given.grid()
     if grid is not None:
-        values = [int(value) if whole_numbers else value for value in grid]
+        values: list[Value] = [kind(value) for value in grid]
         if default not in values:
             values = sorted([*values, default]) if not isinstance(default, str) else [*values, default]
         hp.Choice(name, values, default=default, ordered=not isinstance(default, str))
@@ -69,7 +68,7 @@ def _open(hp: keras_tuner.HyperParameters, name: str, given: Range, default: Val
     assert given.min is not None  # `Range` has checked both
     assert given.max is not None
     low, high = min(given.min, float(default)), max(given.max, float(default))
-    if whole_numbers:
+    if kind is int:
         hp.Int(name, int(low), int(high), sampling=given.sampling, default=int(default))
     else:
         hp.Float(name, low, high, sampling=given.sampling, default=float(default))

@@ -8,12 +8,12 @@ import os
 import queue
 import sys
 import threading
+import traceback
+from contextlib import suppress
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
-
-from fakeface_lab.errors import FakefaceLabError
 
 __all__ = ["main"]
 
@@ -50,11 +50,13 @@ def main(argv: list[str]) -> int:
     inbox: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()
 
+    with suppress(OSError):  # Linux: where memory runs out, a worker is to be killed, not its driver
+        Path("/proc/self/oom_score_adj").write_text("1000")
     # After the reader: loading TensorFlow takes seconds in which the driver may die.
     import psutil
 
     from fakeface_lab.backend import keras, set_up_process, tf
-    from fakeface_lab.search.work import Assignment, load_work
+    from fakeface_lab.search.work import Assignment, explain_fault, load_work
 
     set_up_process(num_threads)
     work = load_work(work_path)
@@ -64,16 +66,11 @@ def main(argv: list[str]) -> int:
         order = inbox.get()
         try:
             work(Assignment(**order["assignment"]), Path(order["folder"]), reporter)
-        except (MemoryError, tf.errors.ResourceExhaustedError) as err:
-            reporter.send(kind="died", reason=f"out of memory: {str(err).splitlines()[0] if str(err) else 'no detail'}")
-        except FakefaceLabError as err:
-            reporter.send(kind="failed", reason=str(err))
-        except Exception as err:  # a fault in the model or its data: the same again in every attempt
-            import traceback
-
+        except Exception as err:
             traceback.print_exc()
-            first_line = (str(err).splitlines() or [""])[0]
-            reporter.send(kind="failed", reason=f"{type(err).__name__}: {first_line}")
+            # Memory may suffice next time; a fault in the model or its data would be the same in every attempt.
+            is_passing = isinstance(err, (MemoryError, tf.errors.ResourceExhaustedError))
+            reporter.send(kind="died" if is_passing else "failed", reason=explain_fault(err))
         else:
             reporter.send(kind="done", rss_bytes=psutil.Process().memory_info().rss)
         keras.backend.clear_session()

@@ -3,3 +3,14 @@
 `store` finds and opens the store, `runs` writes one run, `models` packs, logs and loads models, `patience` waits for
 a server that is away, `provenance` says what code and machine a run came from.
 """
+
+import os
+
+# Read by MLflow when it is imported. Whoever set them keeps their choice.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+# Waiting for a server that is away is this project's own business (`patience`): MLflow's seven tries would stall
+# for four minutes before a user learns of it.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")

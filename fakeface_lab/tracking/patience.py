@@ -33,6 +33,8 @@ def is_passing_fault(err: Exception) -> bool:
     """Return whether the same write may go through later."""
     if isinstance(err, MlflowException):
         return err.error_code in _PASSING_CODES
+    if isinstance(err, requests.HTTPError):  # an artifact's upload
+        return err.response is None or err.response.status_code >= 500 or err.response.status_code == 429
     return isinstance(err, (requests.RequestException, ConnectionError, TimeoutError))
 
 
@@ -93,17 +95,17 @@ class PatientWriter:
         while True:
             try:
                 return action()
-            except Exception as err:
+            except (MlflowException, OSError) as err:
+                first_line = str(err).partition("\n")[0]
                 if not is_passing_fault(err):
-                    raise
+                    raise TrackingError(f"tracking store refused: {first_line}") from err
                 away_secs = time.monotonic() - started
-                first_line = str(err).splitlines()[0]
                 if away_secs >= self._patience_secs:
                     raise TrackingError(
                         f"tracking store: away for {away_secs:.0f} s, longer than --tracking-patience-secs "
                         f"{self._patience_secs:.0f}; start the same command again when it is back ({first_line})"
                     ) from err
-                self._notify(f"tracking store does not answer, trying again in {pause_secs:.0f} s: {first_line}")
+                self._notify(f"tracking store does not answer, trying again in {pause_secs:g} s: {first_line}")
                 time.sleep(pause_secs)
                 pause_secs = min(2 * pause_secs, _LONGEST_PAUSE_SECS)
 

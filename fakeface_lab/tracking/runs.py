@@ -5,12 +5,11 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
-from mlflow.exceptions import MlflowException
 
 from fakeface_lab.errors import FakefaceLabError, TrackingError
 from fakeface_lab.tracking.patience import PatientWriter
@@ -52,7 +51,7 @@ class TrackedRun:
         parent_run_id: str | None = None,
         existing_run_id: str | None = None,
     ) -> "TrackedRun":
-        """Make a run with its tags in one write, or take the run that `MLFLOW_RUN_ID` names."""
+        """Make a run with its tags in one write, or take the run that `MLFLOW_RUN_ID` names, in its experiment."""
         all_tags = {"mlflow.runName": name} | code_tags() | dict(tags)
         if parent_run_id is not None:
             all_tags["mlflow.parentRunId"] = parent_run_id
@@ -61,11 +60,14 @@ class TrackedRun:
             return cls._open(store, writer, run)
         try:
             run = writer.call(lambda: store.client.get_run(existing_run_id))
-        except MlflowException as err:
+        except TrackingError as err:
             raise TrackingError(
-                f"MLFLOW_RUN_ID {existing_run_id}: no such run in {store.uri}; unset it or name an existing run"
+                f"MLFLOW_RUN_ID {existing_run_id}: {err}; unset it, or name an existing run of {store.uri}"
             ) from err
+        experiment = writer.call(lambda: store.client.get_experiment(run.info.experiment_id))
+        store = replace(store, experiment_id=experiment.experiment_id, experiment_name=experiment.name)
         tracked = cls._open(store, writer, run)
+        writer.call(lambda: store.client.update_run(tracked.run_id, status="RUNNING"))
         tracked.set_tags(all_tags)
         return tracked
 
@@ -157,6 +159,7 @@ class TrackedRun:
         """End the run as FINISHED, FAILED (errors) or KILLED (Ctrl-C, SIGTERM), and pass the exception on."""
         try:
             yield self
+            self.end("FINISHED")
         except FakefaceLabError as err:
             self._end_at_once("FAILED", str(err))
             raise
@@ -167,8 +170,6 @@ class TrackedRun:
         except BaseException as err:
             self._end_at_once("FAILED", f"{type(err).__name__}: {err}", traceback.format_exc())
             raise
-        else:
-            self.end("FINISHED")
 
     def _end_at_once(self, status: str, reason: str, trace: str | None = None) -> None:
         """Try once: the program is ending, and a store that is away must not hold it up."""

@@ -1,22 +1,14 @@
 """Which MLflow store, which experiment, and how to look at it."""
 
 import os
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlparse
 
-from filelock import FileLock
-
-# Read by MLflow when it is imported. Whoever set them keeps their choice.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-# Waiting for a server that is away is this project's own business (`patience`): MLflow's seven tries would stall
-# for four minutes before a user learns of it.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-
 import mlflow
+from filelock import FileLock
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -110,19 +102,39 @@ def open_store(setting: str | None, project: Path, experiment: str) -> Store:
             database = Path(uri.removeprefix("sqlite:///"))
             # Two processes that make the tables at once both fail.
             with FileLock(f"{database}.lock"):
+                _require_sqlite(database)
                 client = MlflowClient(uri)
                 client.search_experiments(max_results=1)
         else:
             client = MlflowClient(uri)
-        # Loading a model by its `models:/` address asks the global store.
-        mlflow.set_tracking_uri(uri)
+        _use_for_loading(uri)
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or experiment
         experiment_id = _get_or_create_experiment(client, uri, project, name)
     except MlflowException as err:
         raise TrackingError(_explain(uri, err)) from err
-    except OSError as err:
-        raise TrackingError(f"tracking store {uri}: {err.strerror or err}; see --tracking-uri") from err
+    except (OSError, sqlite3.Error) as err:
+        reason = err.strerror if isinstance(err, OSError) and err.strerror else err
+        raise TrackingError(f"tracking store {uri}: {reason}; see --tracking-uri") from err
     return Store(uri, client, experiment_id, name, project)
+
+
+def _require_sqlite(database: Path) -> None:
+    """Fail at once where MLflow would try again for two minutes, and then with an error of SQLAlchemy."""
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA schema_version")
+
+
+def _use_for_loading(uri: str) -> None:
+    """Make this the store that loading a model by its `models:/` address asks, and leave the environment alone.
+
+    MLflow also sets `MLFLOW_TRACKING_URI`, which in a notebook would decide where the next program writes.
+    """
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    if before is None:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+    else:
+        os.environ["MLFLOW_TRACKING_URI"] = before
 
 
 def _get_or_create_experiment(client: MlflowClient, uri: str, project: Path, name: str) -> str:

@@ -1,0 +1,115 @@
+"""Program: is this data set solvable for the wrong reason? A tracked audit; no network is trained.
+
+    python -m fakeface_lab.audit --data my/faces
+
+A minute or two for 1,289 images. Exit code 3 where a finding makes results on these images void.
+"""
+
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field
+
+from fakeface_lab.cli import run_program
+from fakeface_lab.config import RunSettings, find_project
+
+__all__ = ["AuditProgramSettings", "AuditResult", "main", "run_audit"]
+
+EXIT_VOID = 3
+
+
+class AuditProgramSettings(RunSettings):
+    """Settings of `python -m fakeface_lab.audit`; the thresholds are those of `evaluation.audit.AuditSettings`."""
+
+    warn_auc: float = Field(0.70, ge=0.5, le=1, description="AUC from which a shortcut probe is reported")
+    fail_auc: float = Field(0.90, ge=0.5, le=1, description="AUC from which a shortcut probe makes results void")
+    significance: float = Field(0.0001, gt=0, lt=1, description="largest p-value, Holm-corrected, of a finding")
+    min_slice_fraction: float = Field(0.01, ge=0, le=1, description="share of all images that a slice must hold")
+    min_slice_purity: float = Field(0.95, ge=0, le=1, description="lower end of the purity of a pure slice")
+    fail_slice_fraction: float = Field(0.5, ge=0, le=1, description="share of images in pure slices that is void")
+    certain_bits: int = Field(2, ge=0, le=64, description="distance of one picture under two labels, bits of 64")
+    max_bits: int = Field(6, ge=0, le=64, description="largest distance of near-duplicates, bits of 64")
+    max_chance_fraction: float = Field(0.01, ge=0, le=1, description="share of images with a look-alike by chance")
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """Where an audit is and what it says.
+
+    Attributes:
+        run_id: MLflow's id of the run.
+        worst: severity of the worst finding, "fail", "warn" or "info"; None without any.
+        verdict: the audit in plain words.
+        metrics: figures of every probe, counts of findings.
+    """
+
+    run_id: str
+    worst: str | None
+    verdict: str
+    metrics: dict[str, float]
+
+    @property
+    def exit_code(self) -> int:
+        """3 where results on these images are void, else 0."""
+        return EXIT_VOID if self.worst == "fail" else 0
+
+
+def run_audit(settings: AuditProgramSettings) -> AuditResult:
+    """Audit a data set, track it as a run beside the trainings on the same data, and return what was found.
+
+    Raises:
+        FakefaceLabError: one of its kinds, with one line that says what to do.
+    """
+    from fakeface_lab.console import print_data_card, print_places
+    from fakeface_lab.data.images import load_images
+    from fakeface_lab.data.sources import find_source
+    from fakeface_lab.data.splits import make_split, write_ledger
+    from fakeface_lab.evaluation.audit import AuditSettings
+    from fakeface_lab.inspection import inspect_images
+    from fakeface_lab.recording import begin_recording, remove_work_folder
+    from fakeface_lab.reports import audit_note, print_card, tell
+    from fakeface_lab.terminal import console
+    from fakeface_lab.tracking.patience import PatientWriter
+    from fakeface_lab.tracking.runs import TrackedRun
+    from fakeface_lab.tracking.store import open_store
+
+    project = find_project()
+    source = find_source(settings.data, settings.positive, project, settings.image_size)
+    images = load_images(source, settings.image_size)
+    split = make_split(images, settings.split, settings.seed)
+    print_data_card(images, split)
+    thresholds = settings.model_dump(include=set(AuditSettings.__dataclass_fields__))
+
+    store = open_store(settings.tracking_uri, project, source.name)
+    writer = PatientWriter(settings.tracking_patience_secs, console.print)
+    tags = {"role": "audit", "data_digest": images.digest, "split": split.name, "seed": str(settings.seed)}
+    run = TrackedRun.create(store, writer, settings.name or f"audit {source.name}", tags)
+    with run.ending():
+        params = {"data": source.name, "image_size": settings.image_size, "split": split.name, "seed": settings.seed}
+        begin_recording(run, params | thresholds, images, settings.model_dump(), num_threads=1)
+        inspection = inspect_images(images, split, AuditSettings(**thresholds), settings.seed, show=tell)
+        card = inspection.card
+        with tempfile.TemporaryDirectory() as folder:
+            inspection.write(images, Path(folder))
+            write_ledger(split, images, Path(folder) / "split.csv")
+            run.upload(Path(folder))
+        run.log_metrics(inspection.metrics(), 0, time.time_ns() // 1_000_000)
+        verdict = {"audit_worst": card.worst or "", "audit_verdict": card.verdict}
+        run.set_tags(verdict | {"mlflow.note.content": audit_note(card)})
+    remove_work_folder(run)
+    print_card(card)
+    print_places(store, run.name, run.run_id)
+    return AuditResult(run.run_id, card.worst, card.verdict, inspection.metrics())
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the program and return its exit code."""
+    prog = "python -m fakeface_lab.audit"
+    return run_program(AuditProgramSettings, prog, lambda settings: run_audit(settings).exit_code, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

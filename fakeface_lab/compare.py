@@ -1,0 +1,112 @@
+"""Program: which run is better, and is the difference to be believed? From the store alone, nothing is trained.
+
+python -m fakeface_lab.compare                     # the latest searches and baselines
+python -m fakeface_lab.compare SEARCH              # its trials, and its winner against the documented one
+python -m fakeface_lab.compare RUN OTHER [...]     # the first against each of the others, image by image
+"""
+
+import sys
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from fakeface_lab.cli import run_program
+from fakeface_lab.config import Settings, find_project
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fakeface_lab.search.standings import Standing
+    from fakeface_lab.tracking.finding import Run
+    from fakeface_lab.tracking.store import Store
+
+__all__ = ["CompareSettings", "main", "run_compare"]
+
+EXIT_NOT_BETTER = 3
+
+
+class CompareSettings(Settings):
+    """Settings of `python -m fakeface_lab.compare`."""
+
+    runs: CliPositionalArg[list[str]] = Field([], description="names or ids of searches and runs; none: the latest")
+    require: Literal["better"] | None = Field(
+        None, description="better: exit code 3 unless the first run is better than all others (or a search's winner)"
+    )
+
+
+def run_compare(settings: CompareSettings) -> int:
+    """Print the tables and the verdicts, and return the exit code.
+
+    Raises:
+        FakefaceLabError: one of its kinds, with one line that says what to do.
+    """
+    from fakeface_lab.search.standings import judge, latest_standings, named_standings, require_one_ground
+    from fakeface_lab.terminal import console
+    from fakeface_lab.tracking.finding import find_named, open_for_reading
+
+    store = open_for_reading(settings.tracking_uri, find_project())
+    if not settings.runs:
+        standings, left_out = latest_standings(store)
+        _print_standings(standings)
+        for reason in left_out:
+            console.print(f"left out  {reason}", style="dim")
+        return 0
+    if len(settings.runs) == 1:
+        search = find_named(store, settings.runs[0])
+        if search.data.tags.get("role") == "search":
+            return _show_search(store, search, settings.require)
+    standings = named_standings(store, settings.runs)
+    _print_standings(standings)
+    require_one_ground(standings)
+    comparisons = judge(standings)
+    for other, comparison in zip(standings[1:], comparisons, strict=True):
+        console.print(f"[bold]verdict[/]   {comparison.sentence(standings[0].name, other.name)}")
+    if len(comparisons) > 1:
+        console.print(f"          p-values are adjusted for {len(comparisons)} comparisons (Holm)", style="dim")
+    return _exit_code([comparison.verdict for comparison in comparisons], settings.require)
+
+
+def _show_search(store: "Store", search: "Run", require: str | None) -> int:
+    from fakeface_lab.search.leaderboard import direction_of, leaderboard
+    from fakeface_lab.search.standings import finals_of, judge
+    from fakeface_lab.search.tables import trials_table
+    from fakeface_lab.terminal import console, wide_console
+    from fakeface_lab.tracking.finding import children_of
+
+    wide_console.print(trials_table(leaderboard(children_of(store, search, "trial"), direction_of(search))))
+    best, documented = finals_of(store, search)
+    if best is None or documented is None:
+        console.print("[bold]verdict[/]   none: no finals of both the best and the documented configuration")
+        return _exit_code([], require)
+    if best.runs == documented.runs:
+        console.print("[bold]verdict[/]   none: the documented configuration is itself the best trial")
+        return _exit_code([], require)
+    _print_standings([best, documented])
+    comparison = judge([best, documented])[0]
+    console.print(f"[bold]verdict[/]   {comparison.sentence('the best configuration', 'the documented one')}")
+    return _exit_code([comparison.verdict], require)
+
+
+def _print_standings(standings: "Sequence[Standing]") -> None:
+    from fakeface_lab.search.standings import by_ground
+    from fakeface_lab.search.tables import standings_table
+    from fakeface_lab.terminal import console, wide_console
+
+    for ground, members in by_ground(standings).items():
+        console.print(f"[bold]{ground}[/]" + (f" ([yellow]{ground.caution}[/])" if ground.caution else ""))
+        wide_console.print(standings_table(members))
+
+
+def _exit_code(verdicts: list[str], require: str | None) -> int:
+    is_reached = require is None or (bool(verdicts) and all(verdict == require for verdict in verdicts))
+    return 0 if is_reached else EXIT_NOT_BETTER
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the program and return its exit code."""
+    return run_program(CompareSettings, "python -m fakeface_lab.compare", run_compare, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""Program: a tracked model on its own test split or on any other folder, and under stress.
+
+    python -m fakeface_lab.evaluate "baseline documented seed 0" --stress
+    python -m fakeface_lab.evaluate models:/fakeface-demo@champion --data other/faces
+
+The model is a run id, a run name, models:/..., NAME@ALIAS or an alias. Results go to a child of the model's run.
+"""
+
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from fakeface_lab.cli import run_program
+from fakeface_lab.config import Settings, find_project
+
+__all__ = ["EvaluateSettings", "EvaluationResult", "main", "run_evaluation"]
+
+
+class EvaluateSettings(Settings):
+    """Settings of `python -m fakeface_lab.evaluate`."""
+
+    model: CliPositionalArg[str] = Field(description="run id, run name, models:/..., NAME@ALIAS or alias")
+    data: str | None = Field(None, description="hardfakevsrealfaces, demo, or a folder; default: the own test split")
+    positive: str | None = Field(None, description="class folder to detect, for folder names that do not say it")
+    stress: bool = Field(False, description="also score the images under JPEG, blur, crop, padding and the like")
+    name: str | None = Field(None, min_length=1, max_length=200, description="name of the run")
+    threads: int = Field(0, ge=0, le=1024, description="threads of the model; 0: all cores")
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Where an evaluation is and what it measured.
+
+    Attributes:
+        run_id: MLflow's id of the run, a child of the model's.
+        metrics: by name; those of the images begin with `test_` or `external_`.
+        sentences: what they mean.
+    """
+
+    run_id: str
+    metrics: dict[str, float]
+    sentences: tuple[str, ...]
+
+
+def run_evaluation(settings: EvaluateSettings) -> EvaluationResult:
+    """Evaluate a tracked model, track the figures as a child of its run, and return them.
+
+    Raises:
+        FakefaceLabError: one of its kinds, with one line that says what to do.
+    """
+    from fakeface_lab.assessment import assess
+    from fakeface_lab.backend import set_up_process
+    from fakeface_lab.console import print_places
+    from fakeface_lab.evaluation_images import choose_images
+    from fakeface_lab.recording import begin_recording, remove_work_folder
+    from fakeface_lab.reports import print_evaluation, tell
+    from fakeface_lab.terminal import console
+    from fakeface_lab.tracked_model import load_model
+    from fakeface_lab.tracking.lookup import find_audit, find_model, open_for_models
+    from fakeface_lab.tracking.patience import PatientWriter
+    from fakeface_lab.tracking.runs import TrackedRun
+
+    project = find_project()
+    num_threads = set_up_process(settings.threads)
+    found = find_model(open_for_models(settings.tracking_uri, project), settings.model)
+    model = load_model(found)
+    console.print(f"[bold]model[/]     {found.run.info.run_name} ({found.run.info.run_id}), {found.uri}")
+    chosen = choose_images(model, settings.data, settings.positive, project)
+    for sentence in chosen.sentences:
+        console.print(f"[bold]images[/]    {sentence}")
+
+    writer = PatientWriter(settings.tracking_patience_secs, console.print)
+    audit = find_audit(found.store, model.data_digest)
+    source = chosen.images.source
+    tags = {"role": "evaluation", "data_digest": chosen.images.digest, "split": chosen.split_name, "model": found.uri}
+    run = TrackedRun.create(
+        found.store,
+        writer,
+        settings.name or f"evaluation {source.name} {chosen.part}",
+        tags | (audit.tags() if audit else {}),
+        parent_run_id=found.run.info.run_id,
+    )
+    with run.ending():
+        chosen.count_opening(found)
+        params = {"data": source.name, "image_size": model.image_size_px, "split": chosen.split_name}
+        params |= {"threshold": model.threshold, "num_images": len(chosen.rows), "part": chosen.part}
+        begin_recording(run, params, chosen.images, settings.model_dump(), num_threads)
+        result = assess(model, chosen.images, chosen.rows, chosen.part, stress=settings.stress, show=tell)
+        metrics, explained = chosen.explain(result.metrics)
+        sentences = [*result.sentences, *explained, *([f"Audit: {audit.verdict}"] if audit else [])]
+        with tempfile.TemporaryDirectory() as folder:
+            result.write(Path(folder))
+            run.upload(Path(folder))
+        run.log_metrics(metrics, 0, time.time_ns() // 1_000_000)
+        run.set_tags(result.tags | {"mlflow.note.content": "\n".join(f"- {sentence}" for sentence in sentences)})
+    remove_work_folder(run)
+    print_evaluation(sentences, result.shown() | chosen.side_by_side(found, metrics))
+    print_places(found.store, run.name, run.run_id)
+    return EvaluationResult(run.run_id, metrics, tuple(sentences))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the program and return its exit code."""
+    return run_program(EvaluateSettings, "python -m fakeface_lab.evaluate", run_evaluation, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,225 @@
+"""What a user hands to `Tuner.search`, made fit for repetition: whose order of the data counts, and what it is.
+
+Keras shuffles arrays from a state that a restart loses. Here arrays reach `fit` in an order that is a pure function of
+seed and epoch; anything else (data sets, generators, a `HyperModel.fit` of the user's own) is passed on as it came.
+"""
+
+import hashlib
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fakeface_lab.backend import keras, keras_tuner
+from fakeface_lab.data.pipeline import epoch_order
+from fakeface_lab.errors import ConfigError
+
+__all__ = ["EpochOrder", "FitArguments", "bind_fit_arguments", "has_own_fit"]
+
+_DEFAULT_BATCH_SIZE = 32  # Keras's
+_NUMERIC_KINDS = "biufc"
+
+
+class EpochOrder(keras.utils.PyDataset):
+    """Batches of arrays, each epoch in an order of its own that depends on seed and epoch alone."""
+
+    def __init__(self, arrays: tuple[Any, ...], batch_size: int, seed: int, *, shuffle: bool) -> None:
+        super().__init__()
+        self._arrays, self._batch_size, self._seed, self._shuffle = arrays, batch_size, seed, shuffle
+        self._num_rows = len(keras.tree.flatten(arrays)[0])
+        self._rows: npt.NDArray[np.int64] = np.arange(self._num_rows)
+
+    def begin(self, epoch: int) -> None:
+        """Take the order of an epoch, counted from 0."""
+        if self._shuffle:
+            self._rows = epoch_order(self._num_rows, self._seed, epoch)
+
+    def __len__(self) -> int:
+        return -(-self._num_rows // self._batch_size)
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        rows = self._rows[index * self._batch_size : (index + 1) * self._batch_size]
+        batch: tuple[Any, ...] = keras.tree.map_structure(lambda array: array[rows], self._arrays)
+        return batch
+
+
+@dataclass(frozen=True)
+class FitArguments:
+    """The arguments of `HyperModel.fit`, without those that the search sets itself.
+
+    Attributes:
+        args: positional ones; empty unless `HyperModel.fit` is the user's own.
+        kwargs: named ones.
+        train: (x, y, sample_weight) as arrays, those that were given; None if the order is not ours to choose.
+        shuffle: whether `train` is shuffled in each epoch.
+        batch_size: of `train`.
+        callbacks: the user's, copied for each trial.
+        epochs: the user's budget, None if not given.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    train: tuple[Any, ...] | None
+    shuffle: bool
+    batch_size: int
+    callbacks: tuple[Any, ...]
+    epochs: int | None
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether a training can go on from an epoch's checkpoint and end as if it had never stopped.
+
+        A callback may hold state (EarlyStopping, ReduceLROnPlateau) that no checkpoint knows of.
+        """
+        return self.train is not None and not self.callbacks
+
+    def example(self) -> Any | None:
+        """Return one row of the input with its batch dimension, structured as the model takes it; None if unknown."""
+        if self.train is not None:
+            return keras.tree.map_structure(lambda array: array[:1], self.train[0])
+        given = self.kwargs.get("x", self.args[0] if self.args else None)
+        try:
+            return keras.tree.map_structure(lambda array: array[:1], _to_arrays(given))
+        except _NotArraysError:
+            return None
+
+    def dataset_facts(self) -> tuple[str, str, dict[str, str]]:
+        """Return name, digest and shapes of the data: every number of arrays, else only what is known of their form."""
+        hashed, shapes = hashlib.sha256(), {}
+        for name, leaf in _leaves({"train": self.train, "args": list(self.args), **self.kwargs}):
+            if isinstance(leaf, np.ndarray):
+                shapes[name] = f"{leaf.dtype} {leaf.shape}"
+                hashed.update(f"{name} {shapes[name]}".encode())
+                hashed.update(memoryview(np.ascontiguousarray(leaf)).cast("B") if leaf.size else b"")
+            elif hasattr(leaf, "element_spec"):
+                shapes[name] = str(leaf.element_spec)
+                hashed.update(f"{name} {shapes[name]}".encode())
+        return ("arrays" if self.train is not None else "data", hashed.hexdigest(), shapes)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the plain arguments by name: part of a search's identity."""
+        plain = {key: value for key, value in self.kwargs.items() if isinstance(value, (int, float, str, bool, dict))}
+        plain = {key: value for key, value in plain.items() if not _has_array(value)}
+        names = [type(callback).__name__ for callback in self.callbacks]
+        own = {"batch_size": self.batch_size, "shuffle": self.shuffle} if self.train is not None else {}
+        return {**plain, **own, "callbacks": names}
+
+
+class _NotArraysError(Exception):
+    """The data are not arrays all through."""
+
+
+def has_own_fit(hypermodel: keras_tuner.HyperModel) -> bool:
+    """Return whether the user has overridden `HyperModel.fit`."""
+    return getattr(hypermodel.fit, "__func__", hypermodel.fit) is not keras_tuner.HyperModel.fit
+
+
+def bind_fit_arguments(
+    hypermodel: keras_tuner.HyperModel, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> FitArguments:
+    """Return what was given to `search`, with its arrays found.
+
+    Raises:
+        ConfigError: an argument that `fit` does not have, or one that the search sets itself.
+    """
+    named = dict(kwargs)
+    callbacks = tuple(named.pop("callbacks", None) or ())
+    named.pop("verbose", None)
+    if "initial_epoch" in named:
+        raise ConfigError("initial_epoch: the search counts the epochs of a trial from its first; leave it out")
+    if has_own_fit(hypermodel):
+        epochs = named.pop("epochs", None)
+        return FitArguments(args, _as_numpy(named), None, False, _DEFAULT_BATCH_SIZE, callbacks, epochs)
+    try:
+        bound = inspect.signature(keras.Model.fit).bind_partial(None, *args, **named)
+    except TypeError as err:
+        raise ConfigError(f"search(): {err}; it takes what keras.Model.fit takes") from err
+    named = dict(list(bound.arguments.items())[1:])
+    named.pop("verbose", None)
+    epochs = named.pop("epochs", None)
+    batch_size = named.get("batch_size") or _DEFAULT_BATCH_SIZE
+    shuffle = named.get("shuffle", True)
+    given = tuple(named.get(name) for name in ("x", "y", "sample_weight"))
+    try:
+        if named.get("steps_per_epoch") is not None or not isinstance(shuffle, bool):
+            raise _NotArraysError
+        last = max(index for index, value in enumerate(given) if value is not None)
+        train = tuple(None if value is None else _to_arrays(value) for value in given[: last + 1])
+        if train[0] is None or (len(train) == 3 and train[1] is None):
+            raise _NotArraysError
+    except (_NotArraysError, ValueError):
+        return FitArguments((), named, None, False, batch_size, callbacks, epochs)
+    rest = {
+        key: value for key, value in named.items() if key not in ("x", "y", "sample_weight", "batch_size", "shuffle")
+    }
+    rest["validation_batch_size"] = rest.get("validation_batch_size") or batch_size
+    train, rest["validation_data"] = _split(train, rest.pop("validation_split", 0.0), rest.get("validation_data"))
+    return FitArguments((), rest, train, shuffle, batch_size, callbacks, epochs)
+
+
+def _split(train: tuple[Any, ...], fraction: float, given: Any) -> tuple[tuple[Any, ...], Any]:
+    """Return training and validation data; a split takes the last rows, as Keras does."""
+    if given is not None:
+        return train, _as_numpy(given)
+    if not fraction:
+        return train, None
+    num_rows = len(keras.tree.flatten(train)[0])
+    first = int(num_rows * (1.0 - fraction))
+    if not 0 < first < num_rows:
+        raise ConfigError(
+            f"validation_split = {fraction}: leaves {first} of {num_rows} rows to train on; give another fraction"
+        )
+    return (
+        keras.tree.map_structure(lambda array: array[:first], train),
+        keras.tree.map_structure(lambda array: array[first:], train),
+    )
+
+
+def _as_numpy(value: Any) -> Any:
+    """Return `value` with tensors and tables as arrays, which worker processes can map; the rest as it is."""
+    if isinstance(value, dict):
+        return {key: _as_numpy(part) for key, part in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_as_numpy(part) for part in value)
+    try:
+        return _to_arrays(value)
+    except _NotArraysError:
+        return value
+
+
+def _to_arrays(value: Any) -> Any:
+    """Return nested arrays as `fit` would make them: lists as tuples, floats in Keras's float type."""
+    if isinstance(value, dict):
+        return {key: _to_arrays(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return tuple(_to_arrays(part) for part in value)
+    if not hasattr(value, "__array__") or not hasattr(value, "shape"):
+        raise _NotArraysError
+    try:
+        array = value if isinstance(value, np.ndarray) else np.asarray(value)
+    except Exception as err:  # a ragged or symbolic tensor
+        raise _NotArraysError from err
+    if array.dtype.kind not in _NUMERIC_KINDS or array.ndim == 0:
+        raise _NotArraysError
+    if array.dtype.kind == "f" and array.dtype != keras.config.floatx():
+        array = array.astype(keras.config.floatx())
+    # Keras takes a column of a table (pandas.Series) as (num_rows, 1).
+    return array[:, None] if type(value).__name__ == "Series" else array
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key in value:
+            yield from _leaves(value[key], f"{name}.{key}".strip("."))
+    elif isinstance(value, (list, tuple)):
+        for index, part in enumerate(value):
+            yield from _leaves(part, f"{name}.{index}".strip("."))
+    else:
+        yield name, value
+
+
+def _has_array(value: Any) -> bool:
+    return any(isinstance(leaf, np.ndarray) for _, leaf in _leaves(value))

@@ -1,0 +1,146 @@
+"""What the best score of a search is worth: corrected for having been picked, and whether the search looked far enough.
+
+Reads the per-image scores that the trials have logged. The statistics are in `evaluation.selection`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from mlflow.entities import Run
+
+from fakeface_lab.errors import SearchError
+from fakeface_lab.evaluation.selection import SearchRange, edge_values, expected_best, selection_corrected
+from fakeface_lab.search.settings import Range, Value
+from fakeface_lab.tracking.scores import PartScores, part_scores
+from fakeface_lab.tracking.store import Store
+
+__all__ = ["ScoredTrial", "SelectionReport", "selection_report"]
+
+# Keras clips probabilities so before it takes their logarithm.
+_SMALLEST_PROBABILITY = 1e-7
+
+
+@dataclass(frozen=True)
+class ScoredTrial:
+    """A finished trial, as this report needs it.
+
+    Attributes:
+        run: its run, with a scores.csv.
+        values: its hyperparameters by name.
+        score: value of the objective.
+    """
+
+    run: Run
+    values: Mapping[str, Value]
+    score: float
+
+
+@dataclass(frozen=True)
+class SelectionReport:
+    """What is to be written beside the best score.
+
+    Attributes:
+        metrics: `selection_naive`, `selection_corrected`, `selection_corrected_low`, `_high`, in the unit of the
+            objective, and `num_edge_values`; without the first four where the objective has no per-image scores.
+        expected_best: float64 (num_trials - 1,), best score to expect after 1, 2, ... random trials; None for an
+            algorithm whose trials are not independent.
+        sentences: the same for the user.
+    """
+
+    metrics: dict[str, float]
+    expected_best: npt.NDArray[np.float64] | None
+    sentences: tuple[str, ...]
+
+
+def selection_report(
+    store: Store,
+    trials: Sequence[ScoredTrial],
+    *,
+    space: Mapping[str, Range],
+    algorithm: str,
+    objective: str,
+    maximize: bool,
+    part: str = "validation",
+) -> SelectionReport:
+    """Report on the finished trials of one search.
+
+    Args:
+        store: where their runs are.
+        trials: in the order of their creation, trial 0 (set by hand, drawn from nothing) first; at least one.
+        space: what was searched.
+        algorithm: which one suggested the trials.
+        objective: the metric that is the score.
+        maximize: whether higher is better.
+        part: the split that the trials were judged on; "test" in a search on the documented split.
+
+    Raises:
+        SearchError: no trial, a trial has no scores, or two were scored on different images.
+    """
+    if not trials:
+        raise SearchError("no trial has a score, so there is nothing to correct for the selection; run some trials")
+    metrics: dict[str, float] = {}
+    sentences = []
+    per_image = _per_image(part_scores(store, tuple(trial.run for trial in trials), part), objective)
+    if per_image is not None and len(trials) > 1:
+        corrected = selection_corrected(per_image, maximize)
+        metrics |= {
+            "selection_naive": corrected.naive,
+            "selection_corrected": corrected.corrected,
+            "selection_corrected_low": corrected.low,
+            "selection_corrected_high": corrected.high,
+        }
+        sentences.append(f"{objective}, {corrected}.")
+    expected = _expected(trials, algorithm, maximize)
+    if expected is not None and len(expected) > 1:
+        half = max(1, len(expected) // 2)
+        sentences.append(
+            f"Half as many random trials ({half}) would be expected to reach {objective} {expected[half - 1]:.4f}, all "
+            f"{len(expected)} reach {expected[-1]:.4f}: {_worth(expected, half)}."
+        )
+    best = (max if maximize else min)(trials, key=lambda trial: trial.score)
+    edges = edge_values(_numbers(best.values), _ranges(space, trials[0].values))
+    sentences += [f"{edge}." for edge in edges]
+    return SelectionReport(metrics | {"num_edge_values": float(len(edges))}, expected, tuple(sentences))
+
+
+def _per_image(scores: PartScores, objective: str) -> npt.NDArray[np.float64] | None:
+    """Return each image's share of the objective under each trial, (num_images, num_trials); None where it has none."""
+    of_truth = np.where(scores.is_positive, scores.scores, 1 - scores.scores).T
+    if objective.endswith("accuracy"):
+        is_correct = (scores.scores > 0.5) == scores.is_positive
+        return np.asarray(is_correct.T, dtype=np.float64)
+    if objective.endswith("loss"):
+        return np.asarray(-np.log(np.maximum(of_truth, _SMALLEST_PROBABILITY)), dtype=np.float64)
+    return None
+
+
+def _expected(trials: Sequence[ScoredTrial], algorithm: str, maximize: bool) -> npt.NDArray[np.float64] | None:
+    drawn = [trial.score for trial in trials[1:]]
+    if algorithm != "random" or not drawn:
+        return None
+    return expected_best(drawn, algorithm, maximize)
+
+
+def _worth(expected: npt.NDArray[np.float64], half: int) -> str:
+    gained, first = abs(expected[-1] - expected[half - 1]), abs(expected[half - 1] - expected[0])
+    return "more trials still pay" if gained > 0.5 * first else "more trials bring little"
+
+
+def _numbers(values: Mapping[str, Value]) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items() if not isinstance(value, str)}
+
+
+def _ranges(space: Mapping[str, Range], documented: Mapping[str, Value]) -> dict[str, SearchRange]:
+    """Return the searched range of every number, widened as the search does to hold the documented value."""
+    ranges = {}
+    for name, given in space.items():
+        ends = [*(given.values or ()), given.min, given.max, documented.get(name)]
+        numbers = [float(end) for end in ends if isinstance(end, (int, float))]
+        # A choice of words or of two values has no edge that could be widened.
+        if any(isinstance(end, str) for end in ends) or len(numbers) < 3 or not all(map(math.isfinite, numbers)):
+            continue
+        ranges[name] = SearchRange(min(numbers), max(numbers), given.sampling == "log")
+    return ranges

@@ -1,0 +1,199 @@
+"""The documented split is the document's, the sealed one keeps look-alikes together, a ledger gives a split back."""
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
+
+from fakeface_lab.data.hashes import near_duplicate_groups, perceptual_hashes
+from fakeface_lab.data.images import ImageSet, load_images
+from fakeface_lab.data.sources import ImageFile, Source, find_source
+from fakeface_lab.data.splits import make_split, read_ledger, write_ledger
+from fakeface_lab.errors import DataError
+
+MakeImages = Callable[..., Path]
+
+
+def _image_set(labels: list[int], pixels: np.ndarray | None = None) -> ImageSet:
+    """An image set in memory; a picture of its own for each row where no pixels are given."""
+    root = Path("/images")
+    files = tuple(
+        ImageFile(root / f"{label}_{row}.png", f"{label}_{row}.png", label, f"{row:064x}")
+        for row, label in enumerate(labels)
+    )
+    if pixels is None:
+        pixels = _distinct_pictures(len(labels), seed=0)
+    source = Source("set", root, ("fake", "real"), (root / "fake", root / "real"))
+    return ImageSet(source, files, pixels, np.array(labels, dtype=np.int64), (), {}, root / "pixels.npy")
+
+
+def _distinct_pictures(num_images: int, seed: int) -> np.ndarray:
+    """Smooth random pictures, which their perceptual hashes tell apart; uint8 (num_images, 32, 32, 3)."""
+    noise = gaussian_filter(np.random.default_rng(seed).normal(size=(num_images, 32, 32, 3)), (0, 3, 3, 0))
+    return np.clip(128 + 400 * noise, 0, 255).astype(np.uint8)
+
+
+def test_documented_split_is_that_of_the_document(make_images: MakeImages, project: Path) -> None:
+    root = make_images(num_per_class=17)
+    images = load_images(find_source(str(root), None, project, 24), 24)
+    for seed in (0, 1, 42):
+        # The document's lines: list the fakes, then the reals, shuffle, cut at 80 %.
+        pool = [("fake", name) for name in sorted(os.listdir(root / "fake"))]  # noqa: PTH208
+        pool += [("real", name) for name in sorted(os.listdir(root / "real"))]  # noqa: PTH208
+        random.Random(seed).shuffle(pool)
+        cut = int(len(pool) * 0.8)
+        split = make_split(images, "documented", seed)
+        names = [file.name for file in images.files]
+        assert [names[row] for row in split.train] == [f"{label}/{name}" for label, name in pool[:cut]]
+        assert [names[row] for row in split.test] == [f"{label}/{name}" for label, name in pool[cut:]]
+        np.testing.assert_array_equal(split.validation, split.test)
+        assert split.test_is_validation
+
+
+@settings(max_examples=60, deadline=None)
+@given(num_fakes=st.integers(20, 200), num_reals=st.integers(20, 200), seed=st.integers(0, 2**31 - 1))
+def test_documented_split_covers_all_once(num_fakes: int, num_reals: int, seed: int) -> None:
+    images = _image_set([0] * num_fakes + [1] * num_reals, np.zeros((num_fakes + num_reals, 1, 1, 3), np.uint8))
+    split = make_split(images, "documented", seed)
+    everyone = np.concatenate([split.train, split.test])
+    assert sorted(everyone.tolist()) == list(range(num_fakes + num_reals))
+    assert len(split.train) == (num_fakes + num_reals) * 4 // 5
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    num_fakes=st.integers(40, 90),
+    num_reals=st.integers(40, 90),
+    seed=st.integers(0, 2**31 - 1),
+    num_copies=st.integers(0, 25),
+    mirrored=st.booleans(),
+)
+def test_sealed_split_is_disjoint_and_keeps_planted_copies_on_one_side(
+    num_fakes: int, num_reals: int, seed: int, num_copies: int, mirrored: bool
+) -> None:
+    labels = [0] * num_fakes + [1] * num_reals
+    pixels = _distinct_pictures(len(labels), seed)
+    rng = np.random.default_rng(seed)
+    pairs = [rng.choice(num_fakes, 2, replace=False) for _ in range(num_copies)]
+    for original, copy in pairs:
+        brighter = np.clip(pixels[original].astype(int) + 3, 0, 255).astype(np.uint8)
+        pixels[copy] = brighter[:, ::-1] if mirrored else brighter
+    images = _image_set(labels, pixels)
+    split = make_split(images, "sealed", seed)
+    parts = (split.train, split.validation, split.test)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(labels)))
+    side = {int(row): index for index, part in enumerate(parts) for row in part}
+    groups = near_duplicate_groups(perceptual_hashes(images.pixels), 4)
+    for group in np.unique(groups):
+        assert len({side[int(row)] for row in np.flatnonzero(groups == group)}) == 1
+    # Planted pairs that a later copy did not overwrite are such groups.
+    for index, (original, copy) in enumerate(pairs):
+        later = {int(row) for pair in pairs[index + 1 :] for row in pair[1:]}
+        if not later & {int(original), int(copy)}:
+            assert side[int(original)] == side[int(copy)]
+    assert not split.test_is_validation
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_sealed_split_is_stratified_64_16_20(seed: int) -> None:
+    images = _image_set([0] * 250 + [1] * 150)
+    split = make_split(images, "sealed", seed)
+    for part, fraction in ((split.train, 0.64), (split.validation, 0.16), (split.test, 0.20)):
+        for label, num_images in ((0, 250), (1, 150)):
+            assert abs(int((images.labels[part] == label).sum()) - fraction * num_images) <= 3
+
+
+def test_sealed_split_depends_on_the_seed_alone() -> None:
+    images = _image_set([0] * 40 + [1] * 40)
+    first, again, other = (make_split(images, "sealed", seed) for seed in (3, 3, 4))
+    for part in ("train", "validation", "test"):
+        np.testing.assert_array_equal(getattr(first, part), getattr(again, part))
+    assert set(first.test.tolist()) != set(other.test.tolist())
+
+
+def test_too_few_images_are_refused_with_counts() -> None:
+    with pytest.raises(DataError, match=r"too few images for a documented split \(3 fake, 1 real\): \w+ lacks a class"):
+        make_split(_image_set([0, 0, 0, 1]), "documented", 0)
+    with pytest.raises(DataError, match="a sealed split needs more images; a class is down to 4"):
+        make_split(_image_set([0] * 30 + [1] * 4), "sealed", 0)
+
+
+def test_one_picture_many_times_cannot_be_sealed() -> None:
+    pixels = np.repeat(_distinct_pictures(1, 0), 60, axis=0)
+    with pytest.raises(DataError, match="keeps near-duplicates together, and there are only 1 different pictures"):
+        make_split(_image_set([0] * 30 + [1] * 30, pixels), "sealed", 0)
+
+
+@pytest.fixture
+def images(make_images: MakeImages, project: Path) -> ImageSet:
+    """Twelve images a class, some with names that make a table difficult."""
+    root = make_images(num_per_class=12)
+    for number, name in enumerate(
+        ['a,"b".png', "line\nbreak\r.png", "ü名前.png", os.fsdecode(b"caf\xe9\xff.png"), "#.png"]
+    ):
+        os.rename(root / "fake" / f"fake_{number}.png", root / "fake" / name)  # noqa: PTH104
+    return load_images(find_source(str(root), None, project, 24), 24)
+
+
+@pytest.mark.parametrize("name", ["documented", "sealed"])
+def test_ledger_gives_the_split_back(images: ImageSet, tmp_path: Path, name: str) -> None:
+    split = make_split(images, name, 7)
+    write_ledger(split, images, tmp_path / "split.csv")
+    again = read_ledger(tmp_path / "split.csv", images)
+    assert (again.name, again.seed) == (name, 7)
+    for part in ("train", "validation", "test"):
+        np.testing.assert_array_equal(getattr(again, part), getattr(split, part))
+        assert getattr(again, part).dtype == np.int64
+    write_ledger(again, images, tmp_path / "again.csv")
+    assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "split.csv").read_bytes()
+
+
+def test_ledger_is_a_table_that_pandas_reads(images: ImageSet, tmp_path: Path) -> None:
+    import pandas as pd
+
+    write_ledger(make_split(images, "sealed", 0), images, tmp_path / "split.csv")
+    table = pd.read_csv(tmp_path / "split.csv", encoding_errors="replace")
+    assert list(table.columns[:4]) == ["file", "sha256", "label", "split"]
+    assert len(table) == 24
+    assert table["label"].value_counts().to_dict() == {"fake": 12, "real": 12}
+    assert set(table["split"]) == {"train", "validation", "test"}
+
+
+def test_ledger_of_other_images_is_refused(images: ImageSet, tmp_path: Path) -> None:
+    path = tmp_path / "split.csv"
+    write_ledger(make_split(images, "documented", 0), images, path)
+    text = path.read_bytes()
+    path.write_bytes(text.replace(images.files[-1].sha256.encode(), b"0" * 64))
+    with pytest.raises(DataError, match=f"{images.files[-1].name} is not among the images of .*, or its content has"):
+        read_ledger(path, images)
+    path.write_bytes(text.replace(b",test\r\n", b",exam\r\n"))
+    with pytest.raises(DataError, match="is in split 'exam'; allowed are train, validation, test"):
+        read_ledger(path, images)
+
+
+@pytest.mark.parametrize(
+    "content", [None, "", "file,sha256\n", "a,b,c,d,# split=sealed seed=x\n", "a,# split=s seed=1\n1,2\n"]
+)
+def test_file_that_is_no_ledger_is_refused(images: ImageSet, tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "split.csv"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(DataError, match=r"split.csv: not a split ledger .*; give the split.csv of a run"):
+        read_ledger(path, images)
+
+
+@pytest.mark.real_data
+def test_real_images_are_split_as_measured(real_images: Path, project: Path) -> None:
+    images = load_images(find_source(str(real_images), None, project, 300), 300)
+    documented = make_split(images, "documented", 1)
+    assert (len(documented.train), len(documented.test)) == (1031, 258)
+    sealed = make_split(images, "sealed", 0)
+    assert len(sealed.train) + len(sealed.validation) + len(sealed.test) == 1289
+    assert abs(len(sealed.test) - 258) <= 2
+    assert abs(len(sealed.validation) - 206) <= 2

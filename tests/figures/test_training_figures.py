@@ -1,0 +1,112 @@
+"""What the figures of a training show, read back from their axes."""
+
+import io
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from fakeface_lab.figures.training import confusion_figure, curve_figures, documented_figure, roc_figure
+
+HISTORY = {
+    "loss": [0.65, 0.14, 0.1],
+    "accuracy": [0.8, 0.95, 0.96],
+    "val_loss": [0.24, 0.2, 0.17],
+    "val_accuracy": [0.98, 0.94, 0.97],
+    "learning_rate": [1e-4] * 3,
+}
+TRAINING_ONLY = {"loss": [0.65, 0.14], "accuracy": [0.8, 0.95]}
+
+
+def lines(figure: Figure) -> dict[str, tuple[str, list[float], list[float]]]:
+    """Label to colour, x and y of every line in every axes."""
+    return {
+        str(line.get_label()): (str(line.get_color()), list(line.get_xdata()), list(line.get_ydata()))
+        for axes in figure.axes
+        for line in axes.get_lines()
+    }
+
+
+def is_drawn(figure: Figure) -> bool:
+    target = io.BytesIO()
+    figure.savefig(target, format="png", dpi=40)
+    pixels = np.asarray(Image.open(target).convert("L"))
+    return bool(pixels.min() < 128 < pixels.max())
+
+
+def test_the_documents_figure_has_its_axes_colours_and_title() -> None:
+    figure = documented_figure(HISTORY)
+    accuracy, loss = figure.axes
+    assert accuracy.get_title() == "Training and Validation Accuracy & Loss"
+    assert (accuracy.get_ylabel(), loss.get_ylabel(), accuracy.get_xlabel()) == ("Accuracy", "Loss", "Epochs")
+    assert lines(figure) == {
+        "Training Accuracy": ("b", [1, 2, 3], HISTORY["accuracy"]),
+        "Validation Accuracy": ("r", [1, 2, 3], HISTORY["val_accuracy"]),
+        "Training Loss": ("g", [1, 2, 3], HISTORY["loss"]),
+        "Validation Loss": ("y", [1, 2, 3], HISTORY["val_loss"]),
+    }
+    assert {line.get_label() for line in accuracy.get_lines()} == {"Training Accuracy", "Validation Accuracy"}
+    assert all(line.get_marker() == "o" and line.get_linestyle() == "-" for line in loss.get_lines())
+    assert is_drawn(figure)
+
+
+def test_without_validation_only_the_training_is_drawn() -> None:
+    assert set(lines(documented_figure(TRAINING_ONLY))) == {"Training Accuracy", "Training Loss"}
+    figures = curve_figures(TRAINING_ONLY, 1)
+    assert set(lines(figures["loss"])) == {"training", "kept weights: epoch 1"}
+
+
+def test_curves_mark_the_kept_epoch() -> None:
+    figures = curve_figures(HISTORY, kept_epoch=2)
+    assert set(figures) == {"loss", "accuracy"}
+    for name, figure in figures.items():
+        drawn = lines(figure)
+        assert drawn["training"][1:] == ([1, 2, 3], HISTORY[name])
+        assert drawn["validation"][1:] == ([1, 2, 3], HISTORY[f"val_{name}"])
+        assert drawn["kept weights: epoch 2"][1] == [2, 2]
+        assert figure.axes[0].get_ylabel() == name
+        assert is_drawn(figure)
+    assert figures["loss"].axes[0].get_ylim()[0] == 0
+
+
+def test_one_epoch_can_be_drawn() -> None:
+    history = {name: values[:1] for name, values in HISTORY.items()}
+    for figure in [documented_figure(history), *curve_figures(history, 1).values()]:
+        assert is_drawn(figure)
+
+
+def test_the_confusion_matrix_counts_with_the_truth_in_rows() -> None:
+    labels = np.array([0, 0, 0, 1, 1])
+    decisions = np.array([0, 0, 1, 0, 1])
+    figure = confusion_figure(labels, decisions, ("fake", "real"), "test: 3 of 5 right")
+    axes = figure.axes[0]
+    assert [text.get_text() for text in axes.texts] == ["2", "1", "1", "1"]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["fake", "real"]
+    assert (axes.get_title(), axes.get_xlabel(), axes.get_ylabel()) == ("test: 3 of 5 right", "decided", "true")
+    assert is_drawn(figure)
+
+
+def test_a_class_that_nobody_decided_for_keeps_its_column() -> None:
+    figure = confusion_figure(np.array([0, 1, 1]), np.array([1, 1, 1]), ("fake", "real"), "")
+    assert [text.get_text() for text in figure.axes[0].texts] == ["0", "1", "0", "2"]
+
+
+def test_the_roc_is_that_of_the_positive_class() -> None:
+    rng = np.random.default_rng(0)
+    is_positive = rng.random(60) < 0.5
+    scores = np.clip(0.3 * is_positive + 0.7 * rng.random(60), 0, 1)
+    figure = roc_figure(is_positive, scores, "fake")
+    curve = next(line for line in figure.axes[0].get_lines() if "fake" in str(line.get_label()))
+    fpr, tpr, _ = roc_curve(is_positive, scores)
+    np.testing.assert_allclose(curve.get_xdata(), fpr)
+    np.testing.assert_allclose(curve.get_ydata(), tpr)
+    assert f"{roc_auc_score(is_positive, scores):.2f}" in str(curve.get_label())
+    assert "fake" in figure.axes[0].get_ylabel()
+    assert is_drawn(figure)
+
+
+@pytest.mark.parametrize("name", ["Björk_日本", "a" * 60])
+def test_class_names_in_any_script_and_length_do_not_break_a_figure(name: str) -> None:
+    assert is_drawn(confusion_figure(np.array([0, 1]), np.array([0, 1]), (name, "real"), "t"))

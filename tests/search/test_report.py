@@ -1,0 +1,207 @@
+"""The report of a search says what the store holds, and its settings train the winner again."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from tiny_store import TinyStore, tiny_store
+
+from fakeface_lab.config import BaselineSettings, Hyperparameters, load_settings
+from fakeface_lab.search.importance import measure_importance
+from fakeface_lab.search.leaderboard import leaderboard, searched_names
+from fakeface_lab.search.ledger import Ledger, LedgerTrial, open_search
+from fakeface_lab.search.report import publish_report, write_report
+from fakeface_lab.search.suggestion import Suggestion
+from fakeface_lab.tracking.finding import children_of, find_run
+from fakeface_lab.tracking.patience import PatientWriter
+from fakeface_lab.tracking.runs import TrackedRun
+from fakeface_lab.tracking.store import open_store
+
+
+@pytest.fixture
+def ledger(project: Path) -> Iterator[Ledger]:
+    store = open_store(None, project, "faces")
+    ledger = open_search(store, PatientWriter(5), "by hand", {}, {}, restart=False)
+    yield ledger
+    ledger.parent.lock.release()
+
+
+def add(
+    ledger: Ledger,
+    score: float | None,
+    *,
+    secs: float | None = None,
+    reason: str = "",
+    bracket: dict[str, object] | None = None,
+    epochs: int = 5,
+    **values: object,
+) -> LedgerTrial:
+    """Record an ended trial as the driver does."""
+    suggestion = Suggestion(values=values, bracket_values=bracket or {})  # type: ignore[arg-type]
+    trial = ledger.create(suggestion, f"t{len(ledger.trials):03d}", {})
+    metrics = {"num_params": 1000.0} | ({} if secs is None else {"train_secs": secs})
+    client = ledger.parent.store.client
+    for name, value in metrics.items():
+        client.log_metric(trial.run_id, name, value)
+    trial = ledger.count_epoch(trial, epochs)
+    outcome = "failed" if score is None else "finished"
+    return ledger.end(trial, outcome, score, reason, {"kept_epoch": "4"})  # type: ignore[arg-type]
+
+
+def table_of(ledger: Ledger, direction: str = "min") -> pd.DataFrame:
+    ledger.parent.writer.drain()
+    runs = children_of(ledger.parent.store, ledger.parent.run, "trial")
+    return leaderboard(runs, direction)  # type: ignore[arg-type]
+
+
+def test_leaderboard_ranks_scores_and_puts_failures_last(ledger: Ledger) -> None:
+    add(ledger, 0.5, secs=10, units=8, rate=0.1)
+    add(ledger, None, reason="out of memory", units=4096, rate=0.1)
+    add(ledger, 0.3, secs=20, units=16, rate=0.1)
+    add(ledger, 0.3, secs=5, units=32, rate=0.1)
+    table = table_of(ledger)
+    assert table["trial"].tolist() == [2, 3, 0, 1]
+    assert table["rank"].tolist()[:3] == [1, 2, 3]
+    assert table["rank"].isna().tolist() == [False, False, False, True]
+    assert table_of(ledger, "max")["trial"].tolist() == [0, 2, 3, 1]
+    last = table.iloc[3]
+    assert (last["status"], last["reason"], last["run"]) == ("failed", "out of memory", "t001")
+    assert searched_names(table) == ["units"]
+    assert list(table.columns) == [
+        "rank", "trial", "run", "score", "units", "rate", "epochs", "kept_epoch", "train_secs", "num_params",
+        "status", "reason", "run_id",
+    ]  # fmt: skip
+
+
+def test_cost_counts_each_second_once(ledger: Ledger) -> None:
+    first = add(ledger, 0.5, secs=10, units=8)
+    add(ledger, 0.4, secs=30, units=8, bracket={"tuner/trial_id": "0", "tuner/epochs": 10})
+    again = ledger.create(Suggestion(values={"units": 8}, bracket_values={}), "t002", {})
+    ledger.end_as_repeated(again, first)
+    table = table_of(ledger).sort_values("trial")
+    assert table["train_secs"].tolist() == [10, 20, 0]
+
+
+def trials_frame(num: int, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    units, words = rng.integers(1, 100, num), rng.choice(["a", "b"], num)
+    return pd.DataFrame(
+        {
+            "trial": range(num),
+            "run": "t",
+            "score": units / 100 + 0.001 * rng.normal(size=num),
+            "units": units,
+            "noise": rng.uniform(size=num),
+            "word": words,
+            "fixed": 1,
+            "epochs": 5,
+        }
+    )
+
+
+def test_importance_finds_what_the_score_was_made_of() -> None:
+    found = measure_importance(trials_frame(60))
+    assert found is not None
+    assert found.names == ("units", "noise", "word")
+    assert found.means[0] > 1
+    assert max(found.means[1:]) < 0.05
+    assert found.warning == ""
+
+
+def test_importance_warns_of_few_trials_and_of_a_forest_that_cannot_predict() -> None:
+    few = measure_importance(trials_frame(19))
+    assert few is not None
+    assert few.warning == "only 19 trials, fewer than 20: a hint at best"
+    blind = trials_frame(30)
+    blind["score"] = np.random.default_rng(1).permutation(blind["score"].to_numpy())
+    nothing = measure_importance(blind.drop(columns="word").assign(units=blind["noise"] > 0.5))
+    assert nothing is not None
+    assert nothing.warning == "the forest cannot predict trials it has not seen"
+
+
+def test_importance_needs_trials_and_differences() -> None:
+    assert measure_importance(trials_frame(3)) is None
+    assert measure_importance(trials_frame(8).assign(score=0.5)) is None
+    same = trials_frame(8)[["trial", "run", "score", "fixed", "epochs"]]
+    assert measure_importance(same) is None
+    doubled = pd.concat([trials_frame(3)] * 4, ignore_index=True)
+    assert measure_importance(doubled) is None
+
+
+def test_report_of_any_search_has_no_settings_of_the_detector(ledger: Ledger, tmp_path: Path) -> None:
+    for number in range(12):
+        add(ledger, 0.5 - number / 100, secs=1, units=number)
+    add(ledger, None, reason="NaN", units=99)
+    write_report(ledger, "val_loss", "min", "", tmp_path)
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written == {"leaderboard.csv", "history.png", "importance.png", "cost.png", "summary.md"}
+    summary = (tmp_path / "summary.md").read_text()
+    assert "No final was run" in summary
+    assert "13 trials, 1 failed; 12 s of training, 1 failed ones not counted" in summary
+    assert "| 12 | 0 (documented) | 0.5000 |" in summary, "the documented one is shown although it is not among ten"
+    assert len(re.findall(r"^\| \d+ \|", summary, flags=re.M)) == 11
+    assert "only 12 trials" in summary
+    assert "best.toml" not in summary
+
+
+def test_report_before_any_trial_has_a_score(ledger: Ledger, tmp_path: Path) -> None:
+    add(ledger, None, reason="NaN", units=99)
+    write_report(ledger, "val_loss", "min", "", tmp_path)
+    assert not (tmp_path / "importance.png").exists()
+    assert "1 trials, 1 failed" in (tmp_path / "summary.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def tiny() -> TinyStore:
+    return tiny_store()
+
+
+@pytest.fixture
+def published(tiny: TinyStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The artifacts of the tiny search's parent after its report was published."""
+    monkeypatch.chdir(tiny.project)
+    store = open_store(tiny.uri, tiny.project, "images")
+    parent = TrackedRun.reopen(store, PatientWriter(5), find_run(store, tiny.search_run_id))
+    publish_report(Ledger(parent), "val_loss", "min", "A verdict.")
+    parent.end("FINISHED")
+    return Path(store.client.download_artifacts(tiny.search_run_id, "", str(tmp_path)))
+
+
+def test_published_report_is_on_the_parent(tiny: TinyStore, published: Path) -> None:
+    table = pd.read_csv(published / "leaderboard.csv")
+    assert sorted(table["trial"]) == [0, 1, 2]
+    assert table["score"].iloc[0] == tiny.best_score
+    assert table["train_secs"].gt(0).all()
+    assert Image.open(published / "history.png").size == (800, 450)
+    note = find_run(open_store(tiny.uri, tiny.project, "images"), tiny.search_run_id).data.tags["mlflow.note.content"]
+    assert note == (published / "summary.md").read_text()
+    assert note.startswith("A verdict.")
+    assert len(note) < 5000, "longer descriptions are cut"
+
+
+def test_settings_of_the_winner_train_it_again(
+    tiny: TinyStore, published: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from fakeface_lab.baseline import run_baseline
+
+    settings = load_settings(BaselineSettings, ["--config", str(published / "best.toml")], "baseline")
+    assert settings.hyperparameters == Hyperparameters(**tiny.best_values)
+    assert (settings.split, settings.image_size, settings.seed) == ("sealed", 24, 0)
+    assert Path(settings.data) == tiny.images
+    (tmp_path / "other" / "experiments").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "other")
+    monkeypatch.setenv("FAKEFACE_CACHE", str(tmp_path / "cache"))
+    again = run_baseline(settings)
+    store = open_store(None, tmp_path / "other", "images")
+    assert find_run(store, again.run_id).data.metrics["val_loss"] == tiny.best_score
+
+
+def test_best_settings_follow_recorded_values(tiny: TinyStore, published: Path) -> None:
+    text = (published / "best.toml").read_text()
+    for name, value in tiny.best_values.items():
+        assert f"{name} = {json.dumps(value)}" in text

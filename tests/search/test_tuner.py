@@ -1,0 +1,471 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras_tuner
+import numpy as np
+import pytest
+from keras_tuner import oracles
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+import fakeface_lab
+from fakeface_lab.backend import keras, tf
+from fakeface_lab.errors import AllTrialsFailedError, ConfigError, SearchError
+from fakeface_lab.search.tuner import Tuner
+
+RNG = np.random.default_rng(3)
+X = RNG.normal(size=(60, 4)).astype(np.float32)
+Y = (X[:, :2].sum(axis=1) > 0).astype(np.float32)
+
+FIT = {"epochs": 2, "batch_size": 16, "validation_split": 0.25, "verbose": 0}
+
+
+def build(hp: keras_tuner.HyperParameters) -> keras.Model:
+    """Two activations, of which one has a hyperparameter of its own; more layers, more hyperparameters."""
+    model = keras.Sequential([keras.Input((4,))])
+    for number in range(hp.Choice("layers", [1, 2])):
+        model.add(keras.layers.Dense(hp.Choice(f"units_{number}", [2, 4])))
+        if hp.Choice("activation", ["relu", "leaky"]) == "leaky":
+            with hp.conditional_scope("activation", ["leaky"]):
+                model.add(keras.layers.LeakyReLU(hp.Choice("slope", [0.1, 0.3])))
+        else:
+            model.add(keras.layers.ReLU())
+    model.add(keras.layers.Dropout(0.2))
+    model.add(keras.layers.Dense(1, activation="sigmoid"))
+    model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def small(hp: keras_tuner.HyperParameters) -> keras.Model:
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(hp.Choice("units", [2, 4, 13]))])
+    model.add(keras.layers.Dense(1, activation="sigmoid"))
+    model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def random_oracle(max_trials: int = 3, objective: Any = "val_loss") -> keras_tuner.Oracle:
+    return oracles.RandomSearchOracle(objective, max_trials=max_trials, seed=5)
+
+
+def inline(build: Any = build, oracle: keras_tuner.Oracle | None = None, **kwargs: Any) -> Tuner:
+    return Tuner(oracle or random_oracle(), build, engine="inline", **kwargs)
+
+
+def runs_of(tuner: Tuner, role: str = "trial") -> list[Run]:
+    """The runs of a search in MLflow, the oldest first, read with MLflow's own client."""
+    client = MlflowClient(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    found = client.search_runs(experiments, f"tags.role = '{role}'")
+    return sorted(found, key=lambda run: int(run.data.tags.get("trial", "0")))
+
+
+def history(run: Run, key: str) -> list[tuple[int, float]]:
+    client = MlflowClient(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
+    return [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, key)]
+
+
+ORACLES: dict[str, Callable[[], keras_tuner.Oracle]] = {
+    "random": random_oracle,
+    "grid": lambda: oracles.GridSearchOracle("val_loss", max_trials=4, seed=5),
+    "bayesian": lambda: oracles.BayesianOptimizationOracle("val_loss", max_trials=4, num_initial_points=2, seed=5),
+    "hyperband": lambda: oracles.HyperbandOracle("val_loss", max_epochs=2, factor=2, seed=5),
+    "of RandomSearch": lambda: keras_tuner.RandomSearch(build, "val_accuracy", max_trials=2, seed=5).oracle,
+    "of GridSearch": lambda: keras_tuner.GridSearch(build, "val_loss", max_trials=2, seed=5).oracle,
+    "of BayesianOptimization": lambda: keras_tuner.BayesianOptimization(build, "val_loss", max_trials=2, seed=5).oracle,
+    "of Hyperband": lambda: keras_tuner.Hyperband(build, "val_loss", max_epochs=2, factor=2, seed=5).oracle,
+}
+
+
+@pytest.mark.parametrize("kind", ["random", "grid", "bayesian", "hyperband"])
+def test_every_oracle(kind: str, project: Path) -> None:
+    tuner = inline(oracle=ORACLES[kind](), project_name=kind)
+    tuner.search(X, Y, **FIT)
+    runs = runs_of(tuner)
+    assert len(runs) == {"random": 3, "grid": 4, "bayesian": 4, "hyperband": 5}[kind]
+    (parent,) = runs_of(tuner, "search")
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs} == {parent.info.run_id}
+    assert {run.info.status for run in [parent, *runs]} == {"FINISHED"}
+    for run in runs:
+        names = {"layers", "units_0", "units_1", "activation", "slope", "epochs", "seed", "num_threads"}
+        assert set(run.data.params) == names, "every run has the same keys"
+        assert (run.data.params["slope"] == "-") == (run.data.params["activation"] == "relu")
+        epochs = int(run.data.params["epochs"])
+        assert [step for step, _ in history(run, "val_loss")] == list(range(1, epochs + 1))
+        assert run.data.metrics["hp.units_0"] == float(run.data.params["units_0"])
+        assert run.data.metrics["score"] == min(value for _, value in history(run, "val_loss"))
+    assert runs[0].data.params["activation"] == "relu", "trial 0 has the defaults"
+    assert {path.name for path in project.iterdir()} == {"experiments", "mlflow.db", "mlflow.db.lock", "mlruns"}
+    assert list((project / "mlruns" / ".work").iterdir()) == []
+
+    again = inline(oracle=ORACLES[kind](), project_name=kind)
+    again.search(X, Y, **FIT)
+    assert [run.info.run_id for run in runs_of(again)] == [run.info.run_id for run in runs]
+    assert again.get_best_hyperparameters()[0].values == tuner.get_best_hyperparameters()[0].values
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [kind for kind in ORACLES if kind.startswith("of ")])
+def test_oracles_of_tuner_classes(kind: str, project: Path, tmp_path: Path) -> None:
+    os.chdir(tmp_path)  # a tuner of KerasTuner's makes a folder
+    oracle = ORACLES[kind]()
+    os.chdir(project)
+    tuner = inline(oracle=oracle)
+    tuner.search(X, Y, **FIT)
+    assert {run.info.status for run in runs_of(tuner)} == {"FINISHED"}
+    assert {path.name for path in project.iterdir()} == {"experiments", "mlflow.db", "mlflow.db.lock", "mlruns"}
+
+
+def test_objective_directions_are_kerastuners(project: Path) -> None:
+    tuner = inline(small, random_oracle(objective="val_accuracy"))
+    tuner.search(X, Y, **FIT)
+    scores = [run.data.metrics["score"] for run in runs_of(tuner)]
+    assert scores == [max(value for _, value in history(run, "val_accuracy")) for run in runs_of(tuner)]
+    assert tuner.oracle.get_best_trials()[0].score == max(scores)
+
+
+def test_several_objectives_are_summed_as_kerastuner_does(project: Path) -> None:
+    both = [keras_tuner.Objective("val_loss", "min"), keras_tuner.Objective("val_accuracy", "max")]
+    tuner = inline(small, random_oracle(1, both))
+    tuner.search(X, Y, **FIT)
+    (run,) = runs_of(tuner)
+    sums = [loss - acc for (_, loss), (_, acc) in zip(history(run, "val_loss"), history(run, "val_accuracy"))]
+    assert run.data.metrics["score"] == pytest.approx(min(sums), abs=1e-7)
+
+
+def test_summaries_read_as_kerastuners(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tuner = inline(small)
+    tuner.search_space_summary()
+    assert "Default search space size: 1\nunits (Choice)" in capsys.readouterr().out
+    tuner.search(X, Y, **FIT)
+    assert capsys.readouterr().out == "", "verbose=0"
+    tuner.results_summary(1)
+    text = capsys.readouterr().out
+    best = tuner.oracle.get_best_trials()[0]
+    assert f"Results in sqlite:///{project / 'mlflow.db'}, search untitled_project" in text
+    assert f"Trial {best.trial_id} summary\nHyperparameters:\nunits: " in text
+    assert f"Score: {best.score}\n" in text
+
+
+class _Subclassed(keras.Model):
+    def __init__(self, units: int) -> None:
+        super().__init__()
+        self.hidden, self.last = keras.layers.Dense(units), keras.layers.Dense(1, activation="sigmoid")
+
+    def call(self, inputs: Any) -> Any:
+        return self.last(self.hidden(inputs))
+
+
+def build_subclassed(hp: keras_tuner.HyperParameters) -> keras.Model:
+    model = _Subclassed(hp.Choice("units", [2, 4]))
+    model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def build_without_input(hp: keras_tuner.HyperParameters) -> keras.Model:
+    model = keras.Sequential([keras.layers.Dense(hp.Choice("units", [2, 4])), keras.layers.Dense(1)])
+    model.compile("adam", "mse")
+    return model
+
+
+def build_two_inputs(hp: keras_tuner.HyperParameters) -> keras.Model:
+    left, right = keras.Input((2,), name="left"), keras.Input((2,), name="right")
+    hidden = keras.layers.Dense(hp.Choice("units", [2, 4]))(keras.layers.Concatenate()([left, right]))
+    model = keras.Model({"left": left, "right": right}, keras.layers.Dense(1)(hidden))
+    model.compile("adam", "mse")
+    return model
+
+
+SHAPES: dict[str, tuple[Any, Any]] = {
+    "sequential": (build, X),
+    "without input": (build_without_input, X),
+    "subclassed": (build_subclassed, X),
+    "two inputs": (build_two_inputs, {"left": X[:, :2], "right": X[:, 2:]}),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_best_model_loads_from_mlflow_and_scores_what_the_run_says(shape: str, project: Path) -> None:
+    build_it, inputs = SHAPES[shape]
+    validation = (keras.tree.map_structure(lambda array: array[40:], inputs), Y[40:])
+    training = keras.tree.map_structure(lambda array: array[:40], inputs)
+    inline(build_it, random_oracle(2)).search(
+        training, Y[:40], epochs=3, batch_size=8, validation_data=validation, verbose=0
+    )
+    other = inline(build_it, random_oracle(2))
+    (model,) = other.get_best_models()
+    scores = [run.data.metrics["score"] for run in runs_of(other)]
+    loss = model.evaluate(*validation, verbose=0, return_dict=True)["loss"]
+    assert loss == pytest.approx(min(scores), abs=1e-7)
+    import mlflow
+
+    (best,) = [run for run in runs_of(other) if run.data.metrics["score"] == min(scores)]
+    served = mlflow.pyfunc.load_model(f"models:/{best.outputs.model_outputs[0].model_id}")
+    if shape != "subclassed":  # its class would have to be registered
+        np.testing.assert_allclose(served.predict(validation[0]), model.predict(validation[0], verbose=0), atol=1e-6)
+
+
+class OwnBatchSize(keras_tuner.HyperModel):  # type: ignore[misc]
+    def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
+        return small(hp)
+
+    def fit(self, hp: keras_tuner.HyperParameters, model: keras.Model, *args: Any, **kwargs: Any) -> Any:
+        return model.fit(*args, batch_size=hp.Choice("batch_size", [8, 30]), **kwargs)
+
+
+def test_hyperparameters_of_the_users_own_fit_are_searched(project: Path) -> None:
+    tuner = inline(OwnBatchSize(), random_oracle(6))
+    tuner.search(X, Y, epochs=1, validation_split=0.25, verbose=0)
+    assert {run.data.params["batch_size"] for run in runs_of(tuner)} == {"8", "30"}
+
+
+class OwnLoop(keras_tuner.HyperModel):  # type: ignore[misc]
+    """Trains a model that is not compiled, and returns the objective."""
+
+    def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
+        return keras.Sequential([keras.Input((4,)), keras.layers.Dense(hp.Choice("units", [2, 4])), keras.layers.Dense(1)])
+
+    def fit(self, hp: keras_tuner.HyperParameters, model: keras.Model, x: Any, y: Any, callbacks: Any = ()) -> float:
+        optimizer = keras.optimizers.SGD(hp.Float("lr", 1e-3, 1e-1, sampling="log"))
+        for callback in callbacks:
+            callback.set_model(model)
+        loss = float("nan")
+        for epoch in range(2):
+            with tf.GradientTape() as tape:
+                error = tf.reduce_mean((model(x) - y[:, None]) ** 2)
+            optimizer.apply(tape.gradient(error, model.trainable_variables), model.trainable_variables)
+            loss = float(tf.reduce_mean((model(x) - y[:, None]) ** 2))
+            for callback in callbacks:
+                callback.on_epoch_end(epoch, logs={"my_loss": loss})
+        return loss
+
+
+@pytest.mark.parametrize("objective", [None, keras_tuner.Objective("my_loss", "min")], ids=["returned", "reported"])
+def test_a_training_loop_of_the_users_own(objective: Any, project: Path) -> None:
+    tuner = inline(OwnLoop(), random_oracle(2, objective))
+    tuner.search(X, Y)
+    for run in runs_of(tuner):
+        curve = [value for _, value in history(run, "my_loss")]
+        assert len(curve) == 2
+        assert run.data.metrics["score"] == pytest.approx(min(curve))
+        assert float(run.data.params["lr"]) > 0
+    (model,) = tuner.get_best_models()
+    assert float(np.mean((model(X)[:, 0] - Y) ** 2)) == pytest.approx(tuner.oracle.get_best_trials()[0].score)
+
+
+def build_failing(hp: keras_tuner.HyperParameters) -> keras.Model:
+    units = hp.Choice("units", [2, 4, 13])
+    if units == 13:
+        raise ValueError("thirteen units are too many\nand more words")
+    return small(hp)
+
+
+def test_a_failing_build_is_a_failed_trial(project: Path) -> None:
+    tuner = inline(build_failing, oracles.GridSearchOracle("val_loss"))
+    tuner.search(X, Y, **FIT)
+    runs = runs_of(tuner)
+    assert [run.info.status for run in runs] == ["FINISHED", "FINISHED", "FAILED"]
+    assert runs[2].data.tags["status_reason"] == "ValueError: thirteen units are too many"
+    assert len(tuner.get_best_hyperparameters(5)) == 2, "KerasTuner would fill up with the failed one"
+
+
+def test_all_trials_failing_is_told(project: Path) -> None:
+    with pytest.raises(AllTrialsFailedError, match="all 2 trials failed .*objective val_f1: an epoch has"):
+        inline(small, random_oracle(2, keras_tuner.Objective("val_f1", "max"))).search(X, Y, **FIT)
+
+
+def test_a_model_above_the_limit_is_a_failed_trial(project: Path) -> None:
+    tuner = inline(small, oracles.GridSearchOracle("val_loss"), max_model_size=30)
+    tuner.search(X, Y, **FIT)
+    assert runs_of(tuner)[2].data.tags["status_reason"] == "oversized model: 79 parameters, max_model_size is 30"
+
+
+def test_compile_arguments_of_the_tuner_win(project: Path) -> None:
+    tuner = inline(small, random_oracle(1), loss="mae", metrics=["mse"], optimizer=keras.optimizers.SGD(0.25))
+    tuner.search(X, Y, **FIT)
+    metrics = runs_of(tuner)[0].data.metrics
+    assert {"val_mse", "mse"} < set(metrics)
+    assert "accuracy" not in metrics
+    assert metrics["learning_rate"] == 0.25
+
+
+def test_a_data_set_runs_in_this_process_and_says_so(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    batches = tf.data.Dataset.from_tensor_slices((X, Y)).batch(16)
+    tuner = Tuner(random_oracle(2), small)
+    tuner.search(batches, validation_data=batches, epochs=2)
+    assert "trials run in this process: what search() was given" in capsys.readouterr().out
+    assert [run.info.status for run in runs_of(tuner)] == ["FINISHED", "FINISHED"]
+
+
+REFUSED = {
+    "directory": ("x", r"directory: not taken; trials are kept in the MLflow store; choose it with tracking_uri="),
+    "logger": (object(), r"logger: not taken; KerasTuner ignores it too"),
+    "tuner_id": ("x", r"tuner_id: not taken; one process drives a search; .* give workers="),
+    "distribution_strategy": (object(), r"distribution_strategy: not taken; each worker process takes one GPU"),
+    "executions_per_trial": (2, r"executions_per_trial: not taken; .* another seed= and project_name="),
+    "max_trails": (2, r"max_trails: unknown argument; see help\(fakeface_lab\.Tuner\)"),
+    "workers": (0, r"workers = 0, threads = 0, engine = None: give at least 1 worker"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_arguments_without_meaning_are_refused(name: str, project: Path) -> None:
+    value, message = REFUSED[name]
+    with pytest.raises(ConfigError, match=message) as err:
+        Tuner(random_oracle(), small, **{name: value})
+    assert "\n" not in str(err.value)
+
+
+def test_an_overridden_run_trial_is_refused(project: Path) -> None:
+    class Mine(Tuner):
+        def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> float:
+            return 1.0
+
+    with pytest.raises(ConfigError, match=r"Mine\.run_trial: is not called; override HyperModel\.fit instead"):
+        Mine(random_oracle(), small)
+
+
+BAD_SEARCHES = {
+    "initial_epoch": r"initial_epoch: the search counts the epochs of a trial from its first; leave it out",
+    "epohcs": r"search\(\): got an unexpected keyword argument 'epohcs'; it takes what keras\.Model\.fit takes",
+}
+
+
+@pytest.mark.parametrize("name", BAD_SEARCHES)
+def test_bad_arguments_of_search_are_refused(name: str, project: Path) -> None:
+    with pytest.raises(ConfigError, match=BAD_SEARCHES[name]):
+        inline(small).search(X, Y, **{name: 1})
+
+
+def test_local_engine_names_what_cannot_be_sent(project: Path) -> None:
+    batches = tf.data.Dataset.from_tensor_slices((X, Y)).batch(16)
+    with pytest.raises(ConfigError, match=r"engine='local': what search\(\) was given .* cannot be sent"):
+        Tuner(random_oracle(), small, engine="local").search(batches, epochs=1)
+
+
+def test_other_data_under_the_same_name_are_refused_and_overwrite_begins_again(project: Path) -> None:
+    first = inline(small, random_oracle(1), project_name="mine")
+    first.search(X, Y, **FIT)
+    with pytest.raises(SearchError, match="search 'mine' exists with other settings .*data_digest"):
+        inline(small, random_oracle(1), project_name="mine").search(X + 1, Y, **FIT)
+    inline(small, random_oracle(1), project_name="mine", overwrite=True).search(X + 1, Y, **FIT)
+    parents = runs_of(first, "search")
+    assert len(parents) == 2
+    assert sum("superseded_by" in run.data.tags for run in parents) == 1
+
+
+def test_an_oracle_without_a_seed_goes_on_with_its_first_one(project: Path) -> None:
+    one = oracles.RandomSearchOracle("val_loss", max_trials=2, seed=11)
+    inline(oracle=one).search(X, Y, **FIT)
+    drawn_anew = oracles.RandomSearchOracle("val_loss", max_trials=4, seed=12)
+    tuner = inline(oracle=drawn_anew)
+    tuner.search(X, Y, **FIT)
+    assert len(runs_of(tuner)) == 4
+
+
+def test_project_experiment_and_store_can_be_named(project: Path) -> None:
+    uri = f"sqlite:///{project / 'other.db'}"
+    tuner = inline(small, random_oracle(1), project_name="mine", experiment="faces", tracking_uri=uri)
+    tuner.search(X, Y, **FIT)
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("faces")
+    names = {run.info.run_name for run in client.search_runs([experiment.experiment_id])}
+    assert names == {"mine", "t000 units 2"}
+
+
+class Killer(keras_tuner.HyperModel):  # type: ignore[misc]
+    def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
+        return small(hp)
+
+    def fit(self, hp: keras_tuner.HyperParameters, model: keras.Model, *args: Any, **kwargs: Any) -> Any:
+        if hp.get("units") == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return model.fit(*args, **kwargs)
+
+
+def test_a_trial_that_kills_its_process_costs_its_attempts_and_not_the_search(project: Path) -> None:
+    tuner = Tuner(oracles.GridSearchOracle("val_loss"), Killer(), threads=1)
+    tuner.search(X, Y, **FIT)
+    runs = runs_of(tuner)
+    assert [run.info.status for run in runs] == ["FINISHED", "FAILED", "FINISHED"]
+    assert runs[1].data.tags["num_deaths"] == "3"
+    assert "signal 9" in runs[1].data.tags["status_reason"]
+
+
+SCRIPT = """
+import sys
+import keras_tuner
+import numpy as np
+import fakeface_lab
+import test_tuner
+x = np.tile(test_tuner.X, (100, 1))
+y = np.tile(test_tuner.Y, 100)
+oracle = keras_tuner.oracles.BayesianOptimizationOracle("val_loss", max_trials=4, num_initial_points=2, seed=5)
+tuner = fakeface_lab.Tuner(oracle, test_tuner.build, threads=1)
+tuner.search(x, y, epochs=4, batch_size=4, validation_split=0.2)
+"""
+
+
+def start(folder: Path) -> "subprocess.Popen[str]":
+    (folder / "experiments").mkdir(parents=True, exist_ok=True)
+    script = folder / "script.py"
+    script.write_text(SCRIPT)
+    root = Path(fakeface_lab.__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": f"{root}:{Path(__file__).parent}"}
+    return subprocess.Popen(
+        [sys.executable, str(script)], cwd=folder, env=environment, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def recorded(folder: Path) -> list[tuple[dict[str, str], list[tuple[int, float]], str]]:
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = client.search_runs(experiments, "tags.role = 'trial'")
+    runs = sorted(runs, key=lambda run: int(run.data.tags["trial"]))
+    curves = [client.get_metric_history(run.info.run_id, "val_loss") for run in runs]
+    return [
+        (run.data.params, [(point.step, point.value) for point in curve], run.data.tags.get("score", ""))
+        for run, curve in zip(runs, curves, strict=True)
+    ]
+
+
+def epochs_done(folder: Path) -> int:
+    try:
+        return sum(len(curve) for _, curve, _ in recorded(folder))
+    except Exception:  # the store is being made
+        return 0
+
+
+@pytest.mark.timeout(240)
+def test_killed_driver_goes_on_and_ends_with_the_same_result(tmp_path: Path) -> None:
+    cut, whole = tmp_path / "cut", tmp_path / "whole"
+    driver = start(cut)
+    deadline = time.monotonic() + 100
+    while epochs_done(cut) < 6 and time.monotonic() < deadline and driver.poll() is None:
+        time.sleep(0.1)
+    assert driver.poll() is None, driver.communicate()[1][-2000:]
+    driver.kill()
+    driver.communicate()
+    before = epochs_done(cut)
+    assert 6 <= before < 16, "killed in the middle of a trial"
+    drivers = [start(cut), start(whole)]
+    for process in drivers:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors[-2000:]
+    assert recorded(cut) == recorded(whole)
+    assert len(recorded(cut)) == 4
+    for _, curve, score in recorded(cut):
+        assert [step for step, _ in curve] == [1, 2, 3, 4]
+        assert float(score) == min(value for _, value in curve)
+
+
+def test_package_gives_the_tuner_and_nothing_else() -> None:
+    assert fakeface_lab.Tuner is Tuner
+    with pytest.raises(AttributeError, match="module 'fakeface_lab' has no attribute 'Tunner'"):
+        fakeface_lab.Tunner  # noqa: B018

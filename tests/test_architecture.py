@@ -1,0 +1,225 @@
+"""The shape of the house, read from the source: who imports whom, what a file is called, what it begins with."""
+
+import ast
+import importlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[1]
+PACKAGE = PROJECT / "fakeface_lab"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+PROGRAMS = {"baseline", "tune", "audit", "evaluate", "compare", "predict", "data.__main__"}
+
+# A unit is a module or a folder of the package. It imports itself and what stands above it in this list, so that
+# whatever is left can be read, tested and changed without what stands below it.
+LAYERS = [
+    {"errors", "documented", "terminal"},
+    {"config"},
+    {"backend", "cli"},
+    {"augmentation", "checkpoint", "evaluation", "model", "tracking"},
+    {"data", "figures"},
+    {"training", "shortcuts", "inspection", "tracked_model"},
+    {"robustness", "application", "evaluation_images", "explanation"},
+    {"results", "assessment"},
+    {"recording", "console"},
+    {"search", "reports"},
+    PROGRAMS,
+]
+LAYER_OF = {unit: number for number, layer in enumerate(LAYERS) for unit in layer}
+
+MAX_PROGRAM_LINES = 120
+
+
+def _module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _unit(module: str) -> str:
+    return module if module in PROGRAMS else module.split(".")[0]
+
+
+def _imports(tree: ast.Module, *, lazy: bool = True) -> Iterator[str]:
+    """Yield the full name of everything imported; with `lazy=False` only what importing the module imports."""
+    for node in ast.walk(tree) if lazy else _outside_functions(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide the direction"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _outside_functions(node: ast.AST) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        is_for_types = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
+        if not is_for_types and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield child
+            yield from _outside_functions(child)
+
+
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _named(path: Path) -> str:
+    return path.relative_to(PROJECT).as_posix()
+
+
+each_file = pytest.mark.parametrize("path", FILES, ids=_named)
+
+
+def _wrong_imports(module: str, tree: ast.Module) -> list[str]:
+    unit = _unit(module)
+    wrong = []
+    for name in _imports(tree):
+        if not name.startswith("fakeface_lab."):
+            continue
+        imported = name.removeprefix("fakeface_lab.")
+        target = _unit(imported) if imported.startswith("data.__main__") else imported.split(".")[0]
+        is_own_folder = target == unit or (unit == "data" and target == "data")
+        if not is_own_folder and LAYER_OF.get(target, len(LAYERS)) >= LAYER_OF[unit]:
+            wrong.append(imported)
+    return wrong
+
+
+@each_file
+def test_imports_run_one_way(path: Path) -> None:
+    module = _module_name(path)
+    if module == "":
+        assert list(_imports(_tree(path))) == []
+        return
+    assert _unit(module) in LAYER_OF, f"{_named(path)}: say in LAYERS what it may import"
+    assert _wrong_imports(module, _tree(path)) == []
+
+
+def test_a_wrong_import_would_be_noticed() -> None:
+    tree = ast.parse("from fakeface_lab.data.images import load_images\ndef f():\n    import fakeface_lab.recording")
+    assert _wrong_imports("training", tree) == ["recording"]
+    assert _wrong_imports("evaluation.scores", tree) == ["data.images.load_images", "recording"]
+    assert _wrong_imports("baseline", tree) == []
+    assert _wrong_imports("baseline", ast.parse("from fakeface_lab import tune")) == ["tune"]
+    assert list(_imports(tree, lazy=False)) == ["fakeface_lab.data.images.load_images"]
+
+
+@each_file
+def test_only_their_owner_imports_a_library(path: Path) -> None:
+    unit = _unit(_module_name(path))
+    for name in _imports(_tree(path)):
+        library = name.split(".")[0]
+        if library == "mlflow":
+            # The search's only memory is the MLflow store, so it handles MLflow's runs as they are.
+            assert unit in {"tracking", "tracked_model", "search"}, f"{name}: `tracking` owns MLflow"
+        if library == "keras_tuner":
+            assert unit in {"backend", "model", "search"}, f"{name}: only the model and the search know KerasTuner"
+        if library == "kagglehub":
+            assert _module_name(path) == "data.sources"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if "evaluation" in path.parts], ids=_named)
+def test_evaluation_takes_arrays_in_and_gives_numbers_out(path: Path) -> None:
+    # Saliency differentiates a model, so it loads TensorFlow when it is called; Pillow works on arrays there.
+    imports = _imports(_tree(path), lazy=path.stem != "saliency")
+    assert not {name.split(".")[0] for name in imports} & {"mlflow", "tensorflow", "keras", "pathlib", "shutil"}
+    assert "mlflow" not in {name.split(".")[0] for name in _imports(_tree(path))}
+    calls = [node.func for node in ast.walk(_tree(path)) if isinstance(node, ast.Call)]
+    assert "open" not in {call.id for call in calls if isinstance(call, ast.Name)}
+
+
+@each_file
+def test_file_begins_with_what_it_owns(path: Path) -> None:
+    tree = _tree(path)
+    docstring = ast.get_docstring(tree)
+    assert docstring, "a docstring first: what the file owns"
+    assert docstring.splitlines()[0].endswith((".", ":", ";", "?")), "its first line is a sentence"
+
+
+def _public_definitions(tree: ast.Module) -> set[str]:
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    return {node.name for node in tree.body if isinstance(node, kinds) and not node.name.startswith("_")}
+
+
+@each_file
+def test_public_names_are_listed(path: Path) -> None:
+    tree = _tree(path)
+    listed = [
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    ]
+    if path.name == "__init__.py" and not _public_definitions(tree):
+        return
+    assert len(listed) == 1, "__all__ says what others may use"
+    (names,) = listed
+    assert len(set(names)) == len(names)
+    assert _public_definitions(tree) <= set(names), "a public function or class is missing from __all__"
+
+
+@each_file
+def test_file_is_named_after_what_it_owns(path: Path) -> None:
+    assert path.stem not in {"utils", "util", "helpers", "helper", "common", "misc", "tools", "base"}
+
+
+@pytest.mark.parametrize("program", sorted(PROGRAMS))
+def test_program_only_wires(program: str) -> None:
+    path = PACKAGE.joinpath(*program.split(".")).with_suffix(".py")
+    if not path.exists():
+        pytest.skip(f"{_named(path)} is not there")
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_PROGRAM_LINES
+    functions = {node.name for node in _tree(path).body if isinstance(node, ast.FunctionDef)}
+    assert "main" in functions
+    heavy = {"tensorflow", "keras", "mlflow", "sklearn", "scipy", "matplotlib", "numpy", "pandas"}
+    assert not {name.split(".")[0] for name in _imports(_tree(path), lazy=False)} & heavy, "--help must not wait"
+
+
+def test_importing_the_package_loads_no_library() -> None:
+    code = (
+        "import sys, fakeface_lab, fakeface_lab.config, fakeface_lab.errors, fakeface_lab.cli\n"
+        "print({'tensorflow', 'keras', 'mlflow', 'sklearn'} & set(sys.modules))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    output = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert output.stdout.strip() == "set()"
+
+
+def test_listed_names_exist() -> None:
+    for path in FILES:
+        module = _module_name(path)
+        if path.name == "__main__.py":
+            continue
+        loaded = importlib.import_module(f"fakeface_lab.{module}".rstrip("."))
+        missing = [name for name in getattr(loaded, "__all__", ()) if not hasattr(loaded, name)]
+        assert missing == [], f"{module}: {missing}"
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "tests").rglob("test_*.py")), ids=_named)
+def test_test_files_have_names_of_their_own(path: Path) -> None:
+    same = [other for other in (PROJECT / "tests").rglob(path.name) if other != path]
+    assert same == [], "pytest would load one in place of the other"
+
+
+PATH_IN_TEXT = re.compile(r"`((?:fakeface_lab|experiments|tests|benchmarks|docs)/[\w./*-]*)`")
+LINK_IN_TEXT = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)")
+PROGRAM_IN_TEXT = re.compile(r"python -m (fakeface_lab[\w.]*)")
+
+
+@pytest.mark.parametrize(
+    "path", [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))], ids=lambda path: path.name
+)
+def test_what_the_texts_name_exists(path: Path) -> None:
+    if not path.exists():
+        pytest.skip(f"{path.name} is not there")
+    text = path.read_text(encoding="utf-8")
+    for name in PATH_IN_TEXT.findall(text):
+        assert list(PROJECT.glob(name.rstrip("/"))), f"{path.name} names {name}"
+    for name in LINK_IN_TEXT.findall(text):
+        assert (path.parent / name).exists(), f"{path.name} links to {name}"
+    for name in PROGRAM_IN_TEXT.findall(text):
+        folder = PROJECT.joinpath(*name.rstrip(".").split("."))
+        assert folder.with_suffix(".py").exists() or (folder / "__main__.py").exists(), f"{path.name} runs {name}"

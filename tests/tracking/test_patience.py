@@ -1,0 +1,164 @@
+"""A store that goes away costs neither the training nor a metric, and for how long is the user's setting."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import requests
+from mlflow.exceptions import MlflowException, RestException
+from mlflow.protos import databricks_pb2
+from mlflow_server import Server
+
+from fakeface_lab.errors import TrackingError
+from fakeface_lab.tracking.patience import PatientWriter, is_passing_fault
+from fakeface_lab.tracking.runs import TrackedRun
+from fakeface_lab.tracking.store import open_store
+
+NOW_MS = 1_760_000_000_000
+
+
+def http_error(status_code: int) -> requests.HTTPError:
+    response = requests.Response()
+    response.status_code = status_code
+    return requests.HTTPError("upload failed", response=response)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        MlflowException("API request failed with exception: connection refused"),
+        MlflowException("database is locked", databricks_pb2.TEMPORARILY_UNAVAILABLE),
+        RestException({"error_code": "REQUEST_LIMIT_EXCEEDED", "message": "slow down"}),
+        requests.ConnectionError("refused"),
+        requests.Timeout("too slow"),
+        ConnectionResetError("reset"),
+        http_error(502),
+        http_error(429),
+    ],
+)
+def test_what_may_go_through_later(fault: Exception) -> None:
+    assert is_passing_fault(fault)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        MlflowException("no such run", databricks_pb2.RESOURCE_DOES_NOT_EXIST),
+        RestException({"error_code": "PERMISSION_DENIED", "message": "no"}),
+        RestException({"error_code": "INVALID_PARAMETER_VALUE", "message": "changed"}),
+        http_error(403),
+        FileNotFoundError("gone"),
+        ValueError("a fault of the program"),
+    ],
+)
+def test_what_never_will(fault: Exception) -> None:
+    assert not is_passing_fault(fault)
+
+
+class Flaky:
+    """An action that fails some times before it goes through."""
+
+    def __init__(self, num_failures: int, fault: Exception) -> None:
+        self.left, self.fault, self.calls = num_failures, fault, 0
+
+    def __call__(self) -> str:
+        self.calls += 1
+        if self.calls <= self.left:
+            raise self.fault
+        return "done"
+
+
+def test_a_call_is_tried_again_until_it_goes_through() -> None:
+    notices: list[str] = []
+    action = Flaky(2, requests.ConnectionError("refused\nand a trace"))
+    assert PatientWriter(30, notices.append).call(action) == "done"
+    assert action.calls == 3
+    assert notices == [
+        "tracking store does not answer, trying again in 0.5 s: refused",
+        "tracking store does not answer, trying again in 1 s: refused",
+    ]
+
+
+def test_a_refusal_is_said_at_once_in_one_line() -> None:
+    action = Flaky(1, MlflowException("param epochs\nwas 10", databricks_pb2.INVALID_PARAMETER_VALUE))
+    with pytest.raises(TrackingError, match=r"^tracking store refused: .*param epochs$") as err:
+        PatientWriter(30).call(action)
+    assert "\n" not in str(err.value)
+    assert action.calls == 1
+
+
+def test_a_fault_of_the_program_is_left_as_it_is() -> None:
+    with pytest.raises(ZeroDivisionError):
+        PatientWriter(30).call(lambda: 1 / 0)
+
+
+def test_past_the_limit_the_program_stops_in_one_line() -> None:
+    action = Flaky(99, requests.ConnectionError("refused\nand a trace"))
+    started = time.monotonic()
+    with pytest.raises(TrackingError) as err:
+        PatientWriter(1).call(action)
+    assert 1 <= time.monotonic() - started < 5
+    assert str(err.value).startswith("tracking store: away for ")
+    assert str(err.value).endswith(
+        "longer than --tracking-patience-secs 1; start the same command again when it is back (refused)"
+    )
+
+
+def test_a_submitted_write_does_not_hold_up_the_training() -> None:
+    writer = PatientWriter(30)
+    let_go = threading.Event()
+    done: list[int] = []
+    started = time.monotonic()
+    writer.submit(lambda: let_go.wait(20))
+    for number in range(5):
+        writer.submit(lambda number=number: done.append(number))
+    assert time.monotonic() - started < 5
+    assert done == []
+    let_go.set()
+    writer.drain()
+    assert done == [0, 1, 2, 3, 4], "in the order they were given"
+
+
+def test_a_write_given_up_in_the_background_stops_the_training_at_the_next_one() -> None:
+    writer = PatientWriter(0)
+    writer.submit(Flaky(99, requests.ConnectionError("refused")))
+    later = Flaky(0, ValueError())
+    with pytest.raises(TrackingError, match="away for 0 s"):
+        writer.drain()
+    with pytest.raises(TrackingError, match="away for 0 s"):
+        writer.submit(later)
+    with pytest.raises(TrackingError, match="away for 0 s"):
+        writer.call(later)
+    assert later.calls == 0
+
+
+def test_a_server_killed_and_started_again_loses_and_doubles_nothing(server: Server, project: Path) -> None:
+    notices: list[str] = []
+    store = open_store(server.uri, project, "faces restarted")
+    run = TrackedRun.create(store, PatientWriter(120, notices.append), "patient", {})
+    impatient = TrackedRun.create(store, PatientWriter(1), "impatient", {})
+    run.log_metrics({"loss": 1.0}, 1, NOW_MS)
+    run.writer.drain()
+    server.kill()
+    started = time.monotonic()
+    try:
+        for epoch in (2, 3, 4):
+            run.log_metrics({"loss": 1 / epoch}, epoch, NOW_MS + epoch)
+        assert time.monotonic() - started < 2, "the training goes on"
+        with pytest.raises(TrackingError, match="longer than --tracking-patience-secs 1; start the same"):
+            train_one_epoch(impatient)
+        assert not impatient.lock.is_locked, "the same command can go on with it"
+    finally:
+        server.start()
+    run.end("FINISHED")
+    points = store.client.get_metric_history(run.run_id, "loss")
+    assert [(point.step, point.value) for point in points] == [(1, 1.0), (2, 1 / 2), (3, 1 / 3), (4, 1 / 4)]
+    assert store.client.get_run(run.run_id).info.status == "FINISHED"
+    assert notices
+    assert all("\n" not in notice for notice in notices)
+
+
+def train_one_epoch(run: TrackedRun) -> None:
+    with run.ending():
+        run.log_metrics({"loss": 1.0}, 1, NOW_MS)

@@ -1,0 +1,287 @@
+"""Runs on real stores: what is written once stays once, and no run stays RUNNING."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from fakeface_lab.errors import TrackingError, TrainingDivergedError
+from fakeface_lab.tracking.patience import PatientWriter
+from fakeface_lab.tracking.runs import TrackedRun, find_unfinished, sweep_dead_runs
+from fakeface_lab.tracking.store import Store
+
+NOW_MS = 1_760_000_000_000
+
+
+def make_run(store: Store, writer: PatientWriter, name: str = "run 1", **tags: str) -> TrackedRun:
+    return TrackedRun.create(store, writer, name, {"role": "baseline", **tags})
+
+
+def stored(run: TrackedRun) -> Run:
+    run.writer.drain()
+    return run.store.client.get_run(run.run_id)
+
+
+def history(run: TrackedRun, metric: str) -> list[tuple[int, float, int]]:
+    run.writer.drain()
+    points = run.store.client.get_metric_history(run.run_id, metric)
+    return [(point.step, point.value, point.timestamp) for point in points]
+
+
+def test_a_new_run_has_its_name_and_tags_from_the_start(store: Store, writer: PatientWriter) -> None:
+    parent = make_run(store, writer, "search 1")
+    run = TrackedRun.create(
+        store, writer, "baseline documented seed 0", {"role": "baseline", "split": "documented"}, parent.run_id
+    )
+    found = stored(run)
+    assert found.info.experiment_id == store.experiment_id
+    assert found.info.run_name == run.name == "baseline documented seed 0"
+    assert found.info.status == "RUNNING"
+    assert found.data.tags["role"] == "baseline"
+    assert found.data.tags["split"] == "documented"
+    assert found.data.tags["mlflow.parentRunId"] == parent.run_id
+    assert found.data.tags["mlflow.source.type"] == "LOCAL"
+    assert found.data.tags["mlflow.user"]
+
+
+def test_parameters_and_their_numeric_mirrors(store: Store, writer: PatientWriter) -> None:
+    run = make_run(store, writer)
+    params = {"learning_rate": 1e-4, "filters_1": 32, "precision": "float32", "flag": True}
+    for _ in range(2):  # a continued run writes them again
+        run.log_params(params)
+    found = stored(run)
+    assert found.data.params == {"learning_rate": "0.0001", "filters_1": "32", "precision": "float32", "flag": "True"}
+    assert found.data.metrics == {"hp.learning_rate": 1e-4, "hp.filters_1": 32.0}
+    assert len(history(run, "hp.filters_1")) == 1
+
+
+def test_other_parameters_for_the_same_run_are_refused_in_one_line(store: Store, writer: PatientWriter) -> None:
+    run = make_run(store, writer)
+    run.log_params({"epochs": 10})
+    with pytest.raises(TrackingError, match=r"tracking store refused: .*(param|epochs)") as err:
+        run.log_params({"epochs": 11})
+    assert "\n" not in str(err.value)
+
+
+def test_an_epoch_written_twice_is_one_point(store: Store, writer: PatientWriter) -> None:
+    run = make_run(store, writer)
+    for epochs in ([1, 2], [1, 2, 3]):
+        for epoch in epochs:
+            run.log_metrics({"loss": 1 / 3 / epoch, "val_loss": 0.5}, epoch, NOW_MS + epoch)
+    assert history(run, "loss") == [(epoch, 1 / 3 / epoch, NOW_MS + epoch) for epoch in (1, 2, 3)]
+    assert [point[0] for point in history(run, "val_loss")] == [1, 2, 3]
+    assert stored(run).data.metrics["loss"] == 1 / 9, "the table shows the last epoch"
+
+
+def test_the_data_set_is_an_input_with_the_manifests_digest(store: Store, writer: PatientWriter) -> None:
+    run = make_run(store, writer)
+    digest = "0123456789abcdef" * 4
+    for _ in range(2):
+        run.log_dataset("faces", digest, "file:///faces", ("training", "validation", "test"), {"num_images": 12})
+    (used,) = stored(run).inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest) == ("faces", digest[:32])
+    assert json.loads(used.dataset.source) == {"uri": "file:///faces"}
+    assert json.loads(used.dataset.profile) == {"num_images": 12}
+    assert {tag.key: tag.value for tag in used.tags} == {"mlflow.data.context": "training, validation, test"}
+    assert store.client.search_runs([store.experiment_id], f"dataset.digest = '{digest[:32]}'")
+
+
+def test_files_and_texts_become_artifacts(store: Store, writer: PatientWriter, tmp_path: Path) -> None:
+    run = make_run(store, writer)
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "scores.csv").write_text("a,b\n")
+    for _ in range(2):
+        run.upload(tmp_path / "files")
+        run.log_text("é\n", "note.txt")
+    assert sorted(item.path for item in store.client.list_artifacts(run.run_id)) == ["note.txt", "scores.csv"]
+    (tmp_path / "down").mkdir()
+    path = store.client.download_artifacts(run.run_id, "note.txt", str(tmp_path / "down"))
+    assert Path(path).read_text(encoding="utf-8") == "é\n"
+
+
+def test_a_long_tag_is_cut_to_what_every_store_takes(local_store: Store, writer: PatientWriter) -> None:
+    run = make_run(local_store, writer)
+    run.set_tags({"status_reason": "x" * 9000})
+    assert stored(run).data.tags["status_reason"] == "x" * 5000
+
+
+def test_a_run_that_went_well_ends_finished(store: Store, writer: PatientWriter) -> None:
+    run = make_run(store, writer)
+    with run.ending():
+        run.log_metrics({"loss": 0.5}, 1, NOW_MS)
+    found = stored(run)
+    assert (found.info.status, found.data.metrics) == ("FINISHED", {"loss": 0.5})
+    assert found.info.end_time >= found.info.start_time
+    assert not run.lock.is_locked
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason", "has_trace"),
+    [
+        (TrainingDivergedError("training diverged: loss became nan"), "FAILED", "training diverged: loss", False),
+        (ZeroDivisionError("by zero"), "FAILED", "ZeroDivisionError: by zero", True),
+        (KeyboardInterrupt(), "KILLED", "stopped by Ctrl-C", False),
+        (SystemExit(143), "KILLED", "stopped by SIGTERM", False),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
+)
+def test_every_other_end_is_named_in_the_run(
+    error: BaseException, status: str, reason: str, has_trace: bool, local_store: Store, writer: PatientWriter
+) -> None:
+    run = make_run(local_store, writer)
+    with pytest.raises(type(error)), run.ending():
+        raise error
+    found = stored(run)
+    assert found.info.status == status
+    assert found.data.tags["status_reason"].startswith(reason)
+    artifacts = [item.path for item in local_store.client.list_artifacts(run.run_id)]
+    assert artifacts == (["error.txt"] if has_trace else [])
+    assert not run.lock.is_locked
+
+
+def test_the_trace_of_a_fault_is_kept(store: Store, writer: PatientWriter, tmp_path: Path) -> None:
+    run = make_run(store, writer)
+    with pytest.raises(ZeroDivisionError), run.ending():
+        _ = 1 / 0
+    path = store.client.download_artifacts(run.run_id, "error.txt", str(tmp_path))
+    assert "_ = 1 / 0" in Path(path).read_text()
+    assert stored(run).info.status == "FAILED"
+
+
+def test_a_store_that_is_away_at_the_end_is_said_and_frees_the_run(local_store: Store) -> None:
+    run = make_run(local_store, PatientWriter(patience_secs=0))
+    run.store = replace(local_store, client=MlflowClient("http://127.0.0.1:9"))
+    with pytest.raises(TrackingError, match="away for 0 s, longer than --tracking-patience-secs 0"), run.ending():
+        pass
+    assert not run.lock.is_locked, "the same command can continue it"
+    assert sweep_dead_runs(local_store) == ["run 1"]
+
+
+def test_a_reopened_run_is_running_again_and_counts_its_restarts(store: Store, writer: PatientWriter) -> None:
+    run = make_run(store, writer)
+    for restarts in (1, 2):
+        with pytest.raises(KeyboardInterrupt), run.ending():
+            raise KeyboardInterrupt
+        run = TrackedRun.reopen(store, writer, store.client.get_run(run.run_id))
+        found = stored(run)
+        assert found.info.status == "RUNNING"
+        assert found.data.tags["num_restarts"] == str(restarts)
+        assert found.data.tags["status_reason"] == ""
+    run.end("FINISHED")
+    assert len(store.client.search_runs([store.experiment_id])) == 1
+
+
+def test_a_second_writer_is_refused_in_one_line(local_store: Store, writer: PatientWriter) -> None:
+    run = make_run(local_store, writer)
+    with pytest.raises(TrackingError, match=r"run run 1: another process is writing it; .*stop it first") as err:
+        TrackedRun.reopen(local_store, writer, run.run)
+    assert "\n" not in str(err.value)
+    run.end("KILLED")
+    TrackedRun.reopen(local_store, writer, run.run).end("FINISHED")
+
+
+def test_unfinished_is_the_newest_with_the_same_facts(local_store: Store, writer: PatientWriter) -> None:
+    assert find_unfinished(local_store, "f1") is None
+    make_run(local_store, writer, "other facts", fingerprint="f2").end("KILLED")
+    make_run(local_store, writer, "older", fingerprint="f1").end("FAILED", "OSError: disk full")
+    time.sleep(0.01)
+    newest = make_run(local_store, writer, "newest", fingerprint="f1")
+    newest.end("KILLED")
+    time.sleep(0.01)
+    make_run(local_store, writer, "done", fingerprint="f1").end("FINISHED")
+    make_run(local_store, writer, "hopeless", fingerprint="f1").end("FAILED", "training diverged: loss became nan")
+    found = find_unfinished(local_store, "f1")
+    assert found is not None
+    assert found.info.run_id == newest.run_id
+
+
+def test_a_run_named_from_outside_is_taken_where_it_is(
+    store: Store, writer: PatientWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = store.client.create_experiment(f"elsewhere {store.experiment_name}")
+    given = store.client.create_run(elsewhere, tags={"mine": "kept"})
+    store.client.set_terminated(given.info.run_id, "FINISHED")
+    run = TrackedRun.create(store, writer, "baseline", {"role": "baseline"}, existing_run_id=given.info.run_id)
+    found = stored(run)
+    assert run.run_id == given.info.run_id
+    assert run.store.experiment_id == elsewhere
+    assert run.store.experiment_name == f"elsewhere {store.experiment_name}"
+    assert found.info.status == "RUNNING"
+    assert (found.data.tags["mine"], found.data.tags["role"]) == ("kept", "baseline")
+    assert store.client.search_runs([store.experiment_id]) == []
+
+
+def test_a_run_named_from_outside_that_does_not_exist(store: Store, writer: PatientWriter) -> None:
+    with pytest.raises(TrackingError, match=r"MLFLOW_RUN_ID 0{32}: .*not found; unset it, or name an existing") as err:
+        TrackedRun.create(store, writer, "baseline", {}, existing_run_id="0" * 32)
+    assert "\n" not in str(err.value)
+
+
+# A program that opens a run and then works until it is stopped.
+PROGRAM = """
+import sys, time
+from pathlib import Path
+from fakeface_lab.cli import run_program
+from fakeface_lab.config import BaselineSettings
+from fakeface_lab.tracking.patience import PatientWriter
+from fakeface_lab.tracking.runs import TrackedRun
+from fakeface_lab.tracking.store import open_store
+
+def body(settings):
+    store = open_store(None, Path.cwd(), "faces")
+    run = TrackedRun.create(store, PatientWriter(5), "a run", {"role": "baseline"})
+    with run.ending():
+        print(run.run_id, flush=True)
+        time.sleep(120)
+
+sys.exit(run_program(BaselineSettings, "program", body, []))
+"""
+
+
+def start_program(project: Path) -> tuple["subprocess.Popen[str]", str]:
+    settings = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], cwd=project, env=settings, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    return process, process.stdout.readline().strip()
+
+
+@pytest.mark.parametrize(
+    ("number", "exit_code", "reason"),
+    [(signal.SIGTERM, 143, "stopped by SIGTERM"), (signal.SIGINT, 130, "stopped by Ctrl-C")],
+)
+def test_a_signal_ends_program_and_run(
+    number: int, exit_code: int, reason: str, local_store: Store, project: Path
+) -> None:
+    process, run_id = start_program(project)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == exit_code, errors
+    found = local_store.client.get_run(run_id)
+    assert (found.info.status, found.data.tags["status_reason"]) == ("KILLED", reason)
+    assert "Traceback" not in errors
+
+
+def test_dead_runs_are_swept_and_live_ones_are_not(local_store: Store, project: Path, writer: PatientWriter) -> None:
+    process, dead_id = start_program(project)
+    of_another_machine = local_store.client.create_run(local_store.experiment_id)
+    mine = make_run(local_store, writer, "mine")
+    assert sweep_dead_runs(local_store) == [], "all are alive, or not ours to judge"
+    process.kill()
+    process.communicate()
+    assert local_store.client.get_run(dead_id).info.status == "RUNNING", "nobody could say a word"
+    assert sweep_dead_runs(local_store) == ["a run"]
+    dead = local_store.client.get_run(dead_id)
+    assert (dead.info.status, dead.data.tags["status_reason"]) == ("KILLED", "process ended without a word")
+    for run_id in (of_another_machine.info.run_id, mine.run_id):
+        assert local_store.client.get_run(run_id).info.status == "RUNNING"
