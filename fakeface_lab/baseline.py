@@ -21,12 +21,12 @@ class BaselineResult:
 
     Attributes:
         run_id: MLflow's id of the run.
-        model_id: MLflow's id of the logged model.
+        model_uri: address of the logged model, `models:/...`.
         metrics: the end figures, by metric name.
     """
 
     run_id: str
-    model_id: str | None
+    model_uri: str | None
     metrics: dict[str, float]
 
 
@@ -47,6 +47,7 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
     from fakeface_lab.data.images import load_images
     from fakeface_lab.data.splits import make_split
     from fakeface_lab.results import produce_outcome, read_outcome
+    from fakeface_lab.tracking.models import model_of_run
     from fakeface_lab.tracking.patience import PatientWriter
     from fakeface_lab.tracking.runs import sweep_dead_runs
     from fakeface_lab.tracking.store import open_store
@@ -61,6 +62,13 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
     store = open_store(settings.tracking_uri, project, source.name)
     writer = PatientWriter(settings.tracking_patience_secs, console.console.print)
     params = recording.training_params(training, images, split, num_threads)
+    facts = params | {"role": "baseline", "name": settings.name, "data_digest": images.digest}
+    # With nothing to continue a new run starts: a process killed before it had made its run left nothing to lose.
+    earlier = recording.find_earlier(store, facts) if settings.resume else None
+    if earlier is not None and earlier.info.status == "FINISHED":
+        console.console.print("this run is finished; without --resume it is trained again as a new one")
+        console.print_places(store, earlier.info.run_name, earlier.info.run_id)
+        return BaselineResult(earlier.info.run_id, model_of_run(store, earlier.info.run_id), dict(earlier.data.metrics))
     run = recording.open_run(
         store,
         writer,
@@ -71,8 +79,8 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
             "seed": str(settings.seed),
             "data_digest": images.digest,
         },
-        facts=params | {"role": "baseline", "name": settings.name, "data_digest": images.digest},
-        resume=settings.resume,
+        facts=facts,
+        unfinished=earlier,
     )
     with run.ending():
         sweep_dead_runs(store)
@@ -86,12 +94,12 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
                 outcome = produce_outcome(
                     model, training, images, split, run.folder, progress, open_test=split.test_is_validation
                 )
-        model_id = recording.finish_recording(run, outcome, params, images)
+        recording.finish_recording(run, outcome, params, images)
     recording.remove_work_folder(run)
     as_documented = source.is_documented and training == Training(Hyperparameters(), 300, training.seed, 10)
     console.print_outcome(outcome, beside_documented=as_documented and split.test_is_validation)
     console.print_places(run.store, run.name, run.run_id)
-    return BaselineResult(run.run_id, model_id, outcome.metrics)
+    return BaselineResult(run.run_id, model_of_run(run.store, run.run_id), outcome.metrics)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -118,7 +118,9 @@ def inspect_images(
     folds = stratified_folds(images.labels, groups, NUM_FOLDS, seed)
     # On tables this small threads cost more than they bring: on two busy cores twenty times as much.
     with threadpool_limits(1):
-        probes = run_probes(images.pixels, properties, images.labels, folds, seed)
+        # The boosted trees refuse a column without one value, as this one is in a set, or a fold, without a JPEG.
+        table = properties.fillna({"jpeg_quality": 0.0})
+        probes = run_probes(images.pixels, table, images.labels, folds, seed)
     inputs = AuditInputs(
         names=[file.name for file in images.files],
         labels=images.labels,

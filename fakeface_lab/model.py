@@ -1,8 +1,6 @@
 """The documented CNN, and everything the search may vary in it: one builder for the baseline and every trial."""
 
-import keras_tuner
-
-from fakeface_lab.backend import keras
+from fakeface_lab.backend import keras, keras_tuner
 from fakeface_lab.config import Hyperparameters
 
 __all__ = ["build_model", "fixed_hyperparameters"]

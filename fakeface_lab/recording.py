@@ -11,6 +11,8 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
+from mlflow.entities import Run
+
 from fakeface_lab.data.images import ImageSet
 from fakeface_lab.data.sources import KAGGLE_HANDLE
 from fakeface_lab.data.splits import Split
@@ -18,7 +20,7 @@ from fakeface_lab.results import ARTIFACTS, MODEL, Outcome
 from fakeface_lab.tracking.models import log_model
 from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.provenance import host_facts, package_versions
-from fakeface_lab.tracking.runs import TrackedRun, find_unfinished
+from fakeface_lab.tracking.runs import TrackedRun, find_latest
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.training import EpochRecord, Training
 
@@ -58,6 +60,11 @@ def training_params(training: Training, images: ImageSet, split: Split, num_thre
     }
 
 
+def find_earlier(store: Store, facts: Mapping[str, Any]) -> Run | None:
+    """Return the newest run that was made with the same facts, finished or to be continued; None if none."""
+    return find_latest(store, fingerprint(facts))
+
+
 def open_run(
     store: Store,
     writer: PatientWriter,
@@ -65,25 +72,20 @@ def open_run(
     name: str,
     tags: Mapping[str, str],
     facts: Mapping[str, Any],
-    resume: bool,
+    unfinished: Run | None,
 ) -> TrackedRun:
-    """Return a run to write to: the unfinished one with the same facts where `resume` is asked for, else a new one.
-
-    With nothing to continue, `resume` starts a new run: a process killed before it had made its run left nothing
-    to lose.
+    """Return a run to write to: the unfinished one where there is one, else a new one.
 
     Raises:
         TrackingError: the unfinished run is being written by another process.
     """
-    print_of_facts = fingerprint(facts)
-    unfinished = find_unfinished(store, print_of_facts) if resume else None
     if unfinished is not None:
         return TrackedRun.reopen(store, writer, unfinished)
     return TrackedRun.create(
         store,
         writer,
         name,
-        {**tags, "fingerprint": print_of_facts},
+        {**tags, "fingerprint": fingerprint(facts)},
         existing_run_id=os.environ.get("MLFLOW_RUN_ID"),
     )
 

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -136,7 +136,7 @@ def _write_outcome(
         _write_score_figures(part, rows, probabilities, images, artifacts)
     explanation = ""
     if scored:
-        part = TEST if TEST in scored else VALIDATION
+        part: Literal["validation", "test"] = TEST if TEST in scored else VALIDATION
         explained, explanation = explain_accuracy(images, split, metrics[f"{part}_accuracy"], part)
         metrics |= explained
     if training.objective in STRESS_OBJECTIVES and len(split.validation):

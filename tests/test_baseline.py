@@ -230,8 +230,11 @@ def test_killed_in_training_and_while_recording_the_result_is_the_same(
     assert "epoch  1/3" not in output, "finished epochs are not trained again"
     assert_same_result(place, finished[0])
     assert place.runs()[0].data.tags["num_restarts"] == "2"
+    assert "this run is finished" in place.finish("--resume")
+    assert len(place.runs()) == 1
 
 
+@pytest.mark.slow
 def test_stopped_by_sigterm_the_run_is_killed(tmp_path: Path) -> None:
     place = Place(tmp_path)
     process = place.start()

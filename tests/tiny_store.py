@@ -4,6 +4,7 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def tiny_store() -> TinyStore:
         patch.chdir(project)
         patch.setenv("FAKEFACE_CACHE", str(folder / "cache"))
         patch.delenv("FAKEFACE_DATA", raising=False)
-        common = {"data": str(images), "image_size": 24, "epochs": 2}
+        common: dict[str, Any] = {"data": str(images), "image_size": 24, "epochs": 2}
         documented = run_baseline(BaselineSettings(**common))
         sealed = run_baseline(BaselineSettings(**common, split="sealed"))
         search = run_search(
@@ -65,6 +66,7 @@ def tiny_store() -> TinyStore:
                 **common, name="tiny search", trials=3, algorithm="random", engine="inline", final_seeds=1, space=SPACE
             )
         )
+    assert search is not None  # None is a dry run
     return TinyStore(
         project, f"sqlite:///{project / 'mlflow.db'}", images, documented.run_id, sealed.run_id, search.run_id,
         search.best_values, search.best_score, search.verdict,

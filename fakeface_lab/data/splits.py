@@ -9,6 +9,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,9 @@ from fakeface_lab.errors import DataError
 
 __all__ = ["TEST", "TRAIN", "VALIDATION", "Split", "make_split", "read_ledger", "write_ledger"]
 
-TRAIN, VALIDATION, TEST = "train", "validation", "test"
+TRAIN: Final = "train"
+VALIDATION: Final = "validation"
+TEST: Final = "test"
 
 DOCUMENTED_TRAIN_FRACTION = 0.8
 

@@ -5,7 +5,7 @@ and started again it goes on: a finished final run is taken as it is, and an ope
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -56,23 +56,26 @@ def run_finals(
     Raises:
         SearchError: a final training failed; says why.
     """
-    has_both = documented.record.status == "finished" and documented.record.sequence != best.record.sequence
-    sides = [best, documented] if has_both else [best]
-    assignments = [
-        Assignment(_key(trial, seed), trial.record.values, int(trial.tags["kept_epoch"]), seed, role="final")
-        for seed in seeds
-        for trial in sides
-    ]
-    runs = _Retraining(ledger, work, make_engine, show).run(assignments)
-    of_best = tuple(runs[_key(best, seed)] for seed in seeds)
+    sides = {"best": best, "documented": documented}
     if documented.record.status != "finished":
-        return Finals(of_best, ())
-    return Finals(of_best, tuple(runs[_key(documented, seed)] for seed in seeds))
-
-
-def _key(trial: LedgerTrial, seed: int) -> str:
-    """Name a final run by what it trains: after further trials another one may be the best."""
-    return f"final-trial-{trial.record.sequence}-seed-{seed}"
+        del sides["documented"]
+    elif documented.record.sequence == best.record.sequence:
+        del sides["best"]
+    assignments = {
+        f"{side}-{seed}": Assignment(
+            # After further trials another one may be the best.
+            f"final-trial-{trial.record.sequence}-seed-{seed}",
+            trial.record.values,
+            int(trial.tags["kept_epoch"]),
+            seed,
+            role="final",
+        )
+        for seed in seeds
+        for side, trial in sides.items()
+    }
+    runs = _Retraining(ledger, work, make_engine, show).run(assignments)
+    of_side = {side: tuple(runs[f"{side}-{seed}"] for seed in seeds) for side in sides}
+    return Finals(of_side.get("best") or of_side["documented"], of_side.get("documented", ()))
 
 
 class _Retraining:
@@ -90,26 +93,37 @@ class _Retraining:
         self._running: dict[str, tuple[Assignment, TrackedRun]] = {}
         self._num_deaths: dict[str, int] = {}
 
-    def run(self, assignments: list[Assignment]) -> dict[str, Run]:
-        runs = {assignment.key: self._find_or_make(assignment) for assignment in assignments}
-        waiting = [assignment for assignment in assignments if runs[assignment.key].info.status != "FINISHED"]
+    def run(self, assignments: Mapping[str, Assignment]) -> dict[str, Run]:
+        runs = self._find_or_make(assignments)
+        waiting = [place for place in assignments if runs[place].info.status != "FINISHED"]
         with self._ledger.stopping(), Presence(self._parent):
             try:
                 while waiting or self._running:
                     while waiting and self._engine.num_free():
-                        assignment = waiting.pop(0)
-                        self._start(assignment, runs[assignment.key])
+                        place = waiting.pop(0)
+                        self._start(assignments[place], runs[place])
                     self._engine.wait(_POLL_SECS)
             finally:
                 self._engine.stop()
                 for _, run in self._running.values():
                     run.lock.release()
         client, writer = self._parent.store.client, self._parent.writer
-        return {key: writer.call(partial(client.get_run, run.info.run_id)) for key, run in runs.items()}
+        return {place: writer.call(partial(client.get_run, run.info.run_id)) for place, run in runs.items()}
 
-    def _find_or_make(self, assignment: Assignment) -> Run:
-        tags = {"role": "final", "final_key": assignment.key, "seed": str(assignment.seed)}
-        return self._ledger.child("final_key", assignment.key.replace("-", " "), tags)
+    def _find_or_make(self, assignments: Mapping[str, Assignment]) -> dict[str, Run]:
+        """Return the runs by their place, which their tag `final` says; those of earlier finals are no finals now."""
+        client, writer = self._parent.store.client, self._parent.writer
+        keys = [assignment.key for assignment in assignments.values()]
+        for run in self._ledger.children("tags.role = 'final'"):
+            if run.data.tags["final_key"] not in keys:
+                writer.call(partial(client.set_tag, run.info.run_id, "role", "former-final"))
+        runs = {}
+        for place, assignment in assignments.items():
+            tags = {"role": "final", "final": place, "final_key": assignment.key, "seed": str(assignment.seed)}
+            runs[place] = self._ledger.child("final_key", assignment.key.replace("-", " "), tags)
+            for key in ("role", "final"):
+                writer.call(partial(client.set_tag, runs[place].info.run_id, key, tags[key]))
+        return runs
 
     def _start(self, assignment: Assignment, found: Run) -> None:
         run = TrackedRun.reopen(self._parent.store, self._parent.writer, found)

@@ -93,7 +93,7 @@ class FitArguments:
             if isinstance(leaf, np.ndarray):
                 shapes[name] = f"{leaf.dtype} {leaf.shape}"
                 hashed.update(f"{name} {shapes[name]}".encode())
-                hashed.update(memoryview(np.ascontiguousarray(leaf)).cast("B") if leaf.size else b"")
+                hashed.update(np.ascontiguousarray(leaf).data)
             elif hasattr(leaf, "element_spec"):
                 shapes[name] = str(leaf.element_spec)
                 hashed.update(f"{name} {shapes[name]}".encode())

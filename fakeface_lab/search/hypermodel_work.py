@@ -121,7 +121,7 @@ class _EpochKeeper(TrainingRecorder):
         *, can_resume: bool, needs_objective: bool,
     ) -> None:  # fmt: skip
         super().__init__(folder, listener, keep="best", objective=objective.name, direction=objective.direction)
-        self.params = {}
+        self.params: dict[str, Any] = {}
         self._kt_objective, self._begin_epoch = objective, begin_epoch
         self._can_resume, self._needs_objective = can_resume, needs_objective
         self._journal = folder / "reported.json"

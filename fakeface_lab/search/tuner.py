@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -164,7 +165,9 @@ class Tuner(keras_tuner.Tuner):
             model = recipe.build(recipe.hyperparameters(trial.hyperparameters.values), self._seed)
             if not model.built:
                 model(as_model_input(example))
-            model.load_weights(str(weights), objects_to_skip=[getattr(model, "optimizer", None)])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # that the file has no optimizer, which is meant
+                model.load_weights(str(weights))
         return model
 
     def results_summary(self, num_trials: int = 10) -> None:

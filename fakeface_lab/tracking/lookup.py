@@ -104,9 +104,12 @@ def open_for_models(setting: str | None, project: Path) -> Store:
 
 
 def find_audit(store: Store, data_digest: str) -> FoundAudit | None:
-    """Return the newest finished audit of exactly these images (name, label and content of each), or None."""
+    """Return the newest finished audit of exactly these images (name, label and content of each), or None.
+
+    All experiments are searched: the same images may lie in a folder of another name.
+    """
     found = store.client.search_runs(
-        [store.experiment_id],
+        _experiments(store),
         f"tags.role = 'audit' and tags.data_digest = '{data_digest}' and attributes.status = 'FINISHED'",
         order_by=["attributes.start_time DESC"],
         max_results=1,
@@ -145,7 +148,7 @@ def find_model(store: Store, word: str) -> FoundModel:
         return _from_run(store, _get_run(store, word))
     if re.fullmatch(r"[^/@]+@[^/@]+", word):
         return _from_address(store, f"models:/{word}")
-    experiments = [experiment.experiment_id for experiment in store.client.search_experiments()]
+    experiments = _experiments(store)
     quoted = word.replace("'", "''")
     runs = store.client.search_runs(
         experiments,
@@ -209,6 +212,10 @@ def _get_run(store: Store, run_id: str) -> Run:
 def _address_of(store: Store, run: Run) -> str | None:
     found = store.client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
     return next((f"models:/{model.model_id}" for model in found if model.status == LoggedModelStatus.READY), None)
+
+
+def _experiments(store: Store) -> list[str]:
+    return [experiment.experiment_id for experiment in store.client.search_experiments()]
 
 
 def _nearest(store: Store, experiments: list[str], word: str) -> str:

@@ -1,7 +1,7 @@
 """Models in MLflow: packed into a folder, logged with signature, example and metrics, loaded again."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,8 @@ def package_model(
         example = _zeros(model)
     inference = _without_optimizer(model)
     versions = package_versions()
-    mlflow.keras.save_model(
+    save = partial(
+        mlflow.keras.save_model,
         inference,
         str(folder),
         signature=None if example is None else _signature(model, example),
@@ -70,6 +71,13 @@ def package_model(
         pip_requirements=[f"{name}=={versions[name]}" for name in _REQUIREMENTS],
         metadata=dict(metadata),
     )
+    try:
+        save()
+    except NotImplementedError:  # a class that cannot say how it was made: what it computes, and its weights
+        shutil.rmtree(folder)
+        folder.mkdir()
+        save(save_exported_model=True)
+        inference.save_weights(folder / "data" / "model.weights.h5")
 
 
 def _without_optimizer(model: keras.Model) -> keras.Model:
@@ -91,15 +99,15 @@ def _zeros(model: keras.Model) -> npt.NDArray[Any] | dict[str, npt.NDArray[Any]]
 
 def _signature(model: keras.Model, example: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]]) -> ModelSignature:
     """Return what the model takes and gives; shapes from the model where it has them (a size may be open)."""
-    named = dict(example) if isinstance(example, Mapping) else None
-    arrays = list(named.values()) if named is not None else [example]
+    names = list(example) if isinstance(example, Mapping) else None
+    arrays = list(example.values()) if isinstance(example, Mapping) else [example]
     inputs = getattr(model, "inputs", None) or []
     # A dictionary's order need not be that of the model's inputs.
     shapes = [inputs[0].shape] if len(inputs) == len(arrays) == 1 else [array.shape for array in arrays]
     outputs = keras.tree.flatten(getattr(model, "outputs", None) or _outputs(model, example))
     # Without a name for a single one: MLflow would wrap each batch into a dictionary that a Sequential does not take.
     return ModelSignature(
-        _schema([array.dtype for array in arrays], shapes, list(named) if named is not None else None),
+        _schema([array.dtype for array in arrays], shapes, names),
         _schema(
             [np.dtype(str(output.dtype)) for output in outputs],
             [output.shape for output in outputs],
@@ -123,7 +131,7 @@ def as_model_input(example: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]]) -
 
 def _schema(dtypes: list[np.dtype[Any]], shapes: list[Any], names: list[str] | None) -> Schema:
     open_shapes = [tuple(-1 if size is None else int(size) for size in (None, *shape[1:])) for shape in shapes]
-    given = names or [None] * len(dtypes)
+    given: Sequence[str | None] = names or [None] * len(dtypes)
     return Schema([TensorSpec(*spec) for spec in zip(dtypes, open_shapes, given, strict=True)])
 
 
@@ -214,14 +222,14 @@ def model_of_run(store: Store, run_id: str) -> str | None:
 def fetch_model(store: Store, run_id: str, folder: Path) -> tuple[Path, Any] | None:
     """Copy the model that a run logged to `folder`; return its weights file and its input example, or None.
 
-    The weights (`.keras`) go into a model of the same layers by `load_weights`, without the custom objects that
+    The weights go into a model of the same layers by `load_weights`, without the custom objects that
     loading the whole model may ask for.
     """
     address = model_of_run(store, run_id)
     if address is None:
         return None
     local = Path(mlflow.artifacts.download_artifacts(address, dst_path=str(folder)))
-    weights = next(local.glob("data/*.keras"))
+    weights = next(path for pattern in ("*.weights.h5", "*.keras") for path in local.glob(f"data/{pattern}"))
     description = Model.load(str(local))
     example = description.load_input_example(str(local)) if description.saved_input_example_info else None
     return weights, example

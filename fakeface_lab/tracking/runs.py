@@ -5,7 +5,8 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -16,7 +17,7 @@ from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.provenance import code_tags
 from fakeface_lab.tracking.store import Store
 
-__all__ = ["TrackedRun", "find_unfinished", "sweep_dead_runs"]
+__all__ = ["TrackedRun", "find_latest", "sweep_dead_runs"]
 
 MAX_TAG_CHARS = 5000
 
@@ -33,6 +34,7 @@ class TrackedRun:
         run: as it was when opened.
         folder: local folder for its checkpoints and files until they are uploaded.
         lock: held while the run is open; a dead process lets go of it.
+        written: metric and step of all points that an earlier process wrote; they are not written again.
     """
 
     store: Store
@@ -40,6 +42,7 @@ class TrackedRun:
     run: Run
     folder: Path
     lock: FileLock
+    written: set[tuple[str, int]] = field(default_factory=set)
 
     @classmethod
     def create(
@@ -79,6 +82,10 @@ class TrackedRun:
             TrackingError: another process is writing it right now.
         """
         tracked = cls._open(store, writer, run)
+        # Where the checkpoint is lost, epochs are trained again: to the same figures, at another time.
+        for key in run.data.metrics:
+            points = writer.call(partial(store.client.get_metric_history, tracked.run_id, key))
+            tracked.written |= {(key, point.step) for point in points}
         writer.call(lambda: store.client.update_run(tracked.run_id, status="RUNNING"))
         tracked.set_tags({"status_reason": "", "num_restarts": str(int(run.data.tags.get("num_restarts", "0")) + 1)})
         return tracked
@@ -120,7 +127,8 @@ class TrackedRun:
 
     def log_metrics(self, metrics: Mapping[str, float], step: int, timestamp_ms: int) -> None:
         """Queue metrics of one step; the training does not wait for them."""
-        entities = [Metric(key, float(value), timestamp_ms, step) for key, value in metrics.items()]
+        new = {key: float(value) for key, value in metrics.items() if (key, step) not in self.written}
+        entities = [Metric(key, value, timestamp_ms, step) for key, value in new.items()]
         self.writer.submit(lambda: self.store.client.log_batch(self.run_id, metrics=entities))
 
     def log_dataset(
@@ -185,12 +193,10 @@ class TrackedRun:
             self.lock.release()
 
 
-def find_unfinished(store: Store, fingerprint: str) -> Run | None:
-    """Return the newest run with this fingerprint that can be continued, or None."""
+def find_latest(store: Store, fingerprint: str) -> Run | None:
+    """Return the newest run with this fingerprint, finished or to be continued; None if there is none."""
     found = store.client.search_runs(
-        [store.experiment_id],
-        f"tags.fingerprint = '{fingerprint}' and attributes.status != 'FINISHED'",
-        order_by=["attributes.start_time DESC"],
+        [store.experiment_id], f"tags.fingerprint = '{fingerprint}'", order_by=["attributes.start_time DESC"]
     )
     # A training that diverged would diverge again.
     return next((run for run in found if "diverged" not in run.data.tags.get("status_reason", "")), None)

@@ -1,6 +1,7 @@
 """Which MLflow store, which experiment, and how to look at it."""
 
 import os
+import shutil
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from urllib.parse import urlparse
 import mlflow
 from filelock import FileLock
 from mlflow.exceptions import MlflowException
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
 
 from fakeface_lab.errors import TrackingError
@@ -102,6 +104,7 @@ def open_store(setting: str | None, project: Path, experiment: str) -> Store:
             database = Path(uri.removeprefix("sqlite:///"))
             # Two processes that make the tables at once both fail.
             with FileLock(f"{database}.lock"):
+                _make_tables(database, project)
                 _require_sqlite(database)
                 client = MlflowClient(uri)
                 client.search_experiments(max_results=1)
@@ -116,6 +119,19 @@ def open_store(setting: str | None, project: Path, experiment: str) -> Store:
         reason = err.strerror if isinstance(err, OSError) and err.strerror else err
         raise TrackingError(f"tracking store {uri}: {reason}; see --tracking-uri") from err
     return Store(uri, client, experiment_id, name, project)
+
+
+def _make_tables(database: Path, project: Path) -> None:
+    """Make a new store beside its place and move it there: one that was killed halfway could never be opened again."""
+    if database.exists():
+        return
+    # A folder, so that sqlite's journal of a killed attempt goes as well.
+    partial = database.with_name(f"{database.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    SqlAlchemyStore(f"sqlite:///{partial / database.name}", (project / "mlruns").as_uri()).engine.dispose()
+    os.replace(partial / database.name, database)
+    shutil.rmtree(partial, ignore_errors=True)
 
 
 def _require_sqlite(database: Path) -> None:

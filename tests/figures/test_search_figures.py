@@ -6,6 +6,7 @@ from io import BytesIO
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 from fakeface_lab.figures.search import cost_figure, history_figure, importance_figure
@@ -50,7 +51,7 @@ def test_importance_is_sorted_and_carries_its_warning() -> None:
     figure = importance_figure(["a", "b", "c"], [0.1, 0.8, 0.0], [0.01, 0.1, 0.0], "only 5 trials")
     axes = figure.axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["c", "a", "b"]
-    assert [bar.get_width() for bar in axes.patches] == [0.0, 0.1, 0.8]
+    assert [bar.get_width() for bar in axes.patches if isinstance(bar, Rectangle)] == [0.0, 0.1, 0.8]
     assert axes.get_title() == "only 5 trials"
     assert importance_figure(["a"], [0.1], [0.0]).axes[0].get_title() == ""
     assert min(rendered(figure)) > 50
@@ -59,7 +60,7 @@ def test_importance_is_sorted_and_carries_its_warning() -> None:
 def test_cost_adds_up_what_was_measured() -> None:
     figure = cost_figure([10.0, math.nan, 1200.0])
     assert figure.axes[0].get_title() == "1,210 s in all"
-    heights = [bar.get_height() for bar in figure.axes[0].patches]
+    heights = [bar.get_height() for bar in figure.axes[0].patches if isinstance(bar, Rectangle)]
     assert heights[0] == 10.0
     assert math.isnan(heights[1])
     assert min(rendered(figure)) > 50

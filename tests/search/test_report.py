@@ -137,10 +137,12 @@ def test_report_of_any_search_has_no_settings_of_the_detector(ledger: Ledger, tm
     for number in range(12):
         add(ledger, 0.5 - number / 100, secs=1, units=number)
     add(ledger, None, reason="NaN", units=99)
-    write_report(ledger, "val_loss", "min", "", tmp_path)
-    written = {path.name for path in tmp_path.iterdir()}
+    folder = tmp_path / "report"
+    folder.mkdir()
+    write_report(ledger, "val_loss", "min", "", folder)
+    written = {path.name for path in folder.iterdir()}
     assert written == {"leaderboard.csv", "history.png", "importance.png", "cost.png", "summary.md"}
-    summary = (tmp_path / "summary.md").read_text()
+    summary = (folder / "summary.md").read_text()
     assert "No final was run" in summary
     assert "13 trials, 1 failed; 12 s of training, 1 failed ones not counted" in summary
     assert "| 12 | 0 (documented) | 0.5000 |" in summary, "the documented one is shown although it is not among ten"
@@ -151,9 +153,11 @@ def test_report_of_any_search_has_no_settings_of_the_detector(ledger: Ledger, tm
 
 def test_report_before_any_trial_has_a_score(ledger: Ledger, tmp_path: Path) -> None:
     add(ledger, None, reason="NaN", units=99)
-    write_report(ledger, "val_loss", "min", "", tmp_path)
-    assert not (tmp_path / "importance.png").exists()
-    assert "1 trials, 1 failed" in (tmp_path / "summary.md").read_text()
+    folder = tmp_path / "report"
+    folder.mkdir()
+    write_report(ledger, "val_loss", "min", "", folder)
+    assert not (folder / "importance.png").exists()
+    assert "1 trials, 1 failed" in (folder / "summary.md").read_text()
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,25 @@ RNG = np.random.default_rng(3)
 X = RNG.normal(size=(60, 4)).astype(np.float32)
 Y = (X[:, :2].sum(axis=1) > 0).astype(np.float32)
 
+ROOT = Path(fakeface_lab.__file__).parents[1]
+
+EAGERLY = True  # tracing a graph takes longer than training so little
+
 FIT = {"epochs": 2, "batch_size": 16, "validation_split": 0.25, "verbose": 0}
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow store with its tables: making them takes seconds."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def project(project: Path, empty_store: Path) -> Path:
+    shutil.copy(empty_store, project / "mlflow.db")
+    return project
 
 
 def build(hp: keras_tuner.HyperParameters) -> keras.Model:
@@ -38,14 +57,14 @@ def build(hp: keras_tuner.HyperParameters) -> keras.Model:
             model.add(keras.layers.ReLU())
     model.add(keras.layers.Dropout(0.2))
     model.add(keras.layers.Dense(1, activation="sigmoid"))
-    model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
+    model.compile("adam", "binary_crossentropy", metrics=["accuracy"], run_eagerly=EAGERLY)
     return model
 
 
 def small(hp: keras_tuner.HyperParameters) -> keras.Model:
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(hp.Choice("units", [2, 4, 13]))])
     model.add(keras.layers.Dense(1, activation="sigmoid"))
-    model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
+    model.compile("adam", "binary_crossentropy", metrics=["accuracy"], run_eagerly=EAGERLY)
     return model
 
 
@@ -87,7 +106,7 @@ def test_every_oracle(kind: str, project: Path) -> None:
     tuner = inline(oracle=ORACLES[kind](), project_name=kind)
     tuner.search(X, Y, **FIT)
     runs = runs_of(tuner)
-    assert len(runs) == {"random": 3, "grid": 4, "bayesian": 4, "hyperband": 5}[kind]
+    assert len(runs) == {"random": 3, "grid": 4, "bayesian": 4, "hyperband": 6}[kind]
     (parent,) = runs_of(tuner, "search")
     assert {run.data.tags["mlflow.parentRunId"] for run in runs} == {parent.info.run_id}
     assert {run.info.status for run in [parent, *runs]} == {"FINISHED"}
@@ -134,7 +153,9 @@ def test_several_objectives_are_summed_as_kerastuner_does(project: Path) -> None
     tuner = inline(small, random_oracle(1, both))
     tuner.search(X, Y, **FIT)
     (run,) = runs_of(tuner)
-    sums = [loss - acc for (_, loss), (_, acc) in zip(history(run, "val_loss"), history(run, "val_accuracy"))]
+    sums = [
+        loss - acc for (_, loss), (_, acc) in zip(history(run, "val_loss"), history(run, "val_accuracy"), strict=True)
+    ]
     assert run.data.metrics["score"] == pytest.approx(min(sums), abs=1e-7)
 
 
@@ -152,7 +173,7 @@ def test_summaries_read_as_kerastuners(project: Path, capsys: pytest.CaptureFixt
     assert f"Score: {best.score}\n" in text
 
 
-class _Subclassed(keras.Model):
+class Subclassed(keras.Model):
     def __init__(self, units: int) -> None:
         super().__init__()
         self.hidden, self.last = keras.layers.Dense(units), keras.layers.Dense(1, activation="sigmoid")
@@ -162,14 +183,14 @@ class _Subclassed(keras.Model):
 
 
 def build_subclassed(hp: keras_tuner.HyperParameters) -> keras.Model:
-    model = _Subclassed(hp.Choice("units", [2, 4]))
-    model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
+    model = Subclassed(hp.Choice("units", [2, 4]))
+    model.compile("adam", "binary_crossentropy", metrics=["accuracy"], run_eagerly=EAGERLY)
     return model
 
 
 def build_without_input(hp: keras_tuner.HyperParameters) -> keras.Model:
     model = keras.Sequential([keras.layers.Dense(hp.Choice("units", [2, 4])), keras.layers.Dense(1)])
-    model.compile("adam", "mse")
+    model.compile("adam", "mse", run_eagerly=EAGERLY)
     return model
 
 
@@ -177,7 +198,7 @@ def build_two_inputs(hp: keras_tuner.HyperParameters) -> keras.Model:
     left, right = keras.Input((2,), name="left"), keras.Input((2,), name="right")
     hidden = keras.layers.Dense(hp.Choice("units", [2, 4]))(keras.layers.Concatenate()([left, right]))
     model = keras.Model({"left": left, "right": right}, keras.layers.Dense(1)(hidden))
-    model.compile("adam", "mse")
+    model.compile("adam", "mse", run_eagerly=EAGERLY)
     return model
 
 
@@ -201,16 +222,15 @@ def test_best_model_loads_from_mlflow_and_scores_what_the_run_says(shape: str, p
     (model,) = other.get_best_models()
     scores = [run.data.metrics["score"] for run in runs_of(other)]
     loss = model.evaluate(*validation, verbose=0, return_dict=True)["loss"]
-    assert loss == pytest.approx(min(scores), abs=1e-7)
+    assert loss == pytest.approx(min(scores), abs=1e-6)
     import mlflow
 
     (best,) = [run for run in runs_of(other) if run.data.metrics["score"] == min(scores)]
     served = mlflow.pyfunc.load_model(f"models:/{best.outputs.model_outputs[0].model_id}")
-    if shape != "subclassed":  # its class would have to be registered
-        np.testing.assert_allclose(served.predict(validation[0]), model.predict(validation[0], verbose=0), atol=1e-6)
+    np.testing.assert_allclose(served.predict(validation[0]), model.predict(validation[0], verbose=0), atol=1e-6)
 
 
-class OwnBatchSize(keras_tuner.HyperModel):  # type: ignore[misc]
+class OwnBatchSize(keras_tuner.HyperModel):
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         return small(hp)
 
@@ -224,11 +244,13 @@ def test_hyperparameters_of_the_users_own_fit_are_searched(project: Path) -> Non
     assert {run.data.params["batch_size"] for run in runs_of(tuner)} == {"8", "30"}
 
 
-class OwnLoop(keras_tuner.HyperModel):  # type: ignore[misc]
+class OwnLoop(keras_tuner.HyperModel):
     """Trains a model that is not compiled, and returns the objective."""
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
-        return keras.Sequential([keras.Input((4,)), keras.layers.Dense(hp.Choice("units", [2, 4])), keras.layers.Dense(1)])
+        return keras.Sequential(
+            [keras.Input((4,)), keras.layers.Dense(hp.Choice("units", [2, 4])), keras.layers.Dense(1)]
+        )
 
     def fit(self, hp: keras_tuner.HyperParameters, model: keras.Model, x: Any, y: Any, callbacks: Any = ()) -> float:
         optimizer = keras.optimizers.SGD(hp.Float("lr", 1e-3, 1e-1, sampling="log"))
@@ -275,7 +297,7 @@ def test_a_failing_build_is_a_failed_trial(project: Path) -> None:
 
 
 def test_all_trials_failing_is_told(project: Path) -> None:
-    with pytest.raises(AllTrialsFailedError, match="all 2 trials failed .*objective val_f1: an epoch has"):
+    with pytest.raises(AllTrialsFailedError, match=r"all 2 trials failed .*objective val_f1: an epoch has"):
         inline(small, random_oracle(2, keras_tuner.Objective("val_f1", "max"))).search(X, Y, **FIT)
 
 
@@ -302,7 +324,7 @@ def test_a_data_set_runs_in_this_process_and_says_so(project: Path, capsys: pyte
     assert [run.info.status for run in runs_of(tuner)] == ["FINISHED", "FINISHED"]
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[Any, str]] = {
     "directory": ("x", r"directory: not taken; trials are kept in the MLflow store; choose it with tracking_uri="),
     "logger": (object(), r"logger: not taken; KerasTuner ignores it too"),
     "tuner_id": ("x", r"tuner_id: not taken; one process drives a search; .* give workers="),
@@ -316,8 +338,9 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_arguments_without_meaning_are_refused(name: str, project: Path) -> None:
     value, message = REFUSED[name]
+    given: dict[str, Any] = {name: value}
     with pytest.raises(ConfigError, match=message) as err:
-        Tuner(random_oracle(), small, **{name: value})
+        Tuner(random_oracle(), small, **given)
     assert "\n" not in str(err.value)
 
 
@@ -351,7 +374,7 @@ def test_local_engine_names_what_cannot_be_sent(project: Path) -> None:
 def test_other_data_under_the_same_name_are_refused_and_overwrite_begins_again(project: Path) -> None:
     first = inline(small, random_oracle(1), project_name="mine")
     first.search(X, Y, **FIT)
-    with pytest.raises(SearchError, match="search 'mine' exists with other settings .*data_digest"):
+    with pytest.raises(SearchError, match=r"search 'mine' exists with other settings .*data_digest"):
         inline(small, random_oracle(1), project_name="mine").search(X + 1, Y, **FIT)
     inline(small, random_oracle(1), project_name="mine", overwrite=True).search(X + 1, Y, **FIT)
     parents = runs_of(first, "search")
@@ -378,7 +401,7 @@ def test_project_experiment_and_store_can_be_named(project: Path) -> None:
     assert names == {"mine", "t000 units 2"}
 
 
-class Killer(keras_tuner.HyperModel):  # type: ignore[misc]
+class Killer(keras_tuner.HyperModel):
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         return small(hp)
 
@@ -388,7 +411,10 @@ class Killer(keras_tuner.HyperModel):  # type: ignore[misc]
         return model.fit(*args, **kwargs)
 
 
-def test_a_trial_that_kills_its_process_costs_its_attempts_and_not_the_search(project: Path) -> None:
+def test_a_trial_that_kills_its_process_costs_its_attempts_and_not_the_search(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     tuner = Tuner(oracles.GridSearchOracle("val_loss"), Killer(), threads=1)
     tuner.search(X, Y, **FIT)
     runs = runs_of(tuner)
@@ -412,11 +438,9 @@ tuner.search(x, y, epochs=4, batch_size=4, validation_split=0.2)
 
 
 def start(folder: Path) -> "subprocess.Popen[str]":
-    (folder / "experiments").mkdir(parents=True, exist_ok=True)
     script = folder / "script.py"
     script.write_text(SCRIPT)
-    root = Path(fakeface_lab.__file__).parents[1]
-    environment = os.environ | {"PYTHONPATH": f"{root}:{Path(__file__).parent}"}
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent}"}
     return subprocess.Popen(
         [sys.executable, str(script)], cwd=folder, env=environment, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -436,15 +460,15 @@ def recorded(folder: Path) -> list[tuple[dict[str, str], list[tuple[int, float]]
 
 
 def epochs_done(folder: Path) -> int:
-    try:
-        return sum(len(curve) for _, curve, _ in recorded(folder))
-    except Exception:  # the store is being made
-        return 0
+    return sum(len(curve) for _, curve, _ in recorded(folder))
 
 
 @pytest.mark.timeout(240)
-def test_killed_driver_goes_on_and_ends_with_the_same_result(tmp_path: Path) -> None:
+def test_killed_driver_goes_on_and_ends_with_the_same_result(tmp_path: Path, empty_store: Path) -> None:
     cut, whole = tmp_path / "cut", tmp_path / "whole"
+    for folder in (cut, whole):
+        (folder / "experiments").mkdir(parents=True)
+        shutil.copy(empty_store, folder / "mlflow.db")
     driver = start(cut)
     deadline = time.monotonic() + 100
     while epochs_done(cut) < 6 and time.monotonic() < deadline and driver.poll() is None:

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -112,7 +113,7 @@ def test_a_submitted_write_does_not_hold_up_the_training() -> None:
     started = time.monotonic()
     writer.submit(lambda: let_go.wait(20))
     for number in range(5):
-        writer.submit(lambda number=number: done.append(number))
+        writer.submit(partial(done.append, number))
     assert time.monotonic() - started < 5
     assert done == []
     let_go.set()

@@ -15,7 +15,7 @@ from mlflow.tracking import MlflowClient
 
 from fakeface_lab.errors import TrackingError, TrainingDivergedError
 from fakeface_lab.tracking.patience import PatientWriter
-from fakeface_lab.tracking.runs import TrackedRun, find_unfinished, sweep_dead_runs
+from fakeface_lab.tracking.runs import TrackedRun, find_latest, sweep_dead_runs
 from fakeface_lab.tracking.store import Store
 
 NOW_MS = 1_760_000_000_000
@@ -188,19 +188,19 @@ def test_a_second_writer_is_refused_in_one_line(local_store: Store, writer: Pati
     TrackedRun.reopen(local_store, writer, run.run).end("FINISHED")
 
 
-def test_unfinished_is_the_newest_with_the_same_facts(local_store: Store, writer: PatientWriter) -> None:
-    assert find_unfinished(local_store, "f1") is None
+def test_the_latest_is_the_newest_with_the_same_facts(local_store: Store, writer: PatientWriter) -> None:
+    assert find_latest(local_store, "f1") is None
     make_run(local_store, writer, "other facts", fingerprint="f2").end("KILLED")
-    make_run(local_store, writer, "older", fingerprint="f1").end("FAILED", "OSError: disk full")
-    time.sleep(0.01)
-    newest = make_run(local_store, writer, "newest", fingerprint="f1")
-    newest.end("KILLED")
-    time.sleep(0.01)
-    make_run(local_store, writer, "done", fingerprint="f1").end("FINISHED")
+    for name, status in (("older", "FAILED"), ("newer", "KILLED"), ("newest", "FINISHED")):
+        make_run(local_store, writer, name, fingerprint="f1").end(status)
+        found = find_latest(local_store, "f1")
+        assert found is not None
+        assert found.info.run_name == name
+        time.sleep(0.01)
     make_run(local_store, writer, "hopeless", fingerprint="f1").end("FAILED", "training diverged: loss became nan")
-    found = find_unfinished(local_store, "f1")
+    found = find_latest(local_store, "f1")
     assert found is not None
-    assert found.info.run_id == newest.run_id
+    assert found.info.run_name == "newest"
 
 
 def test_a_run_named_from_outside_is_taken_where_it_is(

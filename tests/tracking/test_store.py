@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import mlflow
@@ -121,6 +122,7 @@ def test_an_unknown_kind_of_store(project: Path) -> None:
 
 OPEN = """
 import sys
+import time
 from pathlib import Path
 from fakeface_lab.tracking.store import open_store
 print(open_store(None, Path.cwd(), "faces").experiment_id)
@@ -139,3 +141,16 @@ def test_two_processes_make_the_same_store_at_once(project: Path) -> None:
     answers = [process.communicate(timeout=120) for process in both]
     assert [process.returncode for process in both] == [0, 0], answers
     assert len({output for output, _ in answers}) == 1
+
+
+def test_a_kill_while_the_tables_are_made_leaves_a_store_that_can_be_opened(project: Path) -> None:
+    settings = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen([sys.executable, "-c", OPEN], cwd=project, env=settings, stderr=subprocess.DEVNULL)
+    growing = project / "mlflow.db.partial" / "mlflow.db"
+    while not growing.exists() or growing.stat().st_size < 20_000:  # some of the tables
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.kill()
+    process.communicate()
+    assert open_store(None, project, "faces").experiment_name == "faces"
+    assert {path.name for path in project.glob("mlflow.db*")} <= {"mlflow.db", "mlflow.db.lock"}

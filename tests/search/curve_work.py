@@ -1,0 +1,163 @@
+"""Something to search that costs milliseconds: a curve instead of a network, with checkpoints, faults and deaths."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import keras_tuner
+
+from fakeface_lab.errors import TrainingDivergedError
+from fakeface_lab.results import Outcome
+from fakeface_lab.search.engines import Event
+from fakeface_lab.search.ledger import Ledger, LedgerTrial, open_search
+from fakeface_lab.search.oracles import OracleSpec, build_oracle
+from fakeface_lab.search.work import Assignment
+from fakeface_lab.tracking.patience import PatientWriter
+from fakeface_lab.tracking.runs import TrackedRun
+from fakeface_lab.tracking.store import Store
+from fakeface_lab.training import EpochRecord, Listener
+
+Algorithm = Literal["random", "grid", "bayesian", "hyperband"]
+
+
+@dataclass(frozen=True)
+class CurveWork:
+    """The score falls with each epoch towards a floor that the values `x` and `kind` set.
+
+    Attributes:
+        faults: assignment key to what happens in its second (or only) epoch: `error`, `nan`, `memory`, `exit`, `kill`,
+            `hang`; with `once ` before it only in the first attempt.
+        trained: file to which each trained epoch is appended.
+    """
+
+    trained: Path
+    faults: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self, assignment: Assignment, folder: Path, listener: Listener) -> Outcome:
+        checkpoint = folder / "epoch.ckpt"
+        records = []
+        if checkpoint.exists():
+            records = [EpochRecord(**record) for record in json.loads(checkpoint.read_text())]
+        for epoch in range(len(records) + 1, assignment.epochs + 1):
+            with self.trained.open("a") as file:
+                file.write(f"{assignment.key} {epoch}\n")
+            if epoch == min(2, assignment.epochs):
+                self._fail(assignment.key, folder)
+            value = self.value(assignment, epoch)
+            metrics = {"loss": value + 0.1, "val_loss": value, "epoch_secs": 0.01}
+            records.append(EpochRecord(epoch, time.time_ns() // 1_000_000, metrics))
+            partial = folder / "epoch.partial"
+            partial.write_text(json.dumps([asdict(record) for record in records]))
+            partial.replace(checkpoint)
+            (folder / f"kept-{epoch}.weights").write_text("kept")
+            listener.step_ended(epoch, 1, 1)
+            listener.epoch_ended(records[-1])
+        outcome = Outcome(records, len(records), {"num_epochs": float(len(records)), "num_params": 10.0})
+        (folder / "outcome.json").write_text(json.dumps(asdict(outcome)))
+        return outcome
+
+    @staticmethod
+    def value(assignment: Assignment, epoch: int) -> float:
+        x, kind = float(assignment.values["x"]), str(assignment.values["kind"])
+        return (x - 0.3) ** 2 + {"a": 0.1, "b": 0.2, "c": 0.05}[kind] + math.exp(-epoch) + 1e-3 * assignment.seed
+
+    def _fail(self, key: str, folder: Path) -> None:
+        fault = self.faults.get(key, "")
+        mark = folder / "failed-once"
+        if fault.startswith("once "):
+            if mark.exists():
+                return
+            mark.write_text("")
+        match fault.removeprefix("once "):
+            case "error":
+                raise ValueError("a shape does not fit\nsecond line")
+            case "nan":
+                raise TrainingDivergedError("training diverged: loss became nan")
+            case "memory":
+                raise MemoryError("no room for the weights")
+            case "exit":
+                os._exit(7)
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "hang":
+                time.sleep(3600)
+
+    def params(self, assignment: Assignment) -> dict[str, object]:
+        return {**assignment.values, "epochs": assignment.epochs}
+
+    def label(self, assignment: Assignment) -> str:
+        return f"x{float(assignment.values['x']):.2g}"
+
+    def begin(self, run: TrackedRun, assignment: Assignment) -> None:
+        run.log_params(self.params(assignment))
+
+    def finish(self, run: TrackedRun, assignment: Assignment, outcome: Outcome, *, keep_model: bool) -> None:
+        for record in outcome.records:
+            run.log_metrics(record.metrics, record.epoch, record.ended_at_ms)
+        run.log_metrics(outcome.metrics, outcome.kept_epoch, outcome.ended_at_ms)
+        if keep_model:
+            _log_model(run)
+
+
+def _log_model(run: TrackedRun) -> None:
+    client, store = run.store.client, run.store
+    if client.search_logged_models([store.experiment_id], f"source_run_id = '{run.run_id}'"):
+        return
+    model = client.create_logged_model(store.experiment_id, name="model", source_run_id=run.run_id)
+    weights = run.folder / "weights"
+    weights.mkdir(exist_ok=True)
+    (weights / "w.bin").write_bytes(b"0" * 1000)
+    client.log_model_artifacts(model.model_id, str(weights))
+    client.finalize_logged_model(model.model_id, "READY")
+    shutil.rmtree(weights)
+
+
+@dataclass
+class Notes:
+    """An observer that remembers; `cut_at` raises at that call, as Ctrl-C would."""
+
+    cut_at: int = -1
+    lines: list[str] = field(default_factory=list)
+
+    def _note(self, text: str) -> None:
+        self.lines.append(text)
+        if len(self.lines) == self.cut_at:
+            raise KeyboardInterrupt
+
+    def trial_started(self, trial: LedgerTrial, epochs: int) -> None:
+        self._note(f"start {trial.record.sequence}")
+
+    def trial_progressed(self, trial: LedgerTrial, event: Event) -> None:
+        self._note(f"{event.kind} {trial.record.sequence}")
+
+    def trial_ended(self, trial: LedgerTrial) -> None:
+        self._note(f"end {trial.record.sequence} {trial.record.status}")
+
+    def died(self, trial: LedgerTrial, reason: str) -> None:
+        self._note(f"died {trial.record.sequence} {reason}")
+
+
+def template(algorithm: Algorithm, max_trials: int | None = 6, max_epochs: int = 4) -> keras_tuner.Oracle:
+    """An oracle over one continuous value and one choice."""
+    space = keras_tuner.HyperParameters()
+    if algorithm == "grid":
+        space.Choice("x", [0.0, 0.5, 1.0], default=0.0)
+    else:
+        space.Float("x", 0.0, 1.0, default=0.0)
+    space.Choice("kind", ["a", "b", "c"], default="a")
+    limit = None if algorithm == "hyperband" else max_trials
+    return build_oracle(
+        OracleSpec(algorithm, space, seed=3, max_trials=limit, num_initial_points=3, max_epochs=max_epochs)
+    )
+
+
+def open_ledger(store: Store, name: str = "curves", restart: bool = False, **identity: Any) -> Ledger:
+    """The ledger of a search, new or continued."""
+    writer = PatientWriter(20)
+    return open_search(store, writer, name, {"seed": 3} | identity, {}, restart=restart)

@@ -1,0 +1,245 @@
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras_tuner
+import pytest
+from curve_work import Algorithm, CurveWork, Notes, open_ledger, template
+
+from fakeface_lab.errors import AllTrialsFailedError
+from fakeface_lab.search import driver as driver_module
+from fakeface_lab.search.driver import Driver, Limits
+from fakeface_lab.search.engines import InlineEngine
+from fakeface_lab.search.ledger import Ledger
+from fakeface_lab.tracking.runs import sweep_dead_runs
+from fakeface_lab.tracking.store import Store
+
+
+def run(
+    store: Store,
+    algorithm: Algorithm = "random",
+    *,
+    notes: Notes | None = None,
+    faults: Mapping[str, str] | None = None,
+    oracle: keras_tuner.Oracle | None = None,
+    hours: float | None = None,
+    keep_models: str = "all",
+    **identity: Any,
+) -> Ledger:
+    """Run, or continue, a search to its end in this process."""
+    ledger = open_ledger(store, **identity)
+    work = CurveWork(store.project / "trained.txt", dict(faults or {}))
+    try:
+        Driver(
+            ledger,
+            oracle or template(algorithm),
+            work,
+            lambda handler: InlineEngine(work, handler),
+            Limits(4, hours),
+            seed=3,
+            observer=notes or Notes(),
+            keep_models=keep_models,
+        ).run()
+        return ledger
+    finally:
+        ledger.parent.lock.release()
+
+
+def facts(ledger: Ledger) -> list[tuple[Any, ...]]:
+    """Everything of a search that must not depend on where it was cut."""
+    client = ledger.parent.store.client
+    rows = []
+    for trial in ledger.trials:
+        metrics = client.get_run(trial.run_id).data.metrics
+        points = {
+            key: [(point.step, point.value) for point in client.get_metric_history(trial.run_id, key)]
+            for key in metrics
+            if key != "epoch_secs"
+        }
+        assert all(len(steps) == len(dict(steps)) for steps in points.values()), points
+        rows.append((trial.record, points, client.get_run(trial.run_id).info.status))
+    return rows
+
+
+@pytest.mark.parametrize(
+    "algorithm", ["random", *(pytest.param(name, marks=pytest.mark.slow) for name in ("grid", "bayesian", "hyperband"))]
+)
+def test_cut_at_every_event_and_continued_a_search_is_the_same(
+    new_store: Callable[[str], Store], algorithm: Algorithm
+) -> None:
+    whole = Notes()
+    undisturbed = facts(run(new_store("whole"), algorithm, notes=whole))
+    assert len(undisturbed) > 5
+    store = new_store("cut")
+    cut_at, num_cuts = 1, 0
+    while True:
+        # Each life gets one event further than the one before, and then a little more of the next trial.
+        notes = Notes(cut_at=cut_at)
+        try:
+            ledger = run(store, algorithm, notes=notes)
+            break
+        except KeyboardInterrupt:
+            num_cuts += 1
+            cut_at = 1 + num_cuts % 7
+            open_runs = store.client.search_runs([store.experiment_id], "attributes.status = 'RUNNING'")
+            assert [found.data.tags["role"] for found in open_runs if found.data.tags["role"] != "search"] == []
+    assert num_cuts > 8
+    assert facts(ledger) == undisturbed
+    assert not list(store.work_folder.glob("*/epoch.ckpt"))
+
+
+def test_continued_after_another_program_took_its_trial_for_dead(new_store: Callable[[str], Store]) -> None:
+    undisturbed = facts(run(new_store("whole")))
+    store = new_store("swept")
+    with pytest.raises(KeyboardInterrupt):
+        run(store, notes=Notes(cut_at=14))
+    trial = open_ledger(store).trials[-1]
+    store.client.update_run(trial.run_id, status="RUNNING")  # as after SIGKILL, with the lock file left behind
+    assert sweep_dead_runs(store)
+    ended = store.client.search_runs([store.experiment_id], "tags.outcome = 'finished'")[-1]
+    store.client.set_terminated(ended.info.run_id, "KILLED")  # died between the commit of its end and the status
+    assert facts(run(store)) == undisturbed
+
+
+def test_failed_trials_cost_themselves_only_and_are_explained(new_store: Callable[[str], Store]) -> None:
+    ledger = run(new_store("faults"), faults={"trial-1": "error", "trial-3": "nan", "trial-4": "memory"})
+    status = [trial.record.status for trial in ledger.trials]
+    assert status == ["finished", "failed", "finished", "failed", "failed", "finished"]
+    reasons = [ledger.trials[number].tags["status_reason"] for number in (1, 3, 4)]
+    assert reasons == [
+        "ValueError: a shape does not fit",
+        "training diverged: loss became nan",
+        "out of memory: no room for the weights",
+    ]
+    store = ledger.parent.store
+    assert store.client.get_run(ledger.trials[1].run_id).info.status == "FAILED"
+
+
+def test_all_trials_failing_ends_the_search_with_exit_code_4(new_store: Callable[[str], Store]) -> None:
+    store = new_store("all")
+    with pytest.raises(AllTrialsFailedError, match=r"all 6 trials failed .*a shape.*nothing was registered") as err:
+        run(store, faults={f"trial-{number}": "error" for number in range(6)})
+    assert err.value.exit_code == 4
+
+
+@pytest.mark.slow
+def test_three_failures_in_a_rung_of_nine_still_promote(new_store: Callable[[str], Store]) -> None:
+    oracle = template("hyperband", max_epochs=9)
+    store = new_store("rung")
+    # The rung of nine begins after the documented trial; an undisturbed search tells which trials are in it.
+    nine = [
+        f"trial-{trial.record.sequence}"
+        for trial in run(new_store("plain"), "hyperband", oracle=oracle).trials
+        if trial.record.bracket_values["tuner/bracket"] == 2 and trial.record.bracket_values["tuner/round"] == 0
+    ]
+    assert len(nine) == 9
+    ledger = run(store, "hyperband", oracle=oracle, faults=dict.fromkeys(nine[:3], "error"))
+    rungs = Counter(
+        (trial.record.bracket_values["tuner/round"], trial.record.status)
+        for trial in ledger.trials
+        if trial.record.bracket_values["tuner/bracket"] == 2
+    )
+    assert rungs == {(0, "finished"): 6, (0, "failed"): 3, (1, "finished"): 3, (2, "finished"): 1}
+    promoted = {
+        trial.record.bracket_values["tuner/trial_id"] for trial in ledger.trials if "tuner/trial_id" in
+        trial.record.bracket_values
+    }  # fmt: skip
+    assert promoted.isdisjoint({int(key.removeprefix("trial-")) for key in nine[:3]})
+
+
+def test_a_promoted_trial_goes_on_from_its_parent_and_checkpoints_go_when_unneeded(
+    new_store: Callable[[str], Store],
+) -> None:
+    store = new_store("promoted")
+    kept: list[int] = []
+
+    class Watching(Notes):
+        def trial_ended(self, trial: Any) -> None:
+            kept.append(len(list(store.work_folder.glob("*/epoch.ckpt"))))
+
+    ledger = run(store, "hyperband", notes=Watching())
+    trained = Counter((store.project / "trained.txt").read_text().splitlines())
+    assert set(trained.values()) == {1}  # no epoch twice
+    promoted = [trial for trial in ledger.trials if "tuner/trial_id" in trial.record.bracket_values]
+    assert promoted
+    for trial in promoted:
+        key = f"trial-{trial.record.sequence}"
+        assert f"{key} 2" not in trained  # its parent's
+        assert f"{key} 4" in trained
+        history = store.client.get_metric_history(trial.run_id, "val_loss")
+        assert sorted(point.step for point in history) == [1, 2, 3, 4]
+    assert max(kept) >= 5  # a whole rung waits for its promotions
+    assert kept[-1] == 0
+
+
+def test_a_configuration_finished_at_the_same_budget_is_not_trained_again(new_store: Callable[[str], Store]) -> None:
+    class Stubborn(keras_tuner.Oracle):
+        def populate_space(self, trial_id: str) -> dict[str, Any]:
+            return {"status": "RUNNING", "values": {"x": 0.25 * (int(trial_id) % 2), "kind": "a"}}
+
+    space = template("random").hyperparameters
+    oracle = Stubborn(objective=keras_tuner.Objective("val_loss", "min"), max_trials=4, hyperparameters=space, seed=1)
+    store = new_store("repeats")
+    ledger = run(store, oracle=oracle)
+    assert [trial.tags.get("duplicate_of") for trial in ledger.trials] == [None, None, "0", "1"]
+    trained = (store.project / "trained.txt").read_text()
+    assert "trial-1 4" in trained
+    assert "trial-2" not in trained
+    rows = facts(ledger)
+    for repeat, original in ((2, 0), (3, 1)):
+        assert rows[repeat][0].score == rows[original][0].score
+        assert rows[repeat][1:] == rows[original][1:]
+
+
+def test_hours_count_over_restarts_and_more_trials_continue(new_store: Callable[[str], Store]) -> None:
+    store = new_store("hours")
+    with pytest.raises(KeyboardInterrupt):
+        run(store, notes=Notes(cut_at=3))
+    ledger = open_ledger(store)
+    ledger.parent.lock.release()
+    used = store.client.get_run(ledger.parent.run_id).data.tags
+    assert float(used["used_secs"]) > 0
+    assert used["driver"] == ""
+    store.client.set_tag(ledger.parent.run_id, "used_secs", "7200")
+    # Out of time: the trial that was begun is finished, no other one begins.
+    assert [trial.record.status for trial in run(store, hours=2).trials] == ["finished"]
+    assert len(run(store, hours=3, oracle=template("random", 3)).trials) == 3
+    first_three = facts(run(store, oracle=template("random", 3)))
+    assert facts(run(store, oracle=template("random", 6)))[:3] == first_three
+
+
+@pytest.mark.parametrize(
+    ("keep_models", "num_kept"),
+    [
+        pytest.param("all", 6, marks=pytest.mark.slow),
+        pytest.param("best", 1, marks=pytest.mark.slow),
+        ("top-2", 2),
+    ],
+)
+def test_models_of_trials_that_fell_out_are_deleted(
+    new_store: Callable[[str], Store], keep_models: str, num_kept: int
+) -> None:
+    store = new_store("models")
+    ledger = run(store, keep_models=keep_models)
+    ranked = sorted(ledger.trials, key=lambda trial: trial.record.score or 0)
+    with_model = [
+        trial.record.sequence
+        for trial in ranked
+        if store.client.search_logged_models([store.experiment_id], f"source_run_id = '{trial.run_id}'")
+    ]
+    assert with_model == [trial.record.sequence for trial in ranked[:num_kept]]
+    assert len(list((store.project / "mlruns").rglob("w.bin"))) == num_kept
+    marked = [trial.record.sequence for trial in ranked if trial.tags["model"] == "logged"]
+    assert marked == with_model
+
+
+@pytest.mark.slow
+def test_ten_starts_without_progress_fail_the_trial(new_store: Callable[[str], Store]) -> None:
+    store = new_store("starts")
+    for _ in range(driver_module.MAX_STARTS):
+        with pytest.raises(KeyboardInterrupt):
+            run(store, notes=Notes(cut_at=1))
+    ledger = run(store)
+    assert ledger.trials[0].record.status == "failed"
+    assert ledger.trials[0].tags["status_reason"] == "started 10 times without finishing an epoch"
+    assert all(trial.record.status == "finished" for trial in ledger.trials[1:])

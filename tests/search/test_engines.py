@@ -1,0 +1,120 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cloudpickle
+import curve_work
+import psutil
+import pytest
+from curve_work import CurveWork
+
+from fakeface_lab.search.engines import Event, LocalEngine
+from fakeface_lab.search.work import Assignment, save_work
+
+VALUES = {"x": 0.5, "kind": "a"}
+
+
+class Desk:
+    """One engine and what it has reported."""
+
+    def __init__(self, folder: Path, faults: dict[str, str], num_workers: int = 1, hang_secs: float = 60) -> None:
+        cloudpickle.register_pickle_by_value(curve_work)
+        self.folder, self.events = folder, list[Event]()
+        work_path = save_work(CurveWork(folder / "trained.txt", faults), folder / "work")
+        self.engine = LocalEngine(
+            work_path, self.events.append, num_workers=num_workers, num_threads=1, hang_secs=hang_secs
+        )
+
+    def start(self, key: str) -> None:
+        (self.folder / key).mkdir(exist_ok=True)
+        self.engine.start(Assignment(key, VALUES, 3, 0), self.folder / key)
+
+    def end_of(self, key: str) -> Event:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            for event in self.events:
+                if event.key == key and event.kind in ("done", "failed", "died"):
+                    return event
+            self.engine.wait(1)
+        raise TimeoutError(key)
+
+    def run(self, key: str) -> Event:
+        self.start(key)
+        return self.end_of(key)
+
+
+@pytest.fixture
+def desks() -> Iterator[list[Desk]]:
+    opened: list[Desk] = []
+    yield opened
+    for desk in opened:
+        desk.engine.stop()
+
+
+def workers() -> set[int]:
+    children = psutil.Process().children(recursive=True)
+    return {child.pid for child in children if "fakeface_lab.search.worker" in " ".join(child.cmdline())}
+
+
+def test_a_worker_is_used_again_and_a_dead_one_replaced(tmp_path: Path, desks: list[Desk]) -> None:
+    faults = {"wrong": "error", "crowded": "memory", "killed": "kill", "again": "once exit"}
+    desks.append(desk := Desk(tmp_path, faults))
+    assert desk.run("good").kind == "done"
+    first = workers()
+    kinds = [event.kind for event in desk.events]
+    assert kinds == ["step", "epoch", "step", "epoch", "step", "epoch", "done"]
+    assert (desk.run("wrong").kind, desk.run("crowded").kind) == ("failed", "died")
+    reasons = [event.reason for event in desk.events if event.reason]
+    assert reasons == ["ValueError: a shape does not fit", "out of memory: no room for the weights"]
+    assert workers() == first
+    died = desk.run("killed")
+    assert (died.kind, died.reason) == ("died", "worker process was killed (signal 9): most likely out of memory")
+    assert desk.engine.num_free() == 1
+    # The next attempt goes on after the epoch that was finished.
+    assert "ended with exit code 7" in desk.run("again").reason
+    desk.events.clear()
+    assert desk.run("again").kind == "done"
+    assert [event.record.epoch for event in desk.events if event.record] == [2, 3]
+    assert workers().isdisjoint(first)
+
+
+@pytest.mark.slow
+def test_a_hanging_worker_is_killed_and_its_neighbour_is_not(tmp_path: Path, desks: list[Desk]) -> None:
+    desks.append(desk := Desk(tmp_path, {"stuck": "hang"}, num_workers=2, hang_secs=30))
+    desk.start("stuck")
+    desk.start("fine")
+    assert desk.engine.num_free() == 0
+    assert desk.end_of("stuck").reason == "hung: no training step for 30 s"
+    assert desk.end_of("fine").kind == "done"
+
+
+@pytest.mark.slow
+def test_a_killed_driver_leaves_no_worker_behind(tmp_path: Path) -> None:
+    program = textwrap.dedent(f"""
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from pathlib import Path
+        from test_engines import Desk
+        desk = Desk(Path({str(tmp_path)!r}), {{"stuck": "hang"}}, hang_secs=600)
+        desk.start("stuck")
+        while True:
+            desk.engine.wait(1)
+            print(len(desk.events), flush=True)
+    """)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    driver = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment, text=True)
+    assert driver.stdout is not None
+    try:
+        while driver.stdout.readline().strip() not in ("1", "2"):
+            assert driver.poll() is None
+        left = psutil.Process(driver.pid).children(recursive=True)
+        assert left
+    finally:
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+    assert psutil.wait_procs(left, timeout=10)[1] == []

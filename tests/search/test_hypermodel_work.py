@@ -1,0 +1,242 @@
+import copy
+from pathlib import Path
+from typing import Any
+
+import keras_tuner
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from keras_tuner.src.engine.hypermodel import get_hypermodel
+
+from fakeface_lab.backend import keras, tf
+from fakeface_lab.results import Outcome
+from fakeface_lab.search.fit_arguments import EpochOrder, bind_fit_arguments
+from fakeface_lab.search.hypermodel_work import HypermodelWork, ImportPath, ModelRecipe
+from fakeface_lab.search.work import Assignment, load_work, save_work
+from fakeface_lab.training import EpochRecord
+
+RNG = np.random.default_rng(3)
+X = RNG.normal(size=(50, 4)).astype(np.float32)
+Y = (X[:, :2].sum(axis=1) > 0).astype(np.float32)
+WEIGHTS = RNG.uniform(size=50).astype(np.float32)
+
+ASSIGNMENT = Assignment("trial-0", {"units": 3}, epochs=4, seed=7)
+
+
+def build(hp: keras_tuner.HyperParameters) -> keras.Model:
+    layers = [keras.layers.Dense(hp.Choice("units", [3, 5])), keras.layers.Dropout(0.3), keras.layers.Dense(1)]
+    model = keras.Sequential([keras.Input((4,)), *layers, keras.layers.Activation("sigmoid")])
+    model.compile(keras.optimizers.Adam(0.1), "binary_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def build_without_input(hp: keras_tuner.HyperParameters) -> keras.Model:
+    model = keras.Sequential([keras.layers.Dense(hp.Choice("units", [3, 5])), keras.layers.Dropout(0.3)])
+    model.add(keras.layers.Dense(1, activation="sigmoid"))
+    model.compile("adam", "binary_crossentropy")
+    return model
+
+
+class Stopped(Exception):
+    """Stands for a kill."""
+
+
+class Heard:
+    def __init__(self, stop_after: int = 0) -> None:
+        self.records: list[EpochRecord] = []
+        self._stop_after = stop_after
+
+    def step_ended(self, epoch: int, step: int, num_steps: int) -> None:
+        return
+
+    def epoch_ended(self, record: EpochRecord) -> None:
+        self.records.append(record)
+        if record.epoch == self._stop_after:
+            raise Stopped
+
+
+def work(build_it: Any = build, *args: Any, objective: str = "val_loss", **kwargs: Any) -> HypermodelWork:
+    hypermodel = get_hypermodel(build_it) if callable(build_it) else build_it
+    space = keras_tuner.HyperParameters()
+    build(space)
+    fit = bind_fit_arguments(hypermodel, args or (X, Y), kwargs)
+    recipe = ModelRecipe(hypermodel, space, {}, "float32", accepts_undeclared=False)
+    goal = keras_tuner.Objective(objective, "min")
+    return HypermodelWork(ImportPath(), recipe, goal, fit, True, None, 1, fit.dataset_facts())
+
+
+def figures(outcome: Outcome) -> list[dict[str, float]]:
+    return [{key: value for key, value in record.metrics.items() if key != "epoch_secs"} for record in outcome.records]
+
+
+def weights(folder: Path) -> list[bytes]:
+    model = keras.saving.load_model(next((folder / "model" / "data").glob("*.keras")))
+    return [np.asarray(array).tobytes() for array in model.get_weights()]
+
+
+def run(trained: HypermodelWork, folder: Path, *stops: int) -> tuple[Outcome, Heard]:
+    folder.mkdir()
+    for stop in stops:
+        with pytest.raises(Stopped):
+            trained(ASSIGNMENT, folder, Heard(stop))
+    heard = Heard()
+    return trained(ASSIGNMENT, folder, heard), heard
+
+
+RESUMABLE: dict[str, dict[str, Any]] = {
+    "split": {"validation_split": 0.2, "batch_size": 8},
+    "weights": {"validation_data": (X, Y, WEIGHTS), "sample_weight": WEIGHTS, "batch_size": 7},
+    "classes": {"validation_data": (X, Y), "class_weight": {0: 1.0, 1: 3.0}},
+}
+
+
+@pytest.mark.parametrize("kind", RESUMABLE)
+def test_interrupted_trial_ends_bit_equal(kind: str, tmp_path: Path) -> None:
+    trained = work(**RESUMABLE[kind])
+    whole, _ = run(trained, tmp_path / "whole")
+    resumed, heard = run(trained, tmp_path / "cut", 1, 3)
+    assert [record.epoch for record in heard.records] == [4], "only the last epoch was left to do"
+    assert figures(resumed) == figures(whole)
+    assert resumed.kept_epoch == whole.kept_epoch
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+
+
+def test_a_model_that_is_built_by_its_first_batch_resumes_too(tmp_path: Path) -> None:
+    trained = work(build_without_input, validation_split=0.2)
+    whole, _ = run(trained, tmp_path / "whole")
+    resumed, _ = run(trained, tmp_path / "cut", 2)
+    assert figures(resumed) == figures(whole)
+
+
+def test_with_callbacks_a_trial_begins_again_reports_nothing_twice_and_ends_the_same(tmp_path: Path) -> None:
+    stopping = keras.callbacks.EarlyStopping(monitor="loss", mode="max", patience=2, restore_best_weights=True)
+    trained = work(
+        validation_split=0.2, callbacks=[stopping, keras.callbacks.ReduceLROnPlateau(patience=0, min_delta=9)]
+    )
+    untouched = copy.deepcopy(stopping.__dict__)
+    whole, _ = run(trained, tmp_path / "whole")
+    assert len(whole.records) == 3, "stopped early"
+    assert whole.records[-1].metrics["learning_rate"] < whole.records[0].metrics["learning_rate"]
+    resumed, heard = run(trained, tmp_path / "cut", 1, 2)
+    assert figures(resumed) == figures(whole)
+    assert [record.epoch for record in heard.records] == [3]
+    assert resumed.records[2] == heard.records[0]
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+    assert stopping.__dict__ == untouched, "the user's own callbacks are only copied"
+
+
+def test_kept_weights_score_what_the_epoch_says_whatever_a_callback_restored(tmp_path: Path) -> None:
+    # Restores the weights of the epoch with the highest loss.
+    stopping = keras.callbacks.EarlyStopping(monitor="val_loss", mode="max", patience=1, restore_best_weights=True)
+    outcome, _ = run(work(validation_data=(X, Y), callbacks=[stopping]), tmp_path / "run")
+    model = keras.saving.load_model(tmp_path / "run" / "model" / "data" / "model.keras")
+    model.compile(loss="binary_crossentropy")
+    assert model.evaluate(X, Y, verbose=0) == pytest.approx(outcome.kept_metrics()["val_loss"], abs=1e-6)
+
+
+PLAIN: dict[str, dict[str, Any]] = {
+    **RESUMABLE,
+    "large batch": {"validation_split": 0.5, "batch_size": 64},
+    "validation batches": {"validation_data": (X, Y), "validation_batch_size": 5},
+}
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_unshuffled_training_is_that_of_plain_fit(kind: str, tmp_path: Path) -> None:
+    outcome, _ = run(work(**PLAIN[kind], shuffle=False), tmp_path / "run")
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(7)
+    hp = keras_tuner.HyperParameters()
+    hp.values["units"] = 3
+    expected = build(hp).fit(X, Y, shuffle=False, epochs=4, verbose=0, **PLAIN[kind]).history
+    for name, values in expected.items():
+        assert [record.metrics[name] for record in outcome.records] == pytest.approx(values, abs=1e-5)
+
+
+@given(num_rows=st.integers(1, 40), batch_size=st.integers(1, 50), seed=st.integers(0, 99), epoch=st.integers(0, 9))
+def test_an_epoch_has_each_row_once_in_an_order_of_seed_and_epoch(
+    num_rows: int, batch_size: int, seed: int, epoch: int
+) -> None:
+    rows = np.arange(num_rows)
+
+    def seen(in_epoch: int, by_seed: int, visited: int = 0) -> list[int]:
+        order = EpochOrder((rows, rows), batch_size, by_seed, shuffle=True)
+        for earlier in range(visited):
+            order.begin(earlier)
+        order.begin(in_epoch)
+        batches = [order[index] for index in range(len(order))]
+        assert all((x == y).all() and 0 < len(x) <= batch_size for x, y in batches)
+        return [int(row) for x, _ in batches for row in x]
+
+    assert sorted(seen(epoch, seed)) == list(rows)
+    assert seen(epoch, seed) == seen(epoch, seed, visited=3)
+    if num_rows > 20:
+        assert seen(epoch, seed) != seen(epoch + 1, seed)
+        assert seen(epoch, seed) != seen(epoch, seed + 1)
+
+
+def test_arrays_are_found_in_tensors_tables_and_nests() -> None:
+    import pandas as pd
+
+    table = pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.0]})
+    fit = bind_fit_arguments(get_hypermodel(build), (table, table["a"]), {})
+    assert fit.train is not None
+    assert [(part.dtype, part.shape) for part in fit.train] == [("float32", (2, 2)), ("float32", (2, 1))]
+    nested = {"left": tf.constant(X), "right": [X.astype(np.float64), X]}
+    fit = bind_fit_arguments(get_hypermodel(build), (nested, Y), {})
+    assert fit.train is not None
+    assert isinstance(fit.train[0]["right"], tuple)
+    assert {array.dtype.name for array in keras.tree.flatten(fit.train)} == {"float32"}
+
+
+@pytest.mark.parametrize("given_as", ["dataset", "steps"])
+def test_what_is_not_all_arrays_is_passed_on_as_it_came(given_as: str) -> None:
+    hypermodel = get_hypermodel(build)
+    batches = tf.data.Dataset.from_tensor_slices((X, Y)).batch(8)
+    if given_as == "dataset":
+        fit = bind_fit_arguments(hypermodel, (batches,), {"epochs": 3})
+        assert fit.kwargs["x"] is batches
+    else:
+        fit = bind_fit_arguments(hypermodel, (X, Y), {"epochs": 3, "steps_per_epoch": 2})
+        assert fit.kwargs["x"] is X
+    assert fit.train is None
+    assert not fit.can_resume
+    assert fit.epochs == 3
+
+
+def test_digest_reads_every_number() -> None:
+    large = np.zeros((300, 400), dtype=np.float32)
+    other = large.copy()
+    other[-1, -1] = 1
+    digests = {work(build, data, large).dataset[1] for data in (large, other)}
+    assert len(digests) == 2
+    assert work(build, large, other).dataset[1] == work(build, large.copy(), other.copy()).dataset[1]
+
+
+def test_an_undeclared_hyperparameter_is_told(tmp_path: Path) -> None:
+    def build_more(hp: keras_tuner.HyperParameters) -> keras.Model:
+        hp.Choice("surprise", [1, 2])
+        return build(hp)
+
+    with pytest.raises(Exception, match=r"hyperparameter surprise: appears for some values only .*; declare it in"):
+        run(work(build_more, validation_split=0.2), tmp_path / "run")
+
+
+def test_build_must_return_a_model(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match=r"build\(hp\): returned NoneType; return a keras\.Model"):
+        run(work(lambda hp: None, validation_split=0.2), tmp_path / "run")
+
+
+def test_a_split_that_leaves_nothing_is_refused() -> None:
+    with pytest.raises(Exception, match=r"validation_split = 0\.99: leaves 0 of 50 rows"):
+        work(validation_split=0.99)
+
+
+def test_work_arrives_in_another_process_with_its_arrays_mapped(tmp_path: Path) -> None:
+    large = RNG.normal(size=(20_000, 4)).astype(np.float32)
+    arrived = load_work(save_work(work(build, large, large[:, 0], validation_split=0.5), tmp_path))
+    assert isinstance(arrived, HypermodelWork)
+    assert arrived.fit.train is not None
+    assert isinstance(arrived.fit.train[0], np.memmap)
+    np.testing.assert_array_equal(arrived.fit.train[0], large[:10_000])

@@ -1,0 +1,112 @@
+"""The best of a search, corrected for having been picked, from the scores that its trials have logged."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from fakeface_lab.errors import SearchError
+from fakeface_lab.evaluation.selection import selection_corrected
+from fakeface_lab.search.selection_report import ScoredTrial, selection_report
+from fakeface_lab.search.settings import Range, Value
+from fakeface_lab.tracking.store import Store, open_store
+
+SPACE = {
+    "learning_rate": Range(min=1e-4, max=1e-2, sampling="log"),
+    "filters_1": Range(values=(4, 8, 16)),
+    "precision": Range(values=("float32", "mixed_bfloat16")),
+}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    project = tmp_path_factory.mktemp("selection")
+    return open_store(f"sqlite:///{project / 'mlflow.db'}", project, "selection")
+
+
+def log_trials(
+    store: Store, folder: Path, probabilities: npt.NDArray[np.float64], scores: list[float], rates: list[float]
+) -> list[ScoredTrial]:
+    """Log one run a row of probabilities of `fake`, (num_trials, num_images), of which the first half is fake."""
+    trials: list[ScoredTrial] = []
+    num_images = probabilities.shape[1]
+    for own, score, rate in zip(probabilities, scores, rates, strict=True):
+        path = folder / "scores.csv"
+        with path.open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(("file", "sha256", "label", "split", "probability_fake", "probability_real"))
+            for image, value in enumerate(own):
+                label = "fake" if image < num_images // 2 else "real"
+                table.writerow((f"{image}.png", "", label, "validation", float(value), float(1 - value)))
+        run = store.client.create_run(store.experiment_id, run_name=f"trial {len(trials)}")
+        store.client.log_artifact(run.info.run_id, str(path))
+        values: dict[str, Value] = {"learning_rate": rate, "filters_1": 8, "precision": "float32"}
+        trials.append(ScoredTrial(run, values, score))
+    return trials
+
+
+def with_accuracy(num_trials: int, num_images: int, accuracy: float) -> npt.NDArray[np.float64]:
+    """Equal trials that err on different images at random."""
+    is_correct = np.random.default_rng(0).random((num_trials, num_images)) < accuracy
+    is_positive = np.arange(num_images) < num_images // 2
+    return np.where(is_correct == is_positive, 0.8, 0.3)
+
+
+def test_luck_is_taken_off(store: Store, tmp_path: Path) -> None:
+    probabilities = with_accuracy(12, 200, 0.9)
+    trials = log_trials(store, tmp_path, probabilities, [0.9] * 12, [1e-3] * 12)
+    report = selection_report(store, trials, space=SPACE, algorithm="bayesian", objective="val_accuracy", maximize=True)
+    assert report.metrics["selection_naive"] > 0.92
+    assert report.metrics["selection_corrected"] == pytest.approx(0.9, abs=0.02)
+    assert report.metrics["selection_corrected_low"] < 0.9 < report.metrics["selection_corrected_high"]
+    is_correct = (probabilities > 0.5) == (np.arange(200) < 100)
+    assert report.metrics["selection_corrected"] == selection_corrected(is_correct.T).corrected
+    assert report.sentences[0].startswith("val_accuracy, best of 12 trials on 200 images: 0.9")
+    assert report.expected_best is None
+
+
+def test_loss_is_that_of_the_images(store: Store, tmp_path: Path) -> None:
+    probabilities = np.random.default_rng(1).uniform(0.2, 0.95, (3, 40))
+    of_truth = np.where(np.arange(40) < 20, probabilities, 1 - probabilities)
+    losses = [float(loss) for loss in -np.log(of_truth).mean(axis=1)]
+    trials = log_trials(store, tmp_path, probabilities, losses, [1e-3] * 3)
+    report = selection_report(store, trials, space=SPACE, algorithm="random", objective="val_loss", maximize=False)
+    assert report.metrics["selection_naive"] == pytest.approx(min(losses))
+    assert report.metrics["selection_corrected"] >= report.metrics["selection_naive"]
+
+
+def test_expected_best_leaves_out_the_trial_set_by_hand(store: Store, tmp_path: Path) -> None:
+    scores = [0.99, 0.5, 0.7, 0.6]
+    trials = log_trials(store, tmp_path, with_accuracy(4, 40, 0.8), scores, [1e-3] * 4)
+    report = selection_report(store, trials, space=SPACE, algorithm="random", objective="val_accuracy", maximize=True)
+    assert report.expected_best is not None
+    # All subsets of 1, 2 and 3 of the three drawn trials, by hand.
+    np.testing.assert_allclose(report.expected_best, [0.6, (0.6 + 0.7 + 0.7) / 3, 0.7])
+    assert any("all 3 reach 0.7000" in sentence for sentence in report.sentences)
+
+
+def test_best_value_at_the_edge_is_named(store: Store, tmp_path: Path) -> None:
+    trials = log_trials(store, tmp_path, with_accuracy(3, 40, 0.8), [0.5, 0.9, 0.6], [1e-3, 9.5e-3, 2e-3])
+    report = selection_report(store, trials, space=SPACE, algorithm="grid", objective="val_accuracy", maximize=True)
+    assert report.metrics["num_edge_values"] == 1
+    assert "learning_rate = 0.0095 is at the high edge of 0.0001 to 0.01; widen the range upwards." in report.sentences
+
+
+def test_documented_value_outside_the_range_widens_it(store: Store, tmp_path: Path) -> None:
+    trials = log_trials(store, tmp_path, with_accuracy(2, 40, 0.8), [0.9, 0.5], [5e-2, 1e-3])
+    report = selection_report(store, trials, space=SPACE, algorithm="grid", objective="val_accuracy", maximize=True)
+    assert "learning_rate = 0.05 is at the high edge of 0.0001 to 0.05; widen the range upwards." in report.sentences
+
+
+def test_objective_without_scores_of_images_is_not_corrected(store: Store, tmp_path: Path) -> None:
+    trials = log_trials(store, tmp_path, with_accuracy(3, 40, 0.8), [0.5, 0.9, 0.6], [1e-3] * 3)
+    report = selection_report(store, trials, space={}, algorithm="bayesian", objective="worst_stress", maximize=True)
+    assert report.metrics == {"num_edge_values": 0.0}
+    assert report.sentences == ()
+
+
+def test_no_trial_is_refused(store: Store) -> None:
+    with pytest.raises(SearchError, match="no trial has a score, so there is nothing to correct"):
+        selection_report(store, [], space=SPACE, algorithm="random", objective="val_loss", maximize=False)

@@ -1,0 +1,267 @@
+"""A tracked model on its own sealed test split, on another folder, and under stress."""
+
+import csv
+import re
+import shutil
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.metrics import accuracy_score, roc_auc_score
+from tracked_model_store import SIZE_PX, TrackedProject, draw, make_tracked_project
+
+from fakeface_lab.data.images import load_images
+from fakeface_lab.data.sources import find_source
+from fakeface_lab.evaluate import EvaluateSettings, main, run_evaluation
+from fakeface_lab.evaluation.stress import CONDITIONS, SEARCH_CONDITIONS, stress_report
+from fakeface_lab.evaluation_images import choose_images
+from fakeface_lab.robustness import is_collapse, stress_objectives, stress_scores
+from fakeface_lab.tracked_model import load_model, own_split
+from fakeface_lab.tracking.lookup import find_evaluations, find_model, open_for_models
+
+
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory: pytest.TempPathFactory) -> TrackedProject:
+    return make_tracked_project(tmp_path_factory.mktemp("evaluate"))
+
+
+@pytest.fixture(autouse=True)
+def _in_project(tracked: TrackedProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracked.enter(monkeypatch)
+
+
+def num_openings(tracked: TrackedProject) -> int:
+    store = open_for_models(None, tracked.project)
+    return int(store.client.get_run(tracked.run_id).data.tags.get("test_openings", "0"))
+
+
+def ledger(tracked: TrackedProject, part: str) -> list[list[str]]:
+    text = mlflow.artifacts.load_text(f"runs:/{tracked.run_id}/split.csv")
+    return [row for row in csv.reader(text.splitlines()) if row[3] == part]
+
+
+def test_own_test_split_is_opened_counted_and_scored_right(
+    tracked: TrackedProject, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = num_openings(tracked)
+    result = run_evaluation(EvaluateSettings(model="tiny"))
+    assert num_openings(tracked) == before + 1
+    assert "The sealed test split is opened, for the " in capsys.readouterr().out
+
+    # Scored again by hand: MLflow's own loader, Pillow, one picture at a time.
+    network = mlflow.pyfunc.load_model(find_model(open_for_models(None, tracked.project), "tiny").uri)
+    rows = ledger(tracked, "test")
+    truth = np.array([row[2] == "fake" for row in rows])
+    scores = []
+    for name, *_ in rows:
+        with Image.open(tracked.images / name) as image:
+            batch = (np.asarray(image.convert("RGB"))[None] / 255).astype(np.float32)
+        scores.append(float(np.asarray(network.predict(batch))[0, 0]))
+    assert result.metrics["test_accuracy"] == accuracy_score(truth, np.array(scores) > 0.5)
+    assert result.metrics["test_roc_auc"] == pytest.approx(roc_auc_score(truth, scores))
+    assert result.metrics["test_accuracy_num_total"] == len(rows)
+
+    store = open_for_models(None, tracked.project)
+    run = store.client.get_run(result.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["mlflow.parentRunId"] == tracked.run_id
+    assert run.data.tags["role"] == "evaluation"
+    assert run.data.tags["split"] == "sealed"
+    assert "Worst group" not in run.data.tags["mlflow.note.content"]  # all groups are smaller than 20 images
+    assert run.data.metrics["test_ece"] == result.metrics["test_ece"]
+    assert 0 <= run.data.metrics["explained_share"] <= 1
+    assert run.data.metrics["test_accuracy_gray_real_num_total"] >= 1
+    assert {artifact.path for artifact in store.client.list_artifacts(result.run_id)} >= {
+        "scores.csv", "groups.csv", "reliability.csv", "confusion.png", "roc.png", "reliability.png", "gallery.png",
+        "saliency_mean.png", "saliency_wrongest.png",
+    }  # fmt: skip
+    table = pd.read_csv(mlflow.artifacts.download_artifacts(f"runs:/{result.run_id}/scores.csv"))
+    np.testing.assert_allclose(table["probability_fake"], scores, atol=1e-6)
+    assert list(table["file"]) == [row[0] for row in rows]
+
+
+def test_second_look_is_called_one(tracked: TrackedProject, capsys: pytest.CaptureFixture[str]) -> None:
+    store = open_for_models(None, tracked.project)
+    store.client.set_tag(tracked.run_id, "test_openings", "1")
+    assert main([tracked.run_id, "--data", str(tracked.images)]) == 0  # the same images: their test split, not all
+    output = capsys.readouterr().out
+    assert "opened, for the second time" in output
+    assert "A choice made by what it shows is a choice made on test images." in output
+    assert num_openings(tracked) == 2
+    assert f"{len(ledger(tracked, 'test'))} test images of its own ledger." in output
+
+
+def test_other_folder_is_scored_at_the_same_threshold_without_images_it_knows(
+    tracked: TrackedProject, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    openings = num_openings(tracked)
+    other = draw(tmp_path / "other", seed=1, names=("1_fake", "0_real"), num_per_class=25)
+    for name, *_ in ledger(tracked, "train")[:3] + ledger(tracked, "test")[:2]:
+        label = "1_fake" if name.startswith("fake") else "0_real"
+        shutil.copy(tracked.images / name, other / label / f"known {Path(name).name}")
+    result = run_evaluation(EvaluateSettings(model="tiny", data=str(other)))
+    output = capsys.readouterr().out
+    assert result.metrics["external_accuracy_num_total"] == 50
+    assert "50 images the model has never seen, at its own threshold 0.5." in output
+    assert "5 more are in the model's own data and left out." in output
+    assert "1_fake is taken as fake, 0_real is taken as real" in output
+    assert num_openings(tracked) == openings
+    assert not any(name.startswith("test_") for name in result.metrics)
+    assert "explained_share" not in result.metrics
+    assert "own validation split" in output
+    assert f"{tracked.metrics['validation_accuracy']:.4f}" in output
+    worst = min(
+        value
+        for name, value in result.metrics.items()
+        if name.startswith("external_accuracy_")
+        and f"{name}_num_total" in result.metrics
+        and result.metrics[f"{name}_num_total"] >= 20
+    )
+    assert result.metrics["external_worst_group_accuracy"] == worst
+    run = open_for_models(None, tracked.project).client.get_run(result.run_id)
+    assert run.data.tags["split"] == "external"
+    assert run.data.params["threshold"] == "0.5"
+    assert "Worst group" in run.data.tags["mlflow.note.content"]
+
+
+def test_folder_of_known_images_is_refused(
+    tracked: TrackedProject, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for label in ("fake", "real"):
+        (tmp_path / "part" / label).mkdir(parents=True)
+        for number in range(5):
+            shutil.copy(tracked.images / label / f"{label}_{number}.png", tmp_path / "part" / label)
+    assert main(["tiny", "--data", str(tmp_path / "part")]) == 2
+    assert "all 10 images are in the model's own data; leave --data out" in capsys.readouterr().err
+
+
+def test_stress_shows_the_fall(tracked: TrackedProject, capsys: pytest.CaptureFixture[str]) -> None:
+    result = run_evaluation(EvaluateSettings(model="tiny", stress=True))
+    store = open_for_models(None, tracked.project)
+    model = load_model(find_model(store, "tiny"))
+    images = load_images(find_source(str(tracked.images), None, tracked.project, SIZE_PX), SIZE_PX)
+    rows = own_split(model, images).test
+    objectives = stress_objectives(model.network, images, rows)
+    assert {name: result.metrics[name] for name in objectives} == objectives
+
+    table = pd.read_csv(mlflow.artifacts.download_artifacts(f"runs:/{result.run_id}/stress.csv"), index_col="condition")
+    assert list(table.index) == [condition.name for condition in CONDITIONS]
+    assert table.loc["clean", "accuracy"] == result.metrics["test_accuracy"]
+    assert table.loc["clean", "flip_rate"] == 0
+    assert result.metrics["stress_crop_70_recall_fake"] == table.loc["crop_70", "recall_fake"]
+    for_search = table.loc[[condition.name for condition in SEARCH_CONDITIONS], "balanced_accuracy"]
+    assert objectives["worst_stress"] == pytest.approx(for_search.min())
+    assert objectives["mean_stress"] == pytest.approx(for_search.mean())
+    (newest, *_) = find_evaluations(store, tracked.run_id)
+    assert newest.info.run_id == result.run_id
+    sentence = newest.data.tags["stress_sentence"]
+    assert f"Under stress: {sentence}" in capsys.readouterr().out
+    assert newest.data.tags["stress_collapse"] in ("true", "false")
+
+
+def test_scores_under_stress_do_not_depend_on_the_cut(tracked: TrackedProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model(find_model(open_for_models(None, tracked.project), "tiny"))
+    images = load_images(find_source(str(tracked.images), None, tracked.project, SIZE_PX), SIZE_PX)
+    rows = np.arange(5, 75, 2)
+    conditions = [condition for condition in CONDITIONS if condition.name in ("noise_10", "crop_70")]
+    whole = stress_scores(model.network, images, rows, conditions)
+    monkeypatch.setattr("fakeface_lab.robustness._CHUNK_NUM_IMAGES", 8)
+    for name, scores in stress_scores(model.network, images, rows, conditions).items():
+        np.testing.assert_allclose(scores, whole[name], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("num_found", "expected"),
+    [(100, False), (95, False), (91, False), (80, True), (30, True)],
+)
+def test_collapse_is_a_large_fall_beyond_chance(num_found: int, expected: bool) -> None:
+    labels = np.repeat([0, 1], 100)
+    clean = np.where(labels == 0, 0.9, 0.1)
+    cropped = clean.copy()
+    cropped[num_found:100] = 0.2
+    assert is_collapse(stress_report(("fake", "real"), labels, {"clean": clean, "crop_70": cropped})) is expected
+
+
+def test_fall_of_few_images_is_no_collapse() -> None:
+    labels = np.repeat([0, 1], 4)
+    clean = np.where(labels == 0, 0.9, 0.1)
+    clean[3] = 0.4
+    cropped = clean.copy()
+    cropped[2] = 0.4  # 2 of 4 instead of 3 of 4: a quarter less, and chance
+    assert not is_collapse(stress_report(("fake", "real"), labels, {"clean": clean, "crop_70": cropped}))
+
+
+def test_model_has_many_names(tracked: TrackedProject) -> None:
+    store = open_for_models(None, tracked.project)
+    address = find_model(store, "tiny").uri
+    store.client.create_registered_model("faces")
+    version = store.client.create_model_version("faces", address, tracked.run_id).version
+    store.client.set_registered_model_alias("faces", "champion", version)
+    for word in (tracked.run_id, "tiny", address, f"models:/faces/{version}", "faces@champion", "champion"):
+        found = find_model(store, word)
+        assert found.run.info.run_id == tracked.run_id, word
+        assert found.metadata["class_names"] == ["fake", "real"], word
+        assert found.store.experiment_name == "images", word
+    store.client.create_registered_model("others")
+    other = store.client.create_model_version("others", address, tracked.run_id).version
+    store.client.set_registered_model_alias("others", "champion", other)
+    with pytest.raises(Exception, match="2 registered models have this alias; say faces@champion or another"):
+        find_model(store, "champion")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["tny"], "tny: no run, model or alias of that name in sqlite:.*; did you mean tiny\\?"),
+        (["0" * 32], "0{32}: no such run in sqlite:"),
+        (["models:/nothing/1"], "models:/nothing/1: no such model in sqlite:"),
+        (["nothing@champion"], "models:/nothing@champion: no such model"),
+        ([], "the following arguments are required: MODEL"),
+        (["tiny", "--stres"], "--stres: unknown argument; did you mean --stress\\?"),
+        (["tiny", "--data", "nowhere"], "--data nowhere: no such folder"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert re.search(message, line), line
+
+
+def test_run_without_a_model_says_so(tracked: TrackedProject, capsys: pytest.CaptureFixture[str]) -> None:
+    store = open_for_models(None, tracked.project)
+    tags = {"mlflow.runName": "bare", "role": "search"}
+    store.client.create_run(store.experiment_id, tags=tags)
+    assert main(["bare"]) == 2
+    assert "this search has logged no model; name one of its trials, or NAME@candidate" in capsys.readouterr().err
+
+
+def test_images_that_moved_are_asked_for(tracked: TrackedProject, capsys: pytest.CaptureFixture[str]) -> None:
+    away = tracked.images.rename(tracked.images.with_name("away"))
+    try:
+        assert main(["tiny"]) == 2
+        message = "the images of run tiny are not where they were; say where they are with --data FOLDER"
+        assert message in capsys.readouterr().err
+        model = load_model(find_model(open_for_models(None, tracked.project), "tiny"))
+        assert choose_images(model, str(away), None, tracked.project).part == "test"
+    finally:
+        away.rename(tracked.images)
+
+
+def test_images_that_changed_are_refused(tracked: TrackedProject, capsys: pytest.CaptureFixture[str]) -> None:
+    extra = tracked.images / "fake" / "extra.png"
+    Image.new("RGB", (SIZE_PX, SIZE_PX), "red").save(extra)
+    try:
+        assert main(["tiny"]) == 2
+        assert "the images of run tiny have changed since" in capsys.readouterr().err
+    finally:
+        extra.unlink()
+
+
+def test_store_without_runs_is_not_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    uri = f"sqlite:///{tmp_path / 'none.db'}"
+    assert main(["tiny", "--tracking-uri", uri]) == 1  # a store that cannot be opened
+    assert "nothing was recorded there yet" in capsys.readouterr().err
+    assert not (tmp_path / "none.db").exists()
