@@ -72,7 +72,7 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
     run = recording.open_run(
         store,
         writer,
-        name=settings.name or f"baseline {split.name} seed {settings.seed}",
+        name=settings.name or f"baseline s{settings.seed} {split.name}",
         tags={
             "role": "baseline",
             "split": split.name,

@@ -1,6 +1,6 @@
 """Program: a tracked model on its own test split or on any other folder, and under stress.
 
-    python -m fakeface_lab.evaluate "baseline documented seed 0" --stress
+    python -m fakeface_lab.evaluate "baseline s0 documented" --stress
     python -m fakeface_lab.evaluate models:/fakeface-demo@champion --data other/faces
 
 The model is a run id, a run name, models:/..., NAME@ALIAS or an alias. Results go to a child of the model's run.

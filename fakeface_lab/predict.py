@@ -1,7 +1,7 @@
 """Program: a tracked model on image files.
 
     python -m fakeface_lab.predict fakeface-demo@champion face.jpg other.png
-    python -m fakeface_lab.predict "baseline documented seed 0" *.jpg --json
+    python -m fakeface_lab.predict "baseline s0 documented" *.jpg --json
 
 Files that cannot be read are told and skipped; exit code 2 where none is left. What speaks against the model (the
 audit of its data, its fall under stress) is said on stderr, and is part of the JSON.

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -134,14 +134,12 @@ def _write_outcome(
     for part, (rows, probabilities) in scored.items():
         metrics |= _scores(part, rows, probabilities, images, split)
         _write_score_figures(part, rows, probabilities, images, artifacts)
-    explanation = ""
-    if scored:
-        part: Literal["validation", "test"] = TEST if TEST in scored else VALIDATION
-        explained, explanation = explain_accuracy(images, split, metrics[f"{part}_accuracy"], part)
-        metrics |= explained
+    explained, explanation = _explanation(scored, metrics, images, split)
+    metrics |= explained
     if training.objective in STRESS_OBJECTIVES and len(split.validation):
         metrics |= stress_objectives(model, images, split.validation)
     _write_scores_table(scored, images, artifacts / "scores.csv")
+    (artifacts / "figures_of_merit.json").write_text(json.dumps(metrics, indent=2))
     write_ledger(split, images, artifacts / "split.csv")
     _write_layers(model, artifacts / "layers.txt")
     package_model(
@@ -150,11 +148,27 @@ def _write_outcome(
         example=(images.pixels[split.train[:1]] / 255).astype(np.float32),
         metadata=_model_metadata(images, training, split),
     )
-    outcome = Outcome(list(recorder.records), recorder.kept_epoch, metrics, explanation)
+    # Every metric is a chart in MLflow's page; what is read once stays in the artifact.
+    charted = {name: value for name, value in metrics.items() if "_ppv_at_" not in name}
+    outcome = Outcome(list(recorder.records), recorder.kept_epoch, charted, explanation)
     partial = (folder / _OUTCOME).with_suffix(".partial")
     partial.write_text(json.dumps(asdict(outcome)))
     os.replace(partial, folder / _OUTCOME)
     return outcome
+
+
+def _explanation(
+    scored: Mapping[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]],
+    metrics: Mapping[str, float],
+    images: ImageSet,
+    split: Split,
+) -> tuple[dict[str, float], str]:
+    """Return how much of the accuracy a simple shortcut has too: metrics and a sentence, empty without scores."""
+    if TEST in scored:
+        return explain_accuracy(images, split, metrics[f"{TEST}_accuracy"], TEST)
+    if VALIDATION in scored:
+        return explain_accuracy(images, split, metrics[f"{VALIDATION}_accuracy"], VALIDATION)
+    return {}, ""
 
 
 def _model_metadata(images: ImageSet, training: Training, split: Split) -> dict[str, Any]:

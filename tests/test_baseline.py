@@ -140,7 +140,7 @@ def test_the_program_says_what_it_did_and_where_to_look(finished: tuple[Place, s
 
 def test_the_run_is_finished_and_has_everything(finished: tuple[Place, str], run: Run, images: ImageSet) -> None:
     place = finished[0]
-    assert (run.info.status, run.info.run_name) == ("FINISHED", "baseline documented seed 0")
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "baseline s0 documented")
     assert {run.data.tags[key] for key in ("role", "split", "seed")} == {"baseline", "documented", "0"}
     assert run.data.tags["data_digest"] == images.digest
     found = {item.path for item in place.store().client.list_artifacts(run.info.run_id)}

@@ -154,7 +154,7 @@ def test_the_table_has_baselines_and_the_search_with_its_trials_below(
     browser: webdriver.Chrome, server: str, store: Store, tiny: TinyStore
 ) -> None:
     page = Page(browser, store.runs_link().replace("http://127.0.0.1:5000/", server))
-    page.until_text("tiny search", "baseline sealed seed 0", "baseline documented seed 0")
+    page.until_text("tiny search", "baseline s0 sealed", "baseline s0 documented")
     trials = names_of_trials(store, tiny)
     assert len(trials) == 3
     assert not any(name in page.text() for name in trials), "they are folded away at first"
@@ -173,7 +173,7 @@ def test_two_compared_runs_show_parameters_and_metrics(
 ) -> None:
     best = children_of(store, find_run(store, tiny.search_run_id), "trial")[1]
     page = Page(browser, compare_address(server, store, [tiny.sealed_run_id, best.info.run_id]))
-    page.until_text("Comparing 2 Runs", "baseline sealed seed 0", best.info.run_name)
+    page.until_text("Comparing 2 Runs", "baseline s0 sealed", best.info.run_name)
     page.until_text("Parameters", "learning_rate", "filters_1", "Metrics", "best_val_loss")
     page.until_text(best.data.params["learning_rate"], "confusion_validation.png")
     page.keep_picture("compare")
@@ -198,7 +198,7 @@ def test_curves_of_runs_are_drawn_together(
     trials = names_of_trials(store, tiny)
     expand(page, "tiny search", trials)
     page.type("//input[@placeholder='Search metric charts']", "^val_loss$")
-    page.until_text(*(f"{name} (val_loss)" for name in trials), "baseline sealed seed 0 (val_loss)")
+    page.until_text(*(f"{name} (val_loss)" for name in trials), "baseline s0 sealed (val_loss)")
     page.until(lambda shown: shown.count(".js-plotly-plot .scatterlayer .trace") >= 4, "a curve for each")
     page.keep_picture("charts")
 

@@ -67,7 +67,7 @@ class Store:
 
     def run_link(self, run_id: str) -> str:
         """Return the address of one run."""
-        return f"{self._page()}#/experiments/{self.experiment_id}/runs/{run_id}"
+        return f"{self._page()}#/experiments/{self.experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
     def _page(self) -> str:
         return f"http://127.0.0.1:{UI_PORT}/" if self.is_local else self.uri.rstrip("/") + "/"

@@ -429,11 +429,17 @@ import keras_tuner
 import numpy as np
 import fakeface_lab
 import test_tuner
+
+def build(hp):
+    model = test_tuner.build(hp)
+    model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
+    return model
+
 x = np.tile(test_tuner.X, (100, 1))
 y = np.tile(test_tuner.Y, 100)
 oracle = keras_tuner.oracles.BayesianOptimizationOracle("val_loss", max_trials=4, num_initial_points=2, seed=5)
-tuner = fakeface_lab.Tuner(oracle, test_tuner.build, threads=1)
-tuner.search(x, y, epochs=4, batch_size=4, validation_split=0.2)
+tuner = fakeface_lab.Tuner(oracle, build, threads=1)
+tuner.search(x, y, epochs=4, batch_size=8, validation_split=0.2)
 """
 
 

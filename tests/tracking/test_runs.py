@@ -39,11 +39,11 @@ def history(run: TrackedRun, metric: str) -> list[tuple[int, float, int]]:
 def test_a_new_run_has_its_name_and_tags_from_the_start(store: Store, writer: PatientWriter) -> None:
     parent = make_run(store, writer, "search 1")
     run = TrackedRun.create(
-        store, writer, "baseline documented seed 0", {"role": "baseline", "split": "documented"}, parent.run_id
+        store, writer, "baseline s0 documented", {"role": "baseline", "split": "documented"}, parent.run_id
     )
     found = stored(run)
     assert found.info.experiment_id == store.experiment_id
-    assert found.info.run_name == run.name == "baseline documented seed 0"
+    assert found.info.run_name == run.name == "baseline s0 documented"
     assert found.info.status == "RUNNING"
     assert found.data.tags["role"] == "baseline"
     assert found.data.tags["split"] == "documented"

@@ -46,7 +46,7 @@ def test_a_new_store_has_its_experiment_ready_for_the_page(project: Path) -> Non
     assert store.ui_command() == f"mlflow ui --workers 1 --port 5000 --backend-store-uri {store.uri}"
     page = f"http://127.0.0.1:5000/#/experiments/{store.experiment_id}/runs"
     assert store.runs_link() == f"{page}?workflowType=machine_learning"
-    assert store.run_link("abc") == f"{page}/abc"
+    assert store.run_link("abc") == f"{page}/abc?workflowType=machine_learning"
     assert open_store(store.uri, project, "hard faces/2").experiment_id == store.experiment_id
 
 
