@@ -139,7 +139,7 @@ def _write_outcome(
     if training.objective in STRESS_OBJECTIVES and len(split.validation):
         metrics |= stress_objectives(model, images, split.validation)
     _write_scores_table(scored, images, artifacts / "scores.csv")
-    (artifacts / "figures_of_merit.json").write_text(json.dumps(metrics, indent=2))
+    (artifacts / "metrics.json").write_text(json.dumps(metrics, indent=2))
     write_ledger(split, images, artifacts / "split.csv")
     _write_layers(model, artifacts / "layers.txt")
     package_model(

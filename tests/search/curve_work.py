@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import shutil
 import signal
 import time
 from dataclasses import asdict, dataclass, field
@@ -106,16 +105,15 @@ class CurveWork:
 
 
 def _log_model(run: TrackedRun) -> None:
-    client, store = run.store.client, run.store
-    if client.search_logged_models([store.experiment_id], f"source_run_id = '{run.run_id}'"):
+    client, experiment_id, call = run.store.client, run.store.experiment_id, run.writer.call
+    if call(lambda: client.search_logged_models([experiment_id], f"source_run_id = '{run.run_id}'")):
         return
-    model = client.create_logged_model(store.experiment_id, name="model", source_run_id=run.run_id)
+    model = call(lambda: client.create_logged_model(experiment_id, name="model", source_run_id=run.run_id))
     weights = run.folder / "weights"
     weights.mkdir(exist_ok=True)
     (weights / "w.bin").write_bytes(b"0" * 1000)
-    client.log_model_artifacts(model.model_id, str(weights))
-    client.finalize_logged_model(model.model_id, "READY")
-    shutil.rmtree(weights)
+    call(lambda: client.log_model_artifacts(model.model_id, str(weights)))
+    call(lambda: client.finalize_logged_model(model.model_id, "READY"))
 
 
 @dataclass
