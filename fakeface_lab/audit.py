@@ -70,7 +70,7 @@ def run_audit(settings: AuditProgramSettings) -> AuditResult:
     from fakeface_lab.evaluation.audit import AuditSettings
     from fakeface_lab.inspection import inspect_images
     from fakeface_lab.recording import begin_recording, remove_work_folder
-    from fakeface_lab.reports import audit_note, print_card, tell
+    from fakeface_lab.reports import audit_note, headline, print_card, tell
     from fakeface_lab.terminal import console
     from fakeface_lab.tracking.patience import PatientWriter
     from fakeface_lab.tracking.runs import TrackedRun
@@ -97,7 +97,7 @@ def run_audit(settings: AuditProgramSettings) -> AuditResult:
             write_ledger(split, images, Path(folder) / "split.csv")
             run.upload(Path(folder))
         run.log_metrics(inspection.metrics(), 0, time.time_ns() // 1_000_000)
-        verdict = {"audit_worst": card.worst or "", "audit_verdict": card.verdict}
+        verdict = {"audit_worst": card.worst or "", "audit_verdict": headline(card)}
         run.set_tags(verdict | {"mlflow.note.content": audit_note(card)})
     remove_work_folder(run)
     print_card(card)

@@ -92,7 +92,11 @@ def run_evaluation(settings: EvaluateSettings) -> EvaluationResult:
         begin_recording(run, params, chosen.images, settings.model_dump(), num_threads)
         result = assess(model, chosen.images, chosen.rows, chosen.part, stress=settings.stress, show=tell)
         metrics, explained = chosen.explain(result.metrics)
-        sentences = [*result.sentences, *explained, *([f"Audit: {audit.verdict}"] if audit else [])]
+        sentences = [
+            *result.sentences,
+            *explained,
+            *([f"Audit of the images it was trained on: {audit.verdict}"] if audit else []),
+        ]
         with tempfile.TemporaryDirectory() as folder:
             result.write(Path(folder))
             run.upload(Path(folder))

@@ -13,6 +13,7 @@ from typing import Any
 
 from mlflow.entities import Run
 
+from fakeface_lab.config import Hyperparameters
 from fakeface_lab.data.images import ImageSet
 from fakeface_lab.data.sources import KAGGLE_HANDLE
 from fakeface_lab.data.splits import Split
@@ -135,6 +136,9 @@ def finish_recording(
         # Some may be missing if the process died between checkpoint and write; the others do not change.
         run.log_metrics(record.metrics, record.epoch, record.ended_at_ms)
     run.log_metrics(outcome.metrics, outcome.kept_epoch, outcome.ended_at_ms)
+    # Of all parameters these are the ones that a search varies; each mirror is a chart in MLflow's page.
+    varied = (*Hyperparameters.model_fields, "epochs")
+    run.mirror_params({name: params[name] for name in varied})
     run.set_tags({"mlflow.note.content": outcome.explanation})
     run.upload(run.folder / ARTIFACTS)
     if not keep_model:

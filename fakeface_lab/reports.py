@@ -10,7 +10,7 @@ from fakeface_lab.application import Decision
 from fakeface_lab.evaluation.card import Card
 from fakeface_lab.terminal import console, wide_console
 
-__all__ = ["audit_note", "print_card", "print_decisions", "print_evaluation", "tell"]
+__all__ = ["audit_note", "headline", "print_card", "print_decisions", "print_evaluation", "tell"]
 
 _STYLES = {"fail": "bold white on red", "warn": "bold yellow", "info": "dim"}
 
@@ -20,6 +20,12 @@ def audit_note(card: Card) -> str:
     lines = [f"**{card.verdict}**", ""]
     lines += [f"- **{finding.severity}** ({finding.check}): {finding.sentence}" for finding in card.findings]
     return "\n".join([*lines, "", "The whole card: `card.md` among the artifacts."])
+
+
+def headline(card: Card) -> str:
+    """Return the verdict in a form that stands alone: the worst finding, or that there is none."""
+    alarms = [finding for finding in card.findings if finding.severity != "info"]
+    return alarms[0].sentence if alarms else card.verdict
 
 
 def print_card(card: Card) -> None:

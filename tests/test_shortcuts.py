@@ -2,11 +2,12 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MakeImages
+
 
 from fakeface_lab import shortcuts
 from fakeface_lab.data.images import ImageSet, load_images
@@ -17,7 +18,7 @@ from fakeface_lab.shortcuts import best_shortcut, explain_accuracy
 
 
 @pytest.fixture
-def images(project: Path, make_images: MakeImages) -> ImageSet:
+def images(project: Path, make_images: Callable[..., Path]) -> ImageSet:
     return load_images(find_source(str(make_images(40)), None, project, 24), 24)
 
 

@@ -254,6 +254,7 @@ class HypermodelWork:
     def begin(self, run: TrackedRun, assignment: Assignment) -> None:
         """Write parameters, data, settings and machine."""
         run.log_params(self.params(assignment))
+        run.mirror_params(self.params(assignment))
         name, digest, shapes = self.dataset
         used_for = ("training", "validation") if self.fit.kwargs.get("validation_data") is not None else ("training",)
         run.log_dataset(name, digest, "given to Tuner.search", used_for, shapes)

@@ -119,11 +119,17 @@ class TrackedRun:
         self.writer.call(lambda: self.store.client.log_batch(self.run_id, tags=entities))
 
     def log_params(self, params: Mapping[str, object]) -> None:
-        """Write parameters, and mirror the numeric ones as `hp.*` metrics: the page sorts parameters as text."""
+        """Write parameters."""
         entities = [Param(key, str(value)) for key, value in params.items()]
-        numeric = {f"hp.{key}": value for key, value in params.items() if _is_number(value)}
         self.writer.call(lambda: self.store.client.log_batch(self.run_id, params=entities))
-        self.log_metrics({key: float(str(value)) for key, value in numeric.items()}, 0, self.run.info.start_time)
+
+    def mirror_params(self, params: Mapping[str, object]) -> None:
+        """Write numeric parameters once more as `hp.*` metrics: MLflow's page sorts parameters as text.
+
+        Best called after other metrics: the page offers the first metric of a run as the axis of its charts.
+        """
+        numeric = {f"hp.{key}": float(str(value)) for key, value in params.items() if _is_number(value)}
+        self.log_metrics(numeric, 0, self.run.info.start_time)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int, timestamp_ms: int) -> None:
         """Queue metrics of one step; the training does not wait for them."""

@@ -57,6 +57,7 @@ def test_parameters_and_their_numeric_mirrors(store: Store, writer: PatientWrite
     params = {"learning_rate": 1e-4, "filters_1": 32, "precision": "float32", "flag": True}
     for _ in range(2):  # a continued run writes them again
         run.log_params(params)
+        run.mirror_params(params)
     found = stored(run)
     assert found.data.params == {"learning_rate": "0.0001", "filters_1": "32", "precision": "float32", "flag": "True"}
     assert found.data.metrics == {"hp.learning_rate": 1e-4, "hp.filters_1": 32.0}
