@@ -38,11 +38,23 @@ def set_up_process(threads: int) -> int:
 
     Must be called before the first TensorFlow operation. The number of threads changes results from the seventh
     digit on, so it belongs to a run's recorded identity. 0 takes all cores that this process may use.
+
+    Raises:
+        ConfigError: TensorFlow already runs with another number of threads.
     """
-    num_threads = threads or len(_allowed_cores())
+    all_cores = len(_allowed_cores())
+    num_threads = threads or all_cores
     if tf.config.threading.get_intra_op_parallelism_threads() != num_threads:
-        tf.config.threading.set_intra_op_parallelism_threads(num_threads)
-        tf.config.threading.set_inter_op_parallelism_threads(num_threads)
+        try:
+            tf.config.threading.set_intra_op_parallelism_threads(num_threads)
+            tf.config.threading.set_inter_op_parallelism_threads(num_threads)
+        except RuntimeError as err:
+            present = tf.config.threading.get_intra_op_parallelism_threads() or all_cores
+            if present != num_threads:
+                raise ConfigError(
+                    f"threads = {num_threads}: TensorFlow already runs with {present} in this process; use that "
+                    f"number, or restart Python (in a notebook, its kernel)"
+                ) from err
     tf.config.experimental.enable_op_determinism()
     for gpu in tf.config.list_physical_devices("GPU"):
         # A trial must not take the whole card from its neighbours.

@@ -47,6 +47,7 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
     from fakeface_lab.data.images import load_images
     from fakeface_lab.data.splits import make_split
     from fakeface_lab.results import produce_outcome, read_outcome
+    from fakeface_lab.tracking.lookup import find_audit
     from fakeface_lab.tracking.models import model_of_run
     from fakeface_lab.tracking.patience import PatientWriter
     from fakeface_lab.tracking.runs import sweep_dead_runs
@@ -98,6 +99,7 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
     recording.remove_work_folder(run)
     as_documented = source.is_documented and training == Training(Hyperparameters(), 300, training.seed, 10)
     console.print_outcome(outcome, beside_documented=as_documented and split.test_is_validation)
+    console.print_audit(find_audit(store, images.digest), settings.data)
     console.print_places(run.store, run.name, run.run_id)
     return BaselineResult(run.run_id, model_of_run(run.store, run.run_id), outcome.metrics)
 

@@ -15,6 +15,7 @@ from fakeface_lab.data.splits import Split
 from fakeface_lab.evaluation.intervals import wilson
 from fakeface_lab.results import Outcome
 from fakeface_lab.terminal import console, format_secs
+from fakeface_lab.tracking.lookup import FoundAudit
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.training import EpochRecord, Listener
 
@@ -22,6 +23,7 @@ __all__ = [
     "TrainingProgress",
     "console",
     "format_secs",
+    "print_audit",
     "print_data_card",
     "print_layers",
     "print_outcome",
@@ -136,6 +138,14 @@ def print_outcome(outcome: Outcome, *, beside_documented: bool) -> None:
         "          " + ", ".join(f"{name} {details[name]:.4f}" for name in (*shown, *recalls) if name in details)
     )
     console.print(f"[bold]worth[/]     {outcome.explanation}")
+
+
+def print_audit(audit: FoundAudit | None, data: str) -> None:
+    """Print what the audit of these images found, or how to have one made."""
+    if audit is None:
+        console.print(f"[bold]audit[/]     not made yet: python -m fakeface_lab.audit --data {escape(data)}")
+    else:
+        console.print(f"[bold]audit[/]     {escape(audit.verdict)}", style="red" if audit.worst == "fail" else "")
 
 
 def _documented_table(outcome: Outcome) -> Table:

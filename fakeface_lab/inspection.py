@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from fakeface_lab.data.hashes import closest_pairs, near_duplicate_groups, perceptual_hashes, pixel_digests
 from fakeface_lab.data.images import ImageSet

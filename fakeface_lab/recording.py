@@ -18,6 +18,7 @@ from fakeface_lab.data.images import ImageSet
 from fakeface_lab.data.sources import KAGGLE_HANDLE
 from fakeface_lab.data.splits import Split
 from fakeface_lab.results import ARTIFACTS, MODEL, Outcome
+from fakeface_lab.tracking.lookup import find_audit
 from fakeface_lab.tracking.models import log_model
 from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.provenance import host_facts, package_versions
@@ -109,6 +110,9 @@ def begin_recording(
         ("training", "validation", "test"),
         {"num_images": len(images.files), **{f"num_{name}": count for name, count in counts.items()}},
     )
+    audit = find_audit(run.store, images.digest)
+    if audit is not None:
+        run.set_tags(audit.tags())
     environment = {"packages": package_versions(), "host": host_facts(), "num_threads": num_threads}
     run.log_text(json.dumps(dict(settings), indent=2, default=str), "settings.json")
     run.log_text(json.dumps(environment, indent=2), "environment.json")

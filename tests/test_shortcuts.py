@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-
 from fakeface_lab import shortcuts
 from fakeface_lab.data.images import ImageSet, load_images
 from fakeface_lab.data.sources import find_source

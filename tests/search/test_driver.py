@@ -14,6 +14,8 @@ from fakeface_lab.search.ledger import Ledger
 from fakeface_lab.tracking.runs import sweep_dead_runs
 from fakeface_lab.tracking.store import Store
 
+pytest_plugins = ["curve_stores"]
+
 
 def run(
     store: Store,

@@ -13,6 +13,8 @@ from fakeface_lab.search.finale import Finals, count_opening, explain, run_final
 from fakeface_lab.search.ledger import Ledger
 from fakeface_lab.tracking.store import Store
 
+pytest_plugins = ["curve_stores"]
+
 SEEDS = range(3, 5)
 
 

@@ -13,6 +13,8 @@ from fakeface_lab.search.presence import Presence, refuse_second_driver
 from fakeface_lab.search.suggestion import Suggestion
 from fakeface_lab.tracking.store import Store
 
+pytest_plugins = ["curve_stores"]
+
 
 @pytest.fixture
 def store(new_store: Callable[[str], Store]) -> Store:

@@ -14,6 +14,8 @@ from fakeface_lab.tracking.store import Store, open_store
 sys.path.append(str(Path(__file__).parents[1] / "tracking"))
 from mlflow_server import Server
 
+pytest_plugins = ["curve_stores"]
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:

@@ -71,7 +71,7 @@ def test_settings_take_known_objectives_and_model_policies_only() -> None:
     assert TuneSettings(keep_models="top-3", objective="val_accuracy").keep_models == "top-3"
     for wrong in ({"keep_models": "top-0"}, {"objective": "val_los"}, {"initial_points": 0}):
         with pytest.raises(ValidationError):
-            TuneSettings(**wrong)  # type: ignore[arg-type]
+            TuneSettings(**wrong)
 
 
 @pytest.mark.parametrize("image_size", [24, 37])
