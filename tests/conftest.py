@@ -1,7 +1,7 @@
 """Fixtures that many tests share: a project folder of its own for each test, tiny image folders, real stores."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +24,13 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty project folder that is the current one, with a cache of its own."""
     root = tmp_path / "project"
     (root / "experiments").mkdir(parents=True)
     monkeypatch.chdir(root)
     monkeypatch.setenv("FAKEFACE_CACHE", str(tmp_path / "cache"))
-    yield root
+    return root
 
 
 @pytest.fixture

@@ -16,13 +16,13 @@ from mlflow.tracking import MlflowClient
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
-from tiny_store import TinyStore, tiny_store
 
 from fakeface_lab.compare import main
 from fakeface_lab.search.ledger import open_search
 from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import Store, open_store
+from tests.tiny_store import TinyStore, tiny_store
 
 Scores = npt.NDArray[np.float64]
 NUM_IMAGES = 100

@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 from PIL import Image
 from sklearn.metrics import accuracy_score, roc_auc_score
-from tracked_model_store import SIZE_PX, TrackedProject, draw, make_tracked_project
 
 from fakeface_lab.data.images import load_images
 from fakeface_lab.data.sources import find_source
@@ -21,6 +20,7 @@ from fakeface_lab.evaluation_images import choose_images
 from fakeface_lab.robustness import is_collapse, stress_objectives, stress_scores
 from fakeface_lab.tracked_model import load_model, own_split
 from fakeface_lab.tracking.lookup import find_evaluations, find_model, open_for_models
+from tests.tracked_model_store import SIZE_PX, TrackedProject, draw, make_tracked_project
 
 
 @pytest.fixture(scope="module")

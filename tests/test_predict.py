@@ -9,13 +9,13 @@ import mlflow
 import numpy as np
 import pytest
 from PIL import Image
-from tracked_model_store import SIZE_PX, TrackedProject, make_tracked_project
 
 from fakeface_lab.audit import AuditProgramSettings, run_audit
 from fakeface_lab.predict import PredictSettings, main, run_prediction
 from fakeface_lab.tracking.lookup import find_model, open_for_models
 from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.runs import TrackedRun
+from tests.tracked_model_store import SIZE_PX, TrackedProject, make_tracked_project
 
 
 @pytest.fixture(scope="module")

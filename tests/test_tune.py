@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from kill_search import PROJECT, differences, faults, read_search, run_killed, run_undisturbed, write_project
 from mlflow.tracking import MlflowClient
 
 from fakeface_lab.tune import main
+from tests.kill_search import PROJECT, differences, faults, read_search, run_killed, run_undisturbed, write_project
 
 
 def tune(project: Path, config: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:

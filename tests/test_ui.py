@@ -23,10 +23,10 @@ from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
-from tiny_store import TinyStore, tiny_store
 
 from fakeface_lab.tracking.finding import children_of, find_run
 from fakeface_lab.tracking.store import Store, open_store
+from tests.tiny_store import TinyStore, tiny_store
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")

@@ -4,7 +4,6 @@ from typing import Any
 
 import keras_tuner
 import pytest
-from curve_work import Algorithm, CurveWork, Notes, open_ledger, template
 
 from fakeface_lab.errors import AllTrialsFailedError
 from fakeface_lab.search import driver as driver_module
@@ -13,8 +12,7 @@ from fakeface_lab.search.engines import InlineEngine
 from fakeface_lab.search.ledger import Ledger
 from fakeface_lab.tracking.runs import sweep_dead_runs
 from fakeface_lab.tracking.store import Store
-
-pytest_plugins = ["curve_stores"]
+from tests.search.curve_work import Algorithm, CurveWork, Notes, open_ledger, template
 
 
 def run(

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import cloudpickle
-import curve_work
 import psutil
 import pytest
-from curve_work import CurveWork
 
 from fakeface_lab.search.engines import Event, LocalEngine
 from fakeface_lab.search.work import Assignment, save_work
+from tests.search import curve_work
+from tests.search.curve_work import CurveWork
 
 VALUES = {"x": 0.5, "kind": "a"}
 

@@ -3,8 +3,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from curve_work import CurveWork
-from test_driver import run
 
 from fakeface_lab.errors import SearchError
 from fakeface_lab.evaluation.comparison import compare
@@ -12,8 +10,8 @@ from fakeface_lab.search.engines import InlineEngine
 from fakeface_lab.search.finale import Finals, count_opening, explain, run_finals
 from fakeface_lab.search.ledger import Ledger
 from fakeface_lab.tracking.store import Store
-
-pytest_plugins = ["curve_stores"]
+from tests.search.curve_work import CurveWork
+from tests.search.test_driver import run
 
 SEEDS = range(3, 5)
 

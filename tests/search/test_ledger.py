@@ -5,15 +5,13 @@ from typing import Any
 
 import psutil
 import pytest
-from curve_work import open_ledger
 
 from fakeface_lab.errors import SearchError, TrackingError
 from fakeface_lab.search.ledger import Ledger, find_search
 from fakeface_lab.search.presence import Presence, refuse_second_driver
 from fakeface_lab.search.suggestion import Suggestion
 from fakeface_lab.tracking.store import Store
-
-pytest_plugins = ["curve_stores"]
+from tests.search.curve_work import open_ledger
 
 
 @pytest.fixture

@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from curve_work import Notes
-from test_driver import facts, run
 
 from fakeface_lab.tracking.store import Store, open_store
+from tests.search.curve_work import Notes
+from tests.search.test_driver import facts, run
 
 sys.path.append(str(Path(__file__).parents[1] / "tracking"))
-from mlflow_server import Server
-
-pytest_plugins = ["curve_stores"]
+from tests.tracking.mlflow_server import Server
 
 
 @pytest.fixture(scope="module")

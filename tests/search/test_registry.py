@@ -2,16 +2,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from curve_work import CurveWork
-from test_driver import run
-from test_finale import finals
 
 from fakeface_lab.evaluation.comparison import compare
 from fakeface_lab.search.finale import Finals
 from fakeface_lab.search.registry import register
 from fakeface_lab.tracking.store import Store
-
-pytest_plugins = ["curve_stores"]
+from tests.search.curve_work import CurveWork
+from tests.search.test_driver import run
+from tests.search.test_finale import finals
 
 TRUTH = np.array([True, False] * 10)
 RIGHT = np.where(TRUTH, 0.9, 0.1)[None]

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from tiny_store import TinyStore, tiny_store
 
 from fakeface_lab.config import BaselineSettings, Hyperparameters, load_settings
 from fakeface_lab.search.importance import measure_importance
@@ -21,6 +20,7 @@ from fakeface_lab.tracking.finding import children_of, find_run
 from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import open_store
+from tests.tiny_store import TinyStore, tiny_store
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mlflow_server import Server
 
 from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.store import Store, open_store
+from tests.tracking.mlflow_server import Server
 
 
 @pytest.fixture(scope="session")

@@ -9,12 +9,12 @@ import pytest
 import requests
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.protos import databricks_pb2
-from mlflow_server import Server
 
 from fakeface_lab.errors import TrackingError
 from fakeface_lab.tracking.patience import PatientWriter, is_passing_fault
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import open_store
+from tests.tracking.mlflow_server import Server
 
 NOW_MS = 1_760_000_000_000
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from mlflow_server import Server
 
 from fakeface_lab.errors import TrackingError
 from fakeface_lab.tracking.store import Store, open_store, resolve_tracking_uri
+from tests.tracking.mlflow_server import Server
 
 
 def test_the_setting_wins_over_the_environment_and_that_over_the_project(
