@@ -29,6 +29,8 @@ from fakeface_lab.training import EpochRecord, Training
 __all__ = [
     "RunListener",
     "begin_recording",
+    "describe_data",
+    "find_earlier",
     "fingerprint",
     "finish_recording",
     "open_run",
@@ -92,15 +94,8 @@ def open_run(
     )
 
 
-def begin_recording(
-    run: TrackedRun,
-    params: Mapping[str, object],
-    images: ImageSet,
-    settings: Mapping[str, Any],
-    num_threads: int,
-) -> None:
-    """Write what is known before the first epoch: parameters, data set, settings, versions, machine."""
-    run.log_params(params)
+def describe_data(run: TrackedRun, images: ImageSet) -> None:
+    """Write which images a run is made from, and the link to their newest audit."""
     source = f"kaggle:{KAGGLE_HANDLE}" if images.source.is_documented else images.source.root.as_uri()
     counts = images.class_counts()
     run.log_dataset(
@@ -113,6 +108,18 @@ def begin_recording(
     audit = find_audit(run.store, images.digest)
     if audit is not None:
         run.set_tags(audit.tags())
+
+
+def begin_recording(
+    run: TrackedRun,
+    params: Mapping[str, object],
+    images: ImageSet,
+    settings: Mapping[str, Any],
+    num_threads: int,
+) -> None:
+    """Write what is known before the first epoch: parameters, data set, settings, versions, machine."""
+    run.log_params(params)
+    describe_data(run, images)
     environment = {"packages": package_versions(), "host": host_facts(), "num_threads": num_threads}
     run.log_text(json.dumps(dict(settings), indent=2, default=str), "settings.json")
     run.log_text(json.dumps(environment, indent=2), "environment.json")

@@ -183,7 +183,8 @@ class LocalEngine:
         ours, theirs = Pipe()
         used = {worker.slot for worker in self._workers}
         slot = next(number for number in range(self._num_workers) if number not in used)
-        environment = dict(os.environ)
+        # A package that only this process's path leads to must be found by its workers as well.
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus[slot % len(self._gpus)]
         log = self._work_path.with_name(f"worker-{slot}.log")

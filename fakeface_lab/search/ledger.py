@@ -122,7 +122,9 @@ class Ledger:
         return self._tag(trial, {"num_deaths": str(trial.num_deaths + 1), "status_reason": reason})
 
     def count_epoch(self, trial: LedgerTrial, epochs_done: int) -> LedgerTrial:
-        """Note progress: it clears the counts of starts and deaths."""
+        """Note progress: it clears the counts of starts and deaths. An epoch trained again is none."""
+        if epochs_done <= trial.epochs_done:
+            return trial
         return self._tag(trial, {"epochs_done": str(epochs_done), "num_starts": "0", "num_deaths": "0"}, wait=False)
 
     def end(

@@ -18,8 +18,14 @@ class SearchProgress:
     """One living line a running trial, and a line that stays for each ended one."""
 
     def __init__(
-        self, ledger: Ledger, objective: str, direction: Literal["min", "max"], num_trials: int | None
+        self,
+        ledger: Ledger,
+        objective: str,
+        direction: Literal["min", "max"],
+        num_trials: int | None,
+        trial_0: str = "documented",
     ) -> None:
+        self._trial_0 = trial_0
         self._ledger, self._objective, self._direction, self._num_trials = ledger, objective, direction, num_trials
         self._live = Live(console=console, refresh_per_second=4, transient=True)
         self._lines: dict[int, str] = {}
@@ -72,11 +78,11 @@ class SearchProgress:
         }
         best = min(scores, key=lambda key: scores[key] if self._direction == "min" else -scores[key])
         documented = scores.get(0)
-        text = f"best {scores[best]:.4f} (trial {best + 1})"
+        text = f"best {scores[best]:.4f} (t{best:03d})"
         if documented is None or best == 0:
             return text
         relation = "better than" if is_better(scores[best], documented, self._direction) else "not better than"
-        return f"{text}, {relation} documented {documented:.4f}"
+        return f"{text}, {relation} {self._trial_0} {documented:.4f}"
 
     def _time_left(self) -> str:
         ended = len([trial for trial in self._ledger.trials if trial.record.status != "running"])

@@ -13,23 +13,21 @@ from fakeface_lab.data.images import ImageSet, load_images
 from fakeface_lab.data.sources import find_source, list_files
 from fakeface_lab.data.splits import Split, make_split
 from fakeface_lab.errors import ConfigError
+from fakeface_lab.recording import describe_data
+from fakeface_lab.search.closing import close_search
 from fakeface_lab.search.counts import num_trials_at_most
 from fakeface_lab.search.detector import DetectorWork
 from fakeface_lab.search.driver import Driver, Limits, is_better
 from fakeface_lab.search.engines import Engine, Event, InlineEngine, LocalEngine
 from fakeface_lab.search.finale import Finals, count_opening, explain, run_finals, verdict
-from fakeface_lab.search.leaderboard import leaderboard
 from fakeface_lab.search.ledger import Ledger, LedgerTrial, open_search
 from fakeface_lab.search.oracles import OracleSpec, build_oracle
 from fakeface_lab.search.plan import plan_search
 from fakeface_lab.search.progress import SearchProgress
 from fakeface_lab.search.registry import register
-from fakeface_lab.search.report import publish_report
 from fakeface_lab.search.settings import TuneSettings
 from fakeface_lab.search.space import build_space
-from fakeface_lab.search.tables import trials_table
 from fakeface_lab.search.work import save_work
-from fakeface_lab.tracking.finding import children_of
 from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.runs import sweep_dead_runs
 from fakeface_lab.tracking.store import open_store
@@ -110,10 +108,24 @@ def search_detector(settings: TuneSettings) -> SearchResult:
         existing_run_id=os.environ.get("MLFLOW_RUN_ID"),
     )
     with ledger.parent.ending():
+        _describe(ledger, settings, images, direction, num_threads)
         swept = ledger.parent.writer.call(lambda: sweep_dead_runs(store))
         result = _search(settings, ledger, template, work, num_threads, len(swept))
     print_places(ledger.parent.store, ledger.parent.name, ledger.parent.run_id)
     return result
+
+
+def _describe(
+    ledger: Ledger, settings: TuneSettings, images: ImageSet, direction: Literal["min", "max"], num_threads: int
+) -> None:
+    """Write on the parent run what its trials have in common."""
+    fields = ("algorithm", "objective", "epochs", "seed", "split", "image_size")
+    common = {name: getattr(settings, name) for name in fields}
+    searched = {
+        f"space.{name}": json.dumps(given.model_dump(exclude_defaults=True)) for name, given in settings.space.items()
+    }
+    ledger.parent.log_params({**common, "direction": direction, "num_threads": num_threads, **searched})
+    describe_data(ledger.parent, images)
 
 
 def _search(
@@ -139,14 +151,7 @@ def _search(
     best = best_trial(ledger, direction)
     assert best.record.score is not None  # the best trial is a finished one
     text = _conclude(settings, ledger, work, make_engine, best) if settings.final_seeds else ""
-    parent.writer.call(lambda: publish_report(ledger, settings.objective, direction, text))
-    trials = parent.writer.call(lambda: children_of(parent.store, parent.run, "trial"))
-    console.print(trials_table(leaderboard(trials, direction)))
-    models = [run for run in trials if run.data.tags.get("model") == "logged"]
-    num_bytes = sum(4 * run.data.metrics.get("num_params", 0) for run in models)
-    console.print(f"[bold]models[/]    {len(models)} of trials kept, {num_bytes / 1e6:,.0f} MB (--keep-models)")
-    if text:
-        console.print(f"[bold]verdict[/]   {text}")
+    close_search(ledger, settings, best, direction, text)
     return SearchResult(parent.run_id, dict(best.record.values), best.record.score, text)
 
 

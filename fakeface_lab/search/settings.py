@@ -10,7 +10,7 @@ from fakeface_lab.config import Hyperparameters, TrainingSettings
 __all__ = ["DEFAULT_SPACE", "Algorithm", "Range", "TuneSettings", "Value"]
 
 Algorithm = Literal["random", "grid", "bayesian", "hyperband"]
-Objective = Literal["val_loss", "val_accuracy"]
+Objective = Literal["val_loss", "val_accuracy", "worst_stress", "mean_stress"]
 Value = int | float | str
 
 
@@ -74,7 +74,10 @@ class TuneSettings(TrainingSettings):
         None, ge=1, le=10_000, description="number of trials, the documented one included (12; Hyperband has its own)"
     )
     hours: float | None = Field(None, gt=0, description="stop after so many hours, over all restarts")
-    objective: Objective = Field("val_loss", description="what makes a trial better: val_loss or val_accuracy")
+    objective: Objective = Field(
+        "val_loss",
+        description="what makes a trial better; worst_stress and mean_stress: balanced accuracy on changed images",
+    )
     workers: int = Field(1, ge=1, le=256, description="trials at the same time, one GPU each where there are any")
     engine: Literal["inline", "local"] = Field(
         "local", description="local: worker processes, a crash costs one attempt; inline: this process"

@@ -222,7 +222,8 @@ class Tuner(keras_tuner.Tuner):
         )
         print_places(store, parent.name, parent.run_id)
         objective = work.objective
-        with parent.ending(), SearchProgress(ledger, objective.name, objective.direction, num_trials) as progress:
+        progress_lines = SearchProgress(ledger, objective.name, objective.direction, num_trials, "the defaults")
+        with parent.ending(), progress_lines as progress:
             make_engine = self._engine_maker(work, ledger) if is_local else _inline_maker(work)
             Driver(
                 ledger, template, work, make_engine, Limits(fit.epochs or 1), seed=self._seed, observer=progress

@@ -1,0 +1,65 @@
+"""What a search leaves at its end: best score, what it is worth after the selection, table, report, kept models."""
+
+from typing import Literal
+
+from fakeface_lab.search.leaderboard import leaderboard
+from fakeface_lab.search.ledger import Ledger, LedgerTrial
+from fakeface_lab.search.report import publish_report
+from fakeface_lab.search.selection_report import ScoredTrial, SelectionReport, selection_report
+from fakeface_lab.search.settings import TuneSettings
+from fakeface_lab.search.tables import trials_table
+from fakeface_lab.terminal import console, wide_console
+from fakeface_lab.tracking.finding import children_of
+
+__all__ = ["close_search"]
+
+
+def close_search(
+    ledger: Ledger, settings: TuneSettings, best: LedgerTrial, direction: Literal["min", "max"], verdict: str
+) -> None:
+    """Write and print the end of a search; again after each restart, with the same result.
+
+    Args:
+        ledger: of the search.
+        settings: of the search.
+        best: the best trial.
+        direction: whether a larger or a smaller score is better.
+        verdict: of the best against the documented configuration; empty without a final.
+    """
+    parent = ledger.parent
+    selection = _selection(ledger, settings, direction)
+    documented = ledger.trials[0].record.score
+    scores = {"best_score": best.record.score, "documented_score": documented}
+    metrics = {name: score for name, score in scores.items() if score is not None}
+    parent.log_metrics(metrics | selection.metrics, 0, int(best.run.info.start_time))
+    publish_report(ledger, settings.objective, direction, " ".join([verdict, *selection.sentences]).strip())
+    trials = parent.writer.call(lambda: children_of(parent.store, parent.run, "trial"))
+    wide_console.print(trials_table(leaderboard(trials, direction)))
+    models = [run for run in trials if run.data.tags.get("model") == "logged"]
+    num_bytes = sum(4 * run.data.metrics.get("num_params", 0) for run in models)
+    console.print(f"[bold]models[/]    {len(models)} of trials kept, {num_bytes / 1e6:,.0f} MB (--keep-models)")
+    for sentence in selection.sentences:
+        console.print(f"[bold]worth[/]     {sentence}")
+    if verdict:
+        console.print(f"[bold]verdict[/]   {verdict}")
+
+
+def _selection(ledger: Ledger, settings: TuneSettings, direction: Literal["min", "max"]) -> SelectionReport:
+    """Return what the best score is worth as the best of many; repeated configurations count once."""
+    scored = [
+        ScoredTrial(trial.run, trial.record.values, trial.record.score)
+        for trial in ledger.trials
+        if trial.record.score is not None and "duplicate_of" not in trial.run.data.tags
+    ]
+    store = ledger.parent.store
+    return ledger.parent.writer.call(
+        lambda: selection_report(
+            store,
+            scored,
+            space=settings.space,
+            algorithm=settings.algorithm,
+            objective=settings.objective,
+            maximize=direction == "max",
+            part="validation" if settings.split == "sealed" else "test",
+        )
+    )
