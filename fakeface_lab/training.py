@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fakeface_lab.backend import keras
+from fakeface_lab.backend import keras, tf
 from fakeface_lab.checkpoint import load_checkpoint, load_weights, read_state, save_checkpoint, save_weights
 from fakeface_lab.config import Hyperparameters
 from fakeface_lab.data.pipeline import evaluation_batches, training_batches
@@ -159,7 +159,7 @@ class TrainingRecorder(keras.callbacks.Callback):
         metrics = {name: float(value) for name, value in (logs or {}).items()}
         self._require_finite(metrics, f"epoch {epoch + 1}, validation")
         # ReLU turns NaN into 0: weights may be lost while the loss still looks like a number.
-        if not all(np.isfinite(np.asarray(variable)).all() for variable in self.model.trainable_variables):
+        if not all(bool(tf.reduce_all(tf.math.is_finite(weight.value))) for weight in self.model.trainable_variables):
             raise _diverged("a weight became NaN or infinite", f"epoch {epoch + 1}, by its last step")
         metrics["learning_rate"] = float(np.asarray(self.model.optimizer.learning_rate))
         metrics["epoch_secs"] = time.perf_counter() - self._started
