@@ -30,7 +30,7 @@ test-slow: $(READY)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m 'slow and not real_data'
 
 test-real: $(READY)  ## the tests on the 1,289 real images (FAKEFACE_DATA names their folder)
-	$(BIN)/python -m pytest -m real_data
+	$(BIN)/python -m pytest -n 0 -m real_data
 
 check: $(READY)  ## lint, types, tests
 	$(BIN)/ruff check .

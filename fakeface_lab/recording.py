@@ -11,13 +11,12 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from mlflow.entities import Run
-
 from fakeface_lab.config import Hyperparameters
 from fakeface_lab.data.images import ImageSet
 from fakeface_lab.data.sources import KAGGLE_HANDLE
 from fakeface_lab.data.splits import Split
 from fakeface_lab.results import ARTIFACTS, MODEL, Outcome
+from fakeface_lab.tracking.finding import Run
 from fakeface_lab.tracking.lookup import find_audit
 from fakeface_lab.tracking.models import log_model
 from fakeface_lab.tracking.patience import PatientWriter

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-# Set before any test imports TensorFlow or MLflow.
+# Set before any test imports TensorFlow or MLflow. On small arrays threads of BLAS and OpenMP only wait for each
+# other, the more so where tests run side by side.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from fakeface_lab.backend import keras
+from fakeface_lab.backend import keras, tf
 from fakeface_lab.config import Hyperparameters
 from fakeface_lab.data.pipeline import epoch_order
 from fakeface_lab.errors import ModelError, TrainingDivergedError
@@ -174,6 +174,12 @@ RESUMABLE = {
 Uninterrupted = dict[str, tuple[keras.Model, TrainingRecorder]]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _deterministic() -> None:
+    """Train as the programs do, whether or not an earlier test has called `set_up_process`."""
+    tf.config.experimental.enable_op_determinism()
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
     return {kind: run(training, tmp_path_factory.mktemp("whole")) for kind, training in RESUMABLE.items()}
@@ -213,6 +219,8 @@ from collections.abc import Callable
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import test_training as t
+from fakeface_lab.backend import set_up_process
+set_up_process(int(sys.argv[3]))
 print(t.digest_of(t.run(t.RESUMABLE["best"], Path(sys.argv[2]))[0]))
 """
 
@@ -234,7 +242,9 @@ def test_continued_in_another_process_it_ends_bit_equal(
     uninterrupted: Uninterrupted, after_two_epochs: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(after_two_epochs, tmp_path / "cut")
-    words = [sys.executable, "-c", CONTINUE_IN_A_PROCESS, str(Path(__file__).parent), str(folder)]
+    # Equal results need equal threads, and other tests may have set this process's.
+    num_threads = str(tf.config.threading.get_intra_op_parallelism_threads())
+    words = [sys.executable, "-c", CONTINUE_IN_A_PROCESS, str(Path(__file__).parent), str(folder), num_threads]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == digest_of(uninterrupted["best"][0])
 

@@ -59,6 +59,7 @@ def test_a_server_that_was_away_costs_nothing(
     assert facts(ledger) == undisturbed
 
 
+@pytest.mark.slow
 def test_continued_from_another_folder_on_the_same_server(
     server: Server, new_store: Callable[[str], Store], tmp_path: Path
 ) -> None:

@@ -382,6 +382,7 @@ def test_other_data_under_the_same_name_are_refused_and_overwrite_begins_again(p
     assert sum("superseded_by" in run.data.tags for run in parents) == 1
 
 
+@pytest.mark.slow
 def test_an_oracle_without_a_seed_goes_on_with_its_first_one(project: Path) -> None:
     one = oracles.RandomSearchOracle("val_loss", max_trials=2, seed=11)
     inline(oracle=one).search(X, Y, **FIT)
@@ -411,6 +412,7 @@ class Killer(keras_tuner.HyperModel):
         return model.fit(*args, **kwargs)
 
 
+@pytest.mark.slow
 def test_a_trial_that_kills_its_process_costs_its_attempts_and_not_the_search(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -470,6 +472,7 @@ def epochs_done(folder: Path) -> int:
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.slow
 def test_killed_driver_goes_on_and_ends_with_the_same_result(tmp_path: Path, empty_store: Path) -> None:
     cut, whole = tmp_path / "cut", tmp_path / "whole"
     for folder in (cut, whole):
