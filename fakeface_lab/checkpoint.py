@@ -9,7 +9,7 @@ import os
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -70,9 +70,15 @@ def _write(path: Path, variables: Iterable[Any], state: dict[str, Any]) -> None:
     with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
         for number, variable in enumerate(variables):
             with archive.open(f"{number:04d}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, _view(variable), allow_pickle=False)
+                _write_array(member, np.ascontiguousarray(_view(variable)))
         archive.writestr(_STATE_MEMBER, json.dumps(state))
     os.replace(partial, path)
+
+
+def _write_array(member: IO[bytes], array: npt.NDArray[Any]) -> None:
+    """Write an array as `np.save` does; that would copy it piece by piece into anything but a plain file."""
+    np.lib.format.write_array_header_1_0(member, np.lib.format.header_data_from_array_1_0(array))
+    member.write(array.reshape(-1).view(np.uint8).data)
 
 
 def _view(variable: Any) -> npt.NDArray[Any]:

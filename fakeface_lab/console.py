@@ -127,6 +127,11 @@ def print_outcome(outcome: Outcome, *, beside_documented: bool) -> None:
     if beside_documented:
         known = wilson(documented.NUM_TEST - documented.NUM_ERRORS, documented.NUM_TEST)
         console.print(f"          documented: {known}")
+    if "documented_accuracy" in metrics:
+        console.print(
+            f"          counted as documented: accuracy {metrics['documented_accuracy']:.4f}, "
+            f"F1 {metrics['documented_f1']:.4f} (over images and classes)"
+        )
     details = {
         name.removeprefix(f"{part}_"): value
         for name, value in metrics.items()

@@ -158,8 +158,9 @@ class TrainingRecorder(keras.callbacks.Callback):
         """Write the checkpoint first and report afterwards: what was reported can always be continued from."""
         metrics = {name: float(value) for name, value in (logs or {}).items()}
         self._require_finite(metrics, f"epoch {epoch + 1}, validation")
-        # ReLU turns NaN into 0: weights may be lost while the loss still looks like a number.
-        if not all(bool(tf.reduce_all(tf.math.is_finite(weight.value))) for weight in self.model.trainable_variables):
+        # ReLU turns NaN into 0: weights may be lost while the loss still looks like a number. A sum tells in a tenth
+        # of the time: one NaN or infinity makes it NaN or infinite.
+        if not all(math.isfinite(float(tf.reduce_sum(weight.value))) for weight in self.model.trainable_variables):
             raise _diverged("a weight became NaN or infinite", f"epoch {epoch + 1}, by its last step")
         metrics["learning_rate"] = float(np.asarray(self.model.optimizer.learning_rate))
         metrics["epoch_secs"] = time.perf_counter() - self._started
