@@ -255,17 +255,19 @@ def test_end_figures_carry_the_time_of_the_kept_epoch() -> None:
 
 @pytest.mark.slow
 def test_ten_kills_at_random_moments(finished: tuple[Place, str], tmp_path: Path) -> None:
-    place = Place(tmp_path)
     rng = random.Random(0)
-    for _ in range(10):
-        process = place.start("--resume")
-        try:
-            process.wait(rng.uniform(1, 15))
-        except subprocess.TimeoutExpired:
-            process.kill()
-        process.communicate()
-        if process.returncode == 0:
-            break
-    if not any(run.info.status == "FINISHED" for run in place.runs()):
+    num_kills, num_places = 0, 0
+    while num_kills < 10:
+        place = Place(tmp_path / str(num_places))
+        num_places += 1
+        while num_kills < 10:
+            process = place.start("--resume")
+            try:
+                process.wait(rng.uniform(0.5, 8))
+                break  # it came to its end between two kills: another one is begun
+            except subprocess.TimeoutExpired:
+                process.kill()
+                num_kills += 1
+                process.communicate()
         place.finish("--resume")
-    assert_same_result(place, finished[0])
+        assert_same_result(place, finished[0])

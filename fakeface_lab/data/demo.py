@@ -37,7 +37,7 @@ DEFAULT_NUM_PER_CLASS = 300
 DEFAULT_SIZE_PX = 64
 MIN_NUM_PER_CLASS = 5  # a split in five leaves at least one face of each class everywhere
 MIN_SIZE_PX = 32  # below, an eye is narrower than the traces
-DRAWING_VERSION = 2  # raise it when a seed gives another picture, so that no stale set is taken for a new one
+DRAWING_VERSION = 3  # raise it when a seed gives another picture, so that no stale set is taken for a new one
 
 _SUPERSAMPLING = 3  # canvas pixels per picture pixel and axis; the reduction smooths the outlines
 _JPEG_QUALITY = 95  # the traces outlive it
