@@ -11,6 +11,7 @@ import cloudpickle
 import numpy as np
 
 from fakeface_lab.backend import tf
+from fakeface_lab.data.mapped import FileView, file_view
 from fakeface_lab.errors import FakefaceLabError
 from fakeface_lab.results import Outcome
 from fakeface_lab.tracking.runs import TrackedRun
@@ -98,12 +99,12 @@ class _Pickler(cloudpickle.Pickler):
         # The same array is written once: pickle asks again for each mention of it.
         self._paths: dict[int, tuple[str, np.ndarray[Any, Any]]] = {}
 
-    def persistent_id(self, obj: object) -> tuple[str, ...] | None:
+    def persistent_id(self, obj: object) -> tuple[str, str | FileView] | None:
         if not isinstance(obj, np.ndarray) or obj.nbytes < _MAPPED_BYTES or obj.dtype.hasobject:
             return None
-        mapped = _mapped_file(obj)
-        if mapped is not None:
-            return ("memmap", *mapped)
+        view = file_view(obj)
+        if view is not None:
+            return ("view", view)
         if id(obj) not in self._paths:
             path = self._folder / f"array-{self._num_files}.npy"
             self._num_files += 1
@@ -113,21 +114,6 @@ class _Pickler(cloudpickle.Pickler):
 
 
 class _Unpickler(pickle.Unpickler):
-    def persistent_load(self, pid: tuple[str, ...]) -> Any:
-        kind, path, *rest = pid
-        if kind == "npy":
-            return np.load(path, mmap_mode="r")
-        dtype, offset, shape = rest
-        dims = tuple(int(size) for size in shape.split("x"))
-        return np.memmap(path, dtype=np.dtype(dtype), mode="r", offset=int(offset), shape=dims)
-
-
-def _mapped_file(array: np.ndarray[Any, Any]) -> tuple[str, str, str, str] | None:
-    """Return file, dtype, offset and shape of an array that is a plain view of a file; None for any other."""
-    if not isinstance(array, np.memmap) or array.filename is None or not array.flags.c_contiguous:
-        return None
-    base = array
-    while isinstance(base.base, np.memmap):
-        base = base.base
-    shift = array.__array_interface__["data"][0] - base.__array_interface__["data"][0]
-    return str(array.filename), array.dtype.str, str(base.offset + shift), "x".join(str(size) for size in array.shape)
+    def persistent_load(self, pid: tuple[str, Any]) -> Any:
+        kind, place = pid
+        return place.open() if kind == "view" else np.load(place, mmap_mode="r")

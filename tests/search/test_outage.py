@@ -1,4 +1,3 @@
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,8 +9,6 @@ import pytest
 from fakeface_lab.tracking.store import Store, open_store
 from tests.search.curve_work import Notes
 from tests.search.test_driver import facts, run
-
-sys.path.append(str(Path(__file__).parents[1] / "tracking"))
 from tests.tracking.mlflow_server import Server
 
 
