@@ -19,6 +19,7 @@ __all__ = ["run_program"]
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
+_STOPPED = "stopped; what is finished is kept"
 EXIT_BUG, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 130, 143
 
 
@@ -54,9 +55,11 @@ def run_program(
         print(f"error: {err}", file=sys.stderr)
         return err.exit_code
     except KeyboardInterrupt:
-        print("stopped; what is finished is kept", file=sys.stderr)
+        print(_STOPPED, file=sys.stderr)
         return EXIT_INTERRUPTED
     except SystemExit as err:  # --help, or SIGTERM
+        if err.code == EXIT_TERMINATED:
+            print(_STOPPED, file=sys.stderr)
         return err.code if isinstance(err.code, int) else 0
     except Exception:
         traceback.print_exc()
