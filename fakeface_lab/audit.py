@@ -32,7 +32,6 @@ class AuditProgramSettings(RunSettings):
     fail_slice_fraction: float = Field(0.5, ge=0, le=1, description="share of images in pure slices that is void")
     certain_bits: int = Field(2, ge=0, le=64, description="distance of one picture under two labels, bits of 64")
     max_bits: int = Field(6, ge=0, le=64, description="largest distance of near-duplicates, bits of 64")
-    max_chance_fraction: float = Field(0.01, ge=0, le=1, description="share of images with a look-alike by chance")
 
 
 @dataclass(frozen=True)

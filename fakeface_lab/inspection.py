@@ -19,6 +19,7 @@ from fakeface_lab.data.properties import file_properties, pixel_properties
 from fakeface_lab.data.splits import NEAR_DUPLICATE_DISTANCE, TEST, TRAIN, VALIDATION, Split
 from fakeface_lab.evaluation.audit import AuditInputs, AuditSettings, audit
 from fakeface_lab.evaluation.card import SEVERITIES, Card, Finding
+from fakeface_lab.evaluation.duplicates import CHANCE_MARGIN_BITS
 from fakeface_lab.evaluation.probes import mean_faces, run_probes, stratified_folds, thumbnail_weights
 from fakeface_lab.figures.audit import closest_pairs_sheet, mean_faces_figure, thumbnail_weights_figure
 from fakeface_lab.figures.text import printable
@@ -112,7 +113,7 @@ def inspect_images(
     properties = pd.concat([file_properties(paths), pixel_properties(images.pixels)], axis=1)
     show("looking for duplicates")
     hashes = perceptual_hashes(images.pixels)
-    pairs = closest_pairs(hashes, max(_SHOWN_BITS, thresholds.max_bits))
+    pairs = closest_pairs(hashes, max(_SHOWN_BITS, thresholds.max_bits + CHANCE_MARGIN_BITS))
     groups = near_duplicate_groups(hashes, NEAR_DUPLICATE_DISTANCE)
     show("training probes")
     folds = stratified_folds(images.labels, groups, NUM_FOLDS, seed)

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from fakeface_lab.data.images import ImageSet
 from fakeface_lab.data.splits import Split
-from fakeface_lab.evaluation.explained import explained_share
+from fakeface_lab.evaluation.explained import explain
 from fakeface_lab.evaluation.intervals import wilson
 from fakeface_lab.evaluation.probes import ProbeResult, probe_on_split
 
@@ -63,34 +63,19 @@ def explain_accuracy(
 
     Returns:
         Metrics (`shortcut_accuracy` with its interval and counts, `shortcut_auc`, `majority_accuracy`, and
-        `explained_share`, in [0, 1], where the model is better than the majority), and a sentence for the user.
+        `explained_share`, in [0, 1], where the accuracy is better than the majority beyond chance), and a sentence
+        for the user.
     """
     probe = best_shortcut(images, split, part)
     rows = split.test if part == "test" or not len(split.validation) else split.validation
     majority = float(np.bincount(images.labels[rows], minlength=2).max() / len(rows))
-    share = explained_share(probe.accuracy.value, accuracy, majority)
+    rate = wilson(round(accuracy * len(rows)), len(rows))
+    share, sentence = explain(probe, rate, majority)
     metrics = probe.accuracy.metrics("shortcut_accuracy") | {
         "shortcut_auc": probe.auc,
         "majority_accuracy": majority,
     }
-    sees = f"A linear model that sees only {probe.sees}"
-    if share is None:
-        return metrics, (
-            f"The model is no better than always naming the larger class ({majority:.3f}). {sees} is right on "
-            f"{probe.accuracy.value:.3f} of the same images."
-        )
-    metrics["explained_share"] = share
-    has = f"{sees} has {share:.2f} of the accuracy above chance"
-    figures = f"{probe.accuracy.value:.3f} against {accuracy:.3f}, chance {majority:.3f}"
-    return metrics, f"{has} ({figures}){_consequence(share)}"
-
-
-def _consequence(share: float) -> str:
-    if share >= 0.9:
-        return ": this accuracy does not show that faces were looked at."
-    if share >= 0.5:
-        return ": most of this accuracy needs no look at faces."
-    return "."
+    return metrics | ({} if share is None else {"explained_share": share}), sentence
 
 
 def _digest(*parts: npt.NDArray[np.int64]) -> str:

@@ -2,24 +2,23 @@
 
 import json
 import shutil
-from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import mlflow
-import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image
 
 from fakeface_lab.audit import AuditProgramSettings, main, run_audit
 from fakeface_lab.data.demo import generate_demo
 from fakeface_lab.data.images import load_images
 from fakeface_lab.data.sources import find_source
-from fakeface_lab.data.splits import make_split
 from fakeface_lab.evaluation.audit import AuditSettings
-from fakeface_lab.inspection import Inspection, inspect_images
+from fakeface_lab.inspection import Inspection
 from fakeface_lab.tracking.lookup import find_audit
 from fakeface_lab.tracking.store import open_store
+from tests import planted_faults
+from tests.planted_faults import FAULTS, Fault, alarms, change_fakes, copy_to_other_class, enlarge, try_fault
 
 SIZE_PX = 64
 NUM_PER_CLASS = 80
@@ -39,8 +38,7 @@ def copied(faces: Path, tmp_path: Path) -> Path:
 
 
 def inspect(root: Path) -> Inspection:
-    images = load_images(find_source(str(root), None, root, SIZE_PX), SIZE_PX)
-    return inspect_images(images, make_split(images, "documented", 0), AuditSettings(), seed=0)
+    return planted_faults.inspect(root, SIZE_PX)
 
 
 def found(inspection: Inspection, check: str, word: str) -> list[str]:
@@ -52,32 +50,10 @@ def found(inspection: Inspection, check: str, word: str) -> list[str]:
     ]
 
 
-def change_fakes(root: Path, change: Callable[[Image.Image], Image.Image], quality: int = 95) -> None:
-    for path in sorted((root / "fake").iterdir()):
-        with Image.open(path) as image:
-            changed = change(image.convert("RGB"))
-        changed.save(path, "JPEG", quality=quality)
-
-
-def tint(image: Image.Image) -> Image.Image:
-    pixels = np.asarray(image).astype(np.int16) + np.array([25, 0, -25])
-    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
-
-
-def enlarge(image: Image.Image) -> Image.Image:
-    return image.resize(image.size, Image.Resampling.BILINEAR, box=(10, 10, SIZE_PX - 10, SIZE_PX - 10))
-
-
-def watermark(image: Image.Image) -> Image.Image:
-    marked = image.copy()
-    marked.paste((255, 255, 255), (SIZE_PX - 5, SIZE_PX - 5, SIZE_PX - 1, SIZE_PX - 1))
-    return marked
-
-
 @pytest.mark.usefixtures("project")
 def test_clean_faces_raise_no_alarm(faces: Path) -> None:
     inspection = inspect(faces)
-    assert [finding.sentence for finding in inspection.card.findings if finding.severity != "info"] == []
+    assert alarms(inspection) == []
     assert inspection.metrics()["num_findings_fail"] == 0
     assert inspection.metrics()["num_fake"] == NUM_PER_CLASS
 
@@ -87,55 +63,75 @@ def test_clean_faces_raise_no_alarm(faces: Path) -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_no_alarm_over_many_clean_sets(seed: int, tmp_path: Path) -> None:
     inspection = inspect(generate_demo(tmp_path / "faces", num_per_class=NUM_PER_CLASS, size_px=SIZE_PX, seed=seed))
-    assert [finding.sentence for finding in inspection.card.findings if finding.severity != "info"] == []
+    assert alarms(inspection) == []
 
 
 @pytest.mark.usefixtures("project")
-@pytest.mark.parametrize(
-    ("change", "quality", "check", "word"),
-    [
-        (tint, 95, "probe", '"histogram"'),
-        (tint, 95, "probe", '"colour"'),
-        (lambda image: image, 40, "slice", "jpeg_quality"),
-        (enlarge, 95, "probe", '"thumbnail"'),
-        (watermark, 95, "probe", '"corners"'),
-    ],
-    ids=["tint by histogram", "tint by colour figures", "lower quality", "framed larger", "watermark in a corner"],
-)
-def test_fault_in_one_class_is_found(
-    change: Callable[[Image.Image], Image.Image], quality: int, check: str, word: str, copied: Path
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_planted_fault_is_found_by_the_check_meant_for_it(fault: Fault, faces: Path) -> None:
+    assert try_fault(fault, faces, SIZE_PX, fault.strength).finding is not None
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("name", ["tint", "quality", "hidden quality", "framing", "watermark"])
+def test_saving_anew_without_the_fault_raises_no_alarm(name: str, faces: Path) -> None:
+    outcome = try_fault(FAULTS[name], faces, SIZE_PX, FAULTS[name].sweep[0])
+    assert (outcome.finding, outcome.others) == (None, [])
+
+
+@pytest.mark.usefixtures("project")
+def test_program_of_planted_faults_prints_tables_and_ends_with_0(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    change_fakes(copied, change, quality)
-    inspection = inspect(copied)
-    assert set(found(inspection, check, word)) & {"fail", "warn"}
-    assert inspection.card.worst == "fail"
+    monkeypatch.setattr(planted_faults, "FAULTS", {name: FAULTS[name] for name in ("quality", "exact copies")})
+    assert planted_faults.main(["--per-class", "80", "--seeds", "1", "--sweep"]) == 0
+    tables = capsys.readouterr().out.strip().split("\n\n")
+    (quality, copies), (swept,), (clean_sets,) = (
+        [row.split(" | ") for row in table.splitlines()[2:]] for table in tables
+    )
+    assert quality[:3] == ["| one class saved at JPEG quality 75 instead of 95", "fail", "slice: jpeg_quality"]
+    assert quality[3].startswith("pure 80/80, 80/80, p ")
+    assert copies[1:4] == ["fail", "straddle: file", "20/20 pairs"]
+    assert swept[1].startswith("95: no; 94: fail")
+    assert clean_sets[:2] == ["| 1", "0"]
 
 
 @pytest.mark.usefixtures("project")
-def test_exact_duplicates_across_the_split_are_found(copied: Path) -> None:
-    for number in range(1, 21):
-        shutil.copy(copied / "real" / f"real_{number}.jpg", copied / "real" / f"zz_{number}.jpg")
-    inspection = inspect(copied)
-    assert found(inspection, "straddle", '"file"') == ["fail"]
-    assert len(inspection.pairs[inspection.pairs["phash_bits"] == 0]) >= 20
+def test_program_of_planted_faults_ends_with_1_where_one_is_missed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(planted_faults, "FAULTS", {"tint": replace(FAULTS["tint"], strength=0)})
+    assert planted_faults.main(["--per-class", "80", "--seeds", "0"]) == 1
+    assert "red +0, blue -0 levels | **no** |" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("project")
-def test_slightly_changed_duplicates_are_found(copied: Path) -> None:
-    for number in range(1, 21):
-        with Image.open(copied / "real" / f"real_{number}.jpg") as image:
-            ImageOps.mirror(image).save(copied / "real" / f"zz_{number}.jpg", quality=80)
-    assert "fail" in found(inspect(copied), "straddle", '"near"')
+def test_program_of_planted_faults_ends_with_1_where_a_clean_set_raises_an_alarm(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def draw_with_a_fault(root: Path, num_per_class: int, size_px: int, seed: int) -> Path:
+        copy_to_other_class(generate_demo(root, num_per_class, size_px, seed))
+        return root
+
+    monkeypatch.setattr(planted_faults, "FAULTS", {})
+    monkeypatch.setattr(planted_faults, "generate_demo", draw_with_a_fault)
+    assert planted_faults.main(["--per-class", "80", "--seeds", "1"]) == 1
+    assert "\n| 1 | 1 | " in capsys.readouterr().out
+
+
+def test_program_of_planted_faults_needs_enough_faces(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        planted_faults.main(["--per-class", "79"])
+    assert "--per-class 79: too few to plant every fault; give 80 or more" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("project")
 def test_same_file_under_both_labels_is_found_and_left_out(copied: Path) -> None:
-    for number in range(1, 6):
-        shutil.copy(copied / "fake" / f"fake_{number}.jpg", copied / "real" / f"other_{number}.jpg")
+    copy_to_other_class(copied)
     inspection = inspect(copied)
     assert found(inspection, "two labels", "the same file lies in both classes") == ["warn"]
     (finding,) = [finding for finding in inspection.card.findings if finding.check == "two labels"]
-    assert "fake/fake_3.jpg" in finding.evidence["files"]
+    assert "fake/fake_1.jpg" in finding.evidence["files"]
     assert len(finding.evidence["files"]) == 10
     assert sum(inspection.card.counts.values()) == 2 * NUM_PER_CLASS - 5
 
@@ -169,7 +165,7 @@ def test_set_without_jpegs_is_audited(num_jpegs: int, copied: Path) -> None:
 def test_program_records_the_run_and_says_that_results_are_void(
     copied: Path, project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    change_fakes(copied, enlarge)
+    change_fakes(copied, lambda image: enlarge(image, 1.45))
     (copied / "real" / "a $5 [b] ü.jpg").write_bytes((copied / "real" / "real_1.jpg").read_bytes())
     assert main(["--data", str(copied), "--image-size", str(SIZE_PX)]) == 3
     output = capsys.readouterr().out

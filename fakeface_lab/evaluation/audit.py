@@ -47,7 +47,6 @@ class AuditSettings:
         certain_bits: distance, of 64 bits, up to which look-alikes in two classes are one picture under two
             labels rather than chance.
         max_bits: largest distance that the calibration may choose for near-duplicates.
-        max_chance_fraction: share of all images that may have a chance look-alike in the other class.
     """
 
     warn_auc: float = 0.70
@@ -58,7 +57,6 @@ class AuditSettings:
     fail_slice_fraction: float = 0.5
     certain_bits: int = 2
     max_bits: int = 6
-    max_chance_fraction: float = 0.01
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ class AuditInputs:
         labels: int64 (N,), class index, 0 for the positive class.
         class_names: name of class 0 and of class 1.
         properties: N rows, the columns of `data.properties` side by side.
-        pairs: look-alikes from `data.hashes.closest_pairs`, up to `max_bits` or farther.
+        pairs: look-alikes from `data.hashes.closest_pairs`, up to `max_bits + CHANCE_MARGIN_BITS` or farther.
         probes: from `probes.run_probes`; may be empty.
         file_digests: one digest per file's bytes.
         pixel_digests: one digest per decoded picture.
@@ -101,7 +99,6 @@ def audit(inputs: AuditInputs, settings: AuditSettings | None = None) -> Card:
         inputs.labels,
         certain_bits=settings.certain_bits,
         max_bits=settings.max_bits,
-        max_chance_fraction=settings.max_chance_fraction,
     )
     findings = [
         *_probe_findings(inputs, settings),

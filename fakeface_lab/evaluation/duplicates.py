@@ -12,7 +12,11 @@ from numpy.typing import NDArray
 
 from fakeface_lab.evaluation.card import Finding, Severity
 
-__all__ = ["duplicate_findings", "near_duplicate_bits"]
+__all__ = ["CHANCE_MARGIN_BITS", "duplicate_findings", "near_duplicate_bits"]
+
+# In drawn faces chance pairs get about ten times rarer with each two bits: where there is none this much farther than
+# the limit, hardly one is expected within it.
+CHANCE_MARGIN_BITS = 2
 
 _MAX_NAMED_PAIRS = 20  # in a finding's evidence; its counts are always whole
 _Kind = Literal["file", "pixels", "near"]
@@ -23,37 +27,28 @@ _WORDS: Mapping[_Kind, str] = {
 }
 
 
-def near_duplicate_bits(
-    pairs: pd.DataFrame,
-    labels: NDArray[np.int64],
-    *,
-    certain_bits: int,
-    max_bits: int,
-    max_chance_fraction: float,
-) -> int:
+def near_duplicate_bits(pairs: pd.DataFrame, labels: NDArray[np.int64], *, certain_bits: int, max_bits: int) -> int:
     """Learn from pairs across the classes up to which distance two pictures are one.
 
-    A real and a fake picture are never copies of each other, so how often such pairs look alike is how often
-    chance does it. The very close ones are left out: they are one picture under two labels.
+    A real and a fake picture are never copies of each other, so such pairs look alike by chance, and so do about as
+    many within the classes. The very close ones are left out: they are one picture under two labels. A single pair
+    by chance across the splits would already be an alarm, so there must be none, and none a little farther either.
 
     Args:
-        pairs: from `data.hashes.closest_pairs`, up to `max_bits` or farther.
+        pairs: from `data.hashes.closest_pairs`, up to `max_bits + CHANCE_MARGIN_BITS` or farther.
         labels: int64 (N,), class index.
         certain_bits: distance up to which look-alikes across the classes are no chance.
-        max_bits: largest answer.
-        max_chance_fraction: share of all images that may have a chance look-alike in the other class.
+        max_bits: largest answer, unless `certain_bits` is larger.
 
     Returns:
         Distance in bits, of 64, `certain_bits` to `max_bits`; pHash and dHash must both be within it.
     """
-    first, second = pairs["first"].to_numpy(), pairs["second"].to_numpy()
     distance = _distance(pairs)
-    is_chance = (labels[first] != labels[second]) & (distance > certain_bits)
-    for bits in range(max_bits, certain_bits, -1):
-        close = is_chance & (distance <= bits)
-        if len(np.union1d(first[close], second[close])) <= max_chance_fraction * len(labels):
-            return bits
-    return certain_bits
+    is_cross_class = labels[pairs["first"].to_numpy()] != labels[pairs["second"].to_numpy()]
+    by_chance = distance[is_cross_class & (distance > certain_bits)]
+    if by_chance.size:
+        max_bits = min(max_bits, int(by_chance.min()) - CHANCE_MARGIN_BITS - 1)
+    return max(certain_bits, max_bits)
 
 
 def duplicate_findings(

@@ -205,23 +205,32 @@ def test_five_pictures_under_both_labels_are_found() -> None:
     assert "may be wrong" in near.sentence
 
 
-def test_the_near_duplicate_distance_shrinks_where_the_classes_look_alike() -> None:
+def alike_pairs(bits: int, step: int) -> pd.DataFrame:
+    """Twenty pairs of images `step` positions apart; an odd step pairs a fake with a real one."""
+    first = np.arange(0, 40, 2)
+    return pd.DataFrame(
+        {"first": first, "second": first + step, "phash_bits": bits, "dhash_bits": 2, "is_mirrored": False}
+    )
+
+
+@pytest.mark.parametrize(("bits", "limit"), [(10, 6), (9, 6), (8, 5), (7, 4), (5, 2), (3, 2), (2, 6)])
+def test_the_near_duplicate_distance_keeps_away_from_pairs_by_chance(bits: int, limit: int) -> None:
     images, labels = portraits(8, num_images=60)
     inputs = inputs_of(images, labels, with_probes=False)
-    alike = pd.DataFrame(
-        {
-            "first": np.arange(0, 40, 2),
-            "second": np.arange(1, 41, 2),
-            "phash_bits": 4,
-            "dhash_bits": 2,
-            "is_mirrored": False,
-        }
-    )
-    assert audit(inputs).near_duplicate_bits == 6
-    assert audit(replace(inputs, pairs=alike)).near_duplicate_bits == 3
-    assert not alarms(audit(replace(inputs, pairs=alike)))
-    within = alike.assign(second=alike["second"] + 1)
-    assert audit(replace(inputs, pairs=within)).near_duplicate_bits == 6
+    across_classes = audit(replace(inputs, pairs=alike_pairs(bits, step=1)))
+    assert across_classes.near_duplicate_bits == limit
+    assert bool(alarms(across_classes)) == (bits == 2)  # so close is no chance but one picture under two labels
+    within_one = audit(replace(inputs, pairs=alike_pairs(bits, step=2)))
+    assert within_one.near_duplicate_bits == 6
+
+
+def test_one_pair_by_chance_across_the_splits_is_no_alarm() -> None:
+    images, labels = portraits(8, num_images=60)
+    inputs = inputs_of(images, labels, splits=["train"] * 40 + ["test"] * 20, with_probes=False)
+    within = alike_pairs(6, step=2).assign(second=lambda pairs: pairs["first"] + 20).tail(1)
+    across = alike_pairs(8, step=1).head(1)
+    assert found(audit(replace(inputs, pairs=within)), "straddle", kind="near")
+    assert not alarms(audit(replace(inputs, pairs=pd.concat([within, across]))))
 
 
 def test_one_alarming_probe_among_few_images_may_be_chance() -> None:
