@@ -68,13 +68,14 @@ def run_compare(settings: CompareSettings) -> int:
 
 
 def _show_search(store: "Store", search: "Run", require: str | None) -> int:
-    from fakeface_lab.search.leaderboard import direction_of, leaderboard
-    from fakeface_lab.search.standings import finals_of, judge
+    from fakeface_lab.search.leaderboard import direction_of, leaderboard, trial_0_name
+    from fakeface_lab.search.standings import finals_of, judge_finals
     from fakeface_lab.search.tables import trials_table
     from fakeface_lab.terminal import console, wide_console
     from fakeface_lab.tracking.finding import children_of
 
-    wide_console.print(trials_table(leaderboard(children_of(store, search, "trial"), direction_of(search))))
+    trials = leaderboard(children_of(store, search, "trial"), direction_of(search))
+    wide_console.print(trials_table(trials, trial_0_name(search)))
     best, documented = finals_of(store, search)
     if best is None or documented is None:
         console.print("[bold]verdict[/]   none: no finals of both the best and the documented configuration")
@@ -83,7 +84,7 @@ def _show_search(store: "Store", search: "Run", require: str | None) -> int:
         console.print("[bold]verdict[/]   none: the documented configuration is itself the best trial")
         return _exit_code([], require)
     _print_standings([best, documented])
-    comparison = judge([best, documented])[0]
+    comparison = judge_finals(store, best.runs, documented.runs)
     console.print(f"[bold]verdict[/]   {comparison.sentence('the best configuration', 'the documented one')}")
     return _exit_code([comparison.verdict], require)
 

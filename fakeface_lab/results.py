@@ -7,7 +7,7 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from fakeface_lab.backend import keras
 from fakeface_lab.data.images import ImageSet
 from fakeface_lab.data.splits import TEST, VALIDATION, Split, write_ledger
 from fakeface_lab.evaluation.scores import detection_scores, documented_scores
+from fakeface_lab.evaluation.stress import SEARCH_CONDITIONS
 from fakeface_lab.figures.training import confusion_figure, curve_figures, documented_figure, roc_figure
-from fakeface_lab.robustness import stress_objectives
+from fakeface_lab.robustness import Scored, score_for_search
 from fakeface_lab.shortcuts import explain_accuracy
 from fakeface_lab.tracking.models import package_model
 from fakeface_lab.training import (
@@ -34,7 +35,7 @@ from fakeface_lab.training import (
     train,
 )
 
-__all__ = ["ARTIFACTS", "MODEL", "Outcome", "produce_outcome", "read_outcome"]
+__all__ = ["ARTIFACTS", "MODEL", "Outcome", "peak_rss_bytes", "produce_outcome", "read_outcome"]
 
 ARTIFACTS, MODEL = "artifacts", "model"
 _OUTCOME = "outcome.json"
@@ -136,9 +137,13 @@ def _write_outcome(
         _write_score_figures(part, rows, probabilities, images, artifacts)
     explained, explanation = _explanation(scored, metrics, images, split)
     metrics |= explained
-    if training.objective in STRESS_OBJECTIVES and len(split.validation):
-        metrics |= stress_objectives(model, images, split.validation)
-    _write_scores_table(scored, images, artifacts / "scores.csv")
+    names = images.source.class_names
+    _write_scores_table(scored, [f"probability_{name}" for name in names], images, artifacts / "scores.csv")
+    if training.objective in STRESS_OBJECTIVES:
+        stress_metrics, stressed = score_for_search(model, images, split, scored)
+        metrics |= stress_metrics
+        conditions = [condition.name for condition in SEARCH_CONDITIONS]
+        _write_scores_table(stressed, conditions, images, artifacts / "stress_scores.csv")
     (artifacts / "metrics.json").write_text(json.dumps(metrics, indent=2))
     write_ledger(split, images, artifacts / "split.csv")
     _write_layers(model, artifacts / "layers.txt")
@@ -158,10 +163,7 @@ def _write_outcome(
 
 
 def _explanation(
-    scored: Mapping[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]],
-    metrics: Mapping[str, float],
-    images: ImageSet,
-    split: Split,
+    scored: Scored, metrics: Mapping[str, float], images: ImageSet, split: Split
 ) -> tuple[dict[str, float], str]:
     """Return how much of the accuracy a simple shortcut has too: metrics and a sentence, empty without scores."""
     if TEST in scored:
@@ -197,7 +199,7 @@ def _training_metrics(recorder: TrainingRecorder, model: keras.Model) -> dict[st
         "num_epochs": float(len(recorder.records)),
         "num_params": float(model.count_params()),
         "train_secs": sum(history["epoch_secs"]),
-        "peak_rss_bytes": float(_peak_rss_bytes()),
+        "peak_rss_bytes": float(peak_rss_bytes()),
     }
     if "val_loss" in history:
         metrics["best_val_loss"] = min(history["val_loss"])
@@ -206,7 +208,8 @@ def _training_metrics(recorder: TrainingRecorder, model: keras.Model) -> dict[st
     return metrics
 
 
-def _peak_rss_bytes() -> int:
+def peak_rss_bytes() -> int:
+    """Return the most memory that this process ever had, bytes: earlier trainings in it included."""
     memory = psutil.Process().memory_info()
     if hasattr(memory, "peak_wset"):  # Windows
         return int(memory.peak_wset)
@@ -259,18 +262,16 @@ def _write_score_figures(
     _write_figure(roc_figure(labels == 0, scores, images.source.class_names[0]), artifacts / f"roc_{part}.png")
 
 
-def _write_scores_table(
-    scored: Mapping[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]], images: ImageSet, path: Path
-) -> None:
+def _write_scores_table(scored: Scored, columns: Sequence[str], images: ImageSet, path: Path) -> None:
     names = images.source.class_names
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         table = csv.writer(file)
-        table.writerow(("file", "sha256", "label", "split", *(f"probability_{name}" for name in names)))
-        for part, (rows, probabilities) in scored.items():
-            for row, pair in zip(rows, probabilities, strict=True):
+        table.writerow(("file", "sha256", "label", "split", *columns))
+        for part, (rows, scores) in scored.items():
+            for row, own in zip(rows, scores, strict=True):
                 image = images.files[row]
                 # repr of a float32 as float64 comes back to the last bit.
-                table.writerow((image.name, image.sha256, names[image.label], part, *(float(p) for p in pair)))
+                table.writerow((image.name, image.sha256, names[image.label], part, *(float(score) for score in own)))
 
 
 def _write_layers(model: keras.Model, path: Path) -> None:

@@ -3,13 +3,16 @@
 Which changes there are and what the scores mean is in `evaluation.stress`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fakeface_lab.backend import keras
 from fakeface_lab.data.images import ImageSet
+from fakeface_lab.data.splits import TEST, VALIDATION, Split
+from fakeface_lab.evaluation.intervals import wilson
 from fakeface_lab.evaluation.stress import (
     CLEAN,
     CONDITIONS,
@@ -21,11 +24,15 @@ from fakeface_lab.evaluation.stress import (
 )
 from fakeface_lab.training import predict
 
-__all__ = ["MAX_FALL", "is_collapse", "stress_objectives", "stress_scores"]
+__all__ = ["MAX_FALL", "Scored", "is_collapse", "score_for_search", "stress_scores"]
 
 MAX_FALL = 0.1
 """Fall of a class's recall, beyond its interval, from which a model is not to be trusted under that change."""
 
+Scored = Mapping[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.floating[Any]]]]
+"""Split name to rows of images and one row of numbers for each of them."""
+
+_THRESHOLD = 0.5
 _CHUNK_NUM_IMAGES = 256  # changed copies in memory at a time
 
 
@@ -60,16 +67,49 @@ def stress_scores(
     return scores
 
 
-def stress_objectives(model: keras.Model, images: ImageSet, rows: npt.NDArray[np.int64]) -> dict[str, float]:
-    """What a search for robustness maximises: `worst_stress` and `mean_stress`, in [0, 1], on some images.
+def score_for_search(
+    model: keras.Model, images: ImageSet, split: Split, scored: Scored
+) -> tuple[dict[str, float], dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]]:
+    """Score images as a search for robustness does: under `SEARCH_CONDITIONS`, the clean images among them.
 
-    Balanced accuracy under the lowest and over the mean of `SEARCH_CONDITIONS`, the clean images among them: five
-    passes over the images.
+    Args:
+        model: as in `stress_scores`.
+        images: all images.
+        split: who is in which split.
+        scored: split name to rows and class probabilities (num_images, 2) of the clean images.
+
+    Returns:
+        Metrics and scores. Metrics: `worst_stress` and `mean_stress` of the images that a trial is judged on (as
+        `objective_values` has them); of the test images where they are among `scored` the same as `test_*`, and
+        `test_stress_CONDITION_accuracy` with its 95 % Wilson interval as `_low` and `_high`. Scores: split name to rows
+        and probability of the positive class, float64 (num_images, len(SEARCH_CONDITIONS)).
 
     Raises:
-        DataError: the images are all of one class.
+        DataError: the images of a split are all of one class.
     """
-    return objective_values(images.labels[rows], stress_scores(model, images, rows, SEARCH_CONDITIONS))
+    metrics: dict[str, float] = {}
+    scores_of = {}
+    changes = [condition for condition in SEARCH_CONDITIONS if condition != CLEAN]
+    for part, (rows, probabilities) in scored.items():
+        clean = probabilities[:, 0].astype(np.float64)
+        scores = {CLEAN.name: clean} | stress_scores(model, images, rows, changes)
+        objectives = objective_values(images.labels[rows], scores)
+        if part == VALIDATION or split.test_is_validation:
+            metrics |= objectives
+        if part == TEST:
+            found = objectives | _accuracies(images.labels[rows] == 0, scores)
+            metrics |= {f"{TEST}_{name}": value for name, value in found.items()}
+        scores_of[part] = (rows, np.column_stack([scores[condition.name] for condition in SEARCH_CONDITIONS]))
+    return metrics, scores_of
+
+
+def _accuracies(is_positive: npt.NDArray[np.bool_], scores: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    for condition, values in scores.items():
+        rate = wilson(int(((values > _THRESHOLD) == is_positive).sum()), is_positive.size)
+        name = f"stress_{condition}_accuracy"
+        metrics |= {name: rate.value, f"{name}_low": rate.low, f"{name}_high": rate.high}
+    return metrics
 
 
 def is_collapse(report: StressReport) -> bool:

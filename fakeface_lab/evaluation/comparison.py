@@ -6,7 +6,7 @@ those are, and that the test set was sealed before, is for the caller to ensure.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,12 +16,23 @@ from fakeface_lab.errors import DataError
 from fakeface_lab.evaluation.inputs import FloatArray, check_detection, check_fraction, check_mask
 from fakeface_lab.evaluation.intervals import Interval
 
-__all__ = ["Comparison", "PairedTest", "Verdict", "compare", "holm", "mcnemar"]
+__all__ = ["Comparison", "Judgement", "PairedTest", "Verdict", "compare", "holm", "mcnemar", "seed_spread"]
 
 Verdict = Literal["better", "worse", "not distinguishable", "cannot be decided"]
 SIGNIFICANCE = 0.05
 # Five discordant images all on one side give p = 0.0625: no outcome could be significant.
 MIN_DISCORDANT = 6
+
+
+class Judgement(Protocol):
+    """What a search ends with: how its winner stands beside the documented configuration."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the candidate is beside the reference."""
+
+    def sentence(self, candidate: str, reference: str) -> str:
+        """The verdict in plain words, in one line."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +132,8 @@ class Comparison:
         """The verdict and the spread over seeds in plain words, in one line."""
         text = (
             f"{self.test.sentence(candidate, reference)} Accuracy of single seeds: "
-            f"{candidate} {_spread(self.candidate_seeds, self.num_candidate_seeds)}, "
-            f"{reference} {_spread(self.reference_seeds, self.num_reference_seeds)}."
+            f"{candidate} {seed_spread(self.candidate_seeds, self.num_candidate_seeds)}, "
+            f"{reference} {seed_spread(self.reference_seeds, self.num_reference_seeds)}."
         )
         return text[0].upper() + text[1:]
 
@@ -186,7 +197,8 @@ def _seed_range(is_correct: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> 
     return Interval(float(accuracies.min()), float(accuracies.max()))
 
 
-def _spread(seeds: Interval, num_seeds: int) -> str:
+def seed_spread(seeds: Interval, num_seeds: int) -> str:
+    """The lowest and the highest figure of single seeds in words, for example `0.9810 to 0.9884 (3 seeds)`."""
     if num_seeds == 1:
         return f"{seeds.low:.4f} (1 seed)"
     return f"{seeds.low:.4f} to {seeds.high:.4f} ({num_seeds} seeds)"

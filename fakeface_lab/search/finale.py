@@ -12,15 +12,15 @@ from functools import partial
 from mlflow.entities import Run
 
 from fakeface_lab.errors import SearchError
-from fakeface_lab.evaluation.comparison import Comparison, compare
+from fakeface_lab.evaluation.comparison import Judgement
 from fakeface_lab.recording import remove_work_folder
 from fakeface_lab.results import read_outcome
 from fakeface_lab.search.engines import Engine, Event
 from fakeface_lab.search.ledger import Ledger, LedgerTrial
 from fakeface_lab.search.presence import Presence
+from fakeface_lab.search.standings import judge_finals
 from fakeface_lab.search.work import Assignment, Work
 from fakeface_lab.tracking.runs import TrackedRun
-from fakeface_lab.tracking.scores import part_scores
 from fakeface_lab.tracking.store import Store
 
 __all__ = ["Finals", "count_opening", "explain", "run_finals", "verdict"]
@@ -170,18 +170,17 @@ def count_opening(ledger: Ledger, best: LedgerTrial, seeds: range) -> int:
     return len(openings)
 
 
-def verdict(store: Store, finals: Finals) -> Comparison | None:
-    """Compare best and documented on the opened test split: exact McNemar on seed-averaged probabilities.
+def verdict(store: Store, finals: Finals) -> Judgement | None:
+    """Compare best and documented on the opened test split, by what the search has optimised; see `judge_finals`.
 
     None where there is nothing to compare: trial 0 is the best itself, or failed.
     """
     if not finals.documented or finals.best == finals.documented:
         return None
-    best, documented = part_scores(store, finals.best), part_scores(store, finals.documented)
-    return compare(best.is_positive, best.scores, documented.scores)
+    return judge_finals(store, finals.best, finals.documented)
 
 
-def explain(finals: Finals, comparison: Comparison | None, num_trials: int, num_openings: int) -> str:
+def explain(finals: Finals, comparison: Judgement | None, num_trials: int, num_openings: int) -> str:
     """Return the verdict in plain words, in one line."""
     if comparison is not None:
         text = comparison.sentence("the best configuration", "the documented one")

@@ -4,7 +4,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from fakeface_lab.errors import SearchError
-from fakeface_lab.evaluation.comparison import Comparison
+from fakeface_lab.evaluation.comparison import Judgement
 from fakeface_lab.search.finale import Finals
 from fakeface_lab.tracking.models import model_of_run
 from fakeface_lab.tracking.store import Store
@@ -14,7 +14,7 @@ __all__ = ["register"]
 CHAMPION, CANDIDATE = "champion", "candidate"
 
 
-def register(store: Store, finals: Finals, name: str, comparison: Comparison | None) -> dict[str, int]:
+def register(store: Store, finals: Finals, name: str, comparison: Judgement | None) -> dict[str, int]:
     """Register the first seed's models and return alias to version.
 
     The documented model takes `champion` where nobody holds it; the best one always takes `candidate`, and

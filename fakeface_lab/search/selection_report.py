@@ -12,9 +12,17 @@ import numpy.typing as npt
 from mlflow.entities import Run
 
 from fakeface_lab.errors import SearchError
-from fakeface_lab.evaluation.selection import SearchRange, edge_values, expected_best, selection_corrected
+from fakeface_lab.evaluation.selection import (
+    SearchRange,
+    SelectedScore,
+    edge_values,
+    expected_best,
+    selection_corrected,
+)
+from fakeface_lab.evaluation.stress_objective import OBJECTIVES as STRESS_OBJECTIVES
+from fakeface_lab.evaluation.stress_objective import stress_selection_corrected
 from fakeface_lab.search.settings import Range, Value
-from fakeface_lab.tracking.scores import PartScores, part_scores
+from fakeface_lab.tracking.scores import PartScores, part_scores, stress_scores
 from fakeface_lab.tracking.store import Store
 
 __all__ = ["ScoredTrial", "SelectionReport", "selection_report"]
@@ -28,7 +36,7 @@ class ScoredTrial:
     """A finished trial, as this report needs it.
 
     Attributes:
-        run: its run, with a scores.csv.
+        run: its run, with a scores.csv; of a search for robustness with a stress_scores.csv too.
         values: its hyperparameters by name.
         score: value of the objective.
     """
@@ -44,7 +52,7 @@ class SelectionReport:
 
     Attributes:
         metrics: `selection_naive`, `selection_corrected`, `selection_corrected_low`, `_high`, in the unit of the
-            objective, and `num_edge_values`; without the first four where the objective has no per-image scores.
+            objective, and `num_edge_values`; without the first four where there is a single trial.
         expected_best: float64 (num_trials - 1,), best score to expect after 1, 2, ... random trials; None for an
             algorithm whose trials are not independent.
         sentences: the same for the user.
@@ -72,7 +80,7 @@ def selection_report(
         trials: in the order of their creation, trial 0 (set by hand, drawn from nothing) first; at least one.
         space: what was searched.
         algorithm: which one suggested the trials.
-        objective: the metric that is the score.
+        objective: the metric that is the score: an accuracy, a loss, or one of the stress objectives.
         maximize: whether higher is better.
         part: the split that the trials were judged on; "test" in a search on the documented split.
 
@@ -83,9 +91,8 @@ def selection_report(
         raise SearchError("no trial has a score, so there is nothing to correct for the selection; run some trials")
     metrics: dict[str, float] = {}
     sentences = []
-    per_image = _per_image(part_scores(store, tuple(trial.run for trial in trials), part), objective)
-    if per_image is not None and len(trials) > 1:
-        corrected = selection_corrected(per_image, maximize)
+    if len(trials) > 1:
+        corrected = _corrected(store, tuple(trial.run for trial in trials), part, objective, maximize)
         metrics |= {
             "selection_naive": corrected.naive,
             "selection_corrected": corrected.corrected,
@@ -106,15 +113,20 @@ def selection_report(
     return SelectionReport(metrics | {"num_edge_values": float(len(edges))}, expected, tuple(sentences))
 
 
-def _per_image(scores: PartScores, objective: str) -> npt.NDArray[np.float64] | None:
-    """Return each image's share of the objective under each trial, (num_images, num_trials); None where it has none."""
-    of_truth = np.where(scores.is_positive, scores.scores, 1 - scores.scores).T
+def _corrected(store: Store, runs: Sequence[Run], part: str, objective: str, maximize: bool) -> SelectedScore:
+    if objective in STRESS_OBJECTIVES:
+        stressed = stress_scores(store, runs, part)
+        return stress_selection_corrected(stressed.is_positive, stressed.scores, objective)
+    return selection_corrected(_per_image(part_scores(store, runs, part), objective), maximize)
+
+
+def _per_image(scores: PartScores, objective: str) -> npt.NDArray[np.float64]:
+    """Return each image's share of the objective under each trial, (num_images, num_trials)."""
     if objective.endswith("accuracy"):
         is_correct = (scores.scores > 0.5) == scores.is_positive
         return np.asarray(is_correct.T, dtype=np.float64)
-    if objective.endswith("loss"):
-        return np.asarray(-np.log(np.maximum(of_truth, _SMALLEST_PROBABILITY)), dtype=np.float64)
-    return None
+    of_truth = np.where(scores.is_positive, scores.scores, 1 - scores.scores).T
+    return np.asarray(-np.log(np.maximum(of_truth, _SMALLEST_PROBABILITY)), dtype=np.float64)
 
 
 def _expected(trials: Sequence[ScoredTrial], algorithm: str, maximize: bool) -> npt.NDArray[np.float64] | None:
@@ -140,7 +152,8 @@ def _ranges(space: Mapping[str, Range], documented: Mapping[str, Value]) -> dict
         ends = [*(given.values or ()), given.min, given.max, documented.get(name)]
         numbers = [float(end) for end in ends if isinstance(end, (int, float))]
         # A choice of words or of two values has no edge that could be widened.
-        if any(isinstance(end, str) for end in ends) or len(numbers) < 3 or not all(map(math.isfinite, numbers)):
+        is_choice = any(isinstance(end, str) for end in ends) or (given.values is not None and len(set(numbers)) < 3)
+        if is_choice or not all(map(math.isfinite, numbers)):
             continue
         ranges[name] = SearchRange(min(numbers), max(numbers), given.sampling == "log")
     return ranges

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fakeface_lab.errors import SearchError
-from fakeface_lab.evaluation.comparison import Comparison, compare, holm
+from fakeface_lab.evaluation.comparison import Comparison, Judgement, compare, holm
 from fakeface_lab.evaluation.intervals import Rate, wilson
+from fakeface_lab.evaluation.stress_comparison import compare_under_stress
+from fakeface_lab.evaluation.stress_objective import OBJECTIVES as STRESS_OBJECTIVES
 from fakeface_lab.search.leaderboard import direction_of, leaderboard
 from fakeface_lab.tracking.finding import Run, children_of, find_named, latest_runs
-from fakeface_lab.tracking.scores import PartScores, part_scores
+from fakeface_lab.tracking.scores import PartScores, part_scores, stress_scores
 from fakeface_lab.tracking.store import Store
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "by_ground",
     "finals_of",
     "judge",
+    "judge_finals",
     "latest_standings",
     "named_standings",
     "require_one_ground",
@@ -151,6 +154,30 @@ def judge(standings: Sequence[Standing]) -> list[Comparison]:
         replace(comparison, test=replace(comparison.test, p_value=p_value))
         for comparison, p_value in zip(comparisons, adjusted, strict=True)
     ]
+
+
+def judge_finals(store: Store, best: Sequence[Run], documented: Sequence[Run]) -> Judgement:
+    """Compare the finals of a search on the opened test split, by what the search has optimised.
+
+    By the decisions on the images as they are (`compare`); after a search for robustness by its objective under the
+    changed images (`compare_under_stress`). Probabilities are averaged over the seeds of each side.
+
+    Args:
+        store: where the runs are.
+        best: final runs of the best trial's configuration, a run a seed.
+        documented: those of trial 0's.
+
+    Raises:
+        SearchError: a run has no scores, or two were scored on different images.
+    """
+    search = store.client.get_run(best[0].data.tags["mlflow.parentRunId"])
+    objective = search.data.tags.get("objective", "")
+    if objective in STRESS_OBJECTIVES:
+        stressed = stress_scores(store, [*best, *documented])
+        of_best, of_documented = stressed.scores[: len(best)], stressed.scores[len(best) :]
+        return compare_under_stress(stressed.is_positive, stressed.conditions, of_best, of_documented, objective)
+    scored = part_scores(store, [*best, *documented])
+    return compare(scored.is_positive, scored.scores[: len(best)], scored.scores[len(best) :], THRESHOLD)
 
 
 def finals_of(store: Store, search: Run) -> tuple[Standing | None, Standing | None]:

@@ -94,14 +94,30 @@ def test_best_value_at_the_edge_is_named(store: Store, tmp_path: Path) -> None:
     assert "learning_rate = 0.0095 is at the high edge of 0.0001 to 0.01; widen the range upwards." in report.sentences
 
 
+def test_a_choice_of_two_values_has_no_edge(store: Store, tmp_path: Path) -> None:
+    trials = log_trials(store, tmp_path, with_accuracy(2, 40, 0.8), [0.9, 0.5], [1e-3, 1e-3])
+    for values, num_edges in (((8, 16), 0), ((8, 16, 32), 1)):
+        report = selection_report(
+            store, trials, space={"filters_1": Range(values=values)}, algorithm="grid", objective="val_accuracy",
+            maximize=True,
+        )  # fmt: skip
+        assert report.metrics["num_edge_values"] == num_edges
+
+
 def test_documented_value_outside_the_range_widens_it(store: Store, tmp_path: Path) -> None:
     trials = log_trials(store, tmp_path, with_accuracy(2, 40, 0.8), [0.9, 0.5], [5e-2, 1e-3])
     report = selection_report(store, trials, space=SPACE, algorithm="grid", objective="val_accuracy", maximize=True)
     assert "learning_rate = 0.05 is at the high edge of 0.0001 to 0.05; widen the range upwards." in report.sentences
 
 
-def test_objective_without_scores_of_images_is_not_corrected(store: Store, tmp_path: Path) -> None:
+def test_robust_objective_needs_the_scores_under_each_change(store: Store, tmp_path: Path) -> None:
     trials = log_trials(store, tmp_path, with_accuracy(3, 40, 0.8), [0.5, 0.9, 0.6], [1e-3] * 3)
+    with pytest.raises(SearchError, match=r"run trial 0: has no stress_scores.csv"):
+        selection_report(store, trials, space={}, algorithm="bayesian", objective="worst_stress", maximize=True)
+
+
+def test_a_single_trial_was_not_picked(store: Store, tmp_path: Path) -> None:
+    trials = log_trials(store, tmp_path, with_accuracy(1, 40, 0.8), [0.5], [1e-3])
     report = selection_report(store, trials, space={}, algorithm="bayesian", objective="worst_stress", maximize=True)
     assert report.metrics == {"num_edge_values": 0.0}
     assert report.sentences == ()

@@ -1,0 +1,227 @@
+"""Is one model better than another when the images are changed? Its objective on both, and how sure the difference is.
+
+The rule of verdict for a search that maximised an objective of `stress_objective`; every other search is judged by
+`comparison`. Which images those are, and that the test set was sealed before, is for the caller to ensure.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fakeface_lab.errors import DataError
+from fakeface_lab.evaluation.comparison import MIN_DISCORDANT, Verdict, seed_spread
+from fakeface_lab.evaluation.inputs import BoolArray, FloatArray
+from fakeface_lab.evaluation.intervals import Interval, Rate, wilson
+from fakeface_lab.evaluation.stress_objective import (
+    are_correct,
+    balanced_accuracies,
+    check_stress_scores,
+    check_truth,
+    objective_of,
+    resample,
+)
+
+__all__ = ["StressComparison", "StressSide", "compare_under_stress"]
+
+_CONFIDENCE = 0.95
+_CHUNK_NUM_RESAMPLES = 500  # drawn at a time, so that memory stays flat with many images
+
+
+@dataclass(frozen=True)
+class StressSide:
+    """One model under all conditions, its probabilities averaged over its seeds.
+
+    Attributes:
+        value: the objective, in [0, 1].
+        clean: accuracy on the unchanged images.
+        worst_condition: name of the condition of the lowest balanced accuracy.
+        worst: accuracy under it.
+        seeds: lowest and highest objective of single seeds; a spread, no confidence interval.
+        num_seeds: seeds averaged.
+    """
+
+    value: float
+    clean: Rate
+    worst_condition: str
+    worst: Rate
+    seeds: Interval
+    num_seeds: int
+
+
+@dataclass(frozen=True)
+class StressComparison:
+    """A candidate beside a reference on the same images under the same conditions.
+
+    Attributes:
+        objective: one of `OBJECTIVES`.
+        num_conditions: conditions, the unchanged images among them.
+        candidate: one side.
+        reference: the other side.
+        interval: 95 % interval of the difference of the objective, candidate minus reference.
+        num_discordant: images that count differently for the two: right under the worst condition of the one and
+            wrong under that of the other, or, where the objective is the mean, right under more conditions.
+    """
+
+    objective: str
+    num_conditions: int
+    candidate: StressSide
+    reference: StressSide
+    interval: Interval
+    num_discordant: int
+
+    @property
+    def difference(self) -> float:
+        """Objective of the candidate minus that of the reference, in [-1, 1]."""
+        return self.candidate.value - self.reference.value
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the candidate is beside the reference, by the interval of the difference."""
+        if self.num_discordant < MIN_DISCORDANT:
+            return "cannot be decided"
+        if self.interval.low <= 0 <= self.interval.high:
+            return "not distinguishable"
+        return "better" if self.interval.low > 0 else "worse"
+
+    def sentence(self, candidate: str = "the candidate", reference: str = "the reference") -> str:
+        """The verdict, its evidence and the spread over seeds in plain words, in one line."""
+        a, b = self.candidate, self.reference
+        evidence = (
+            f"{self.objective} ({_MEANING[self.objective]} over {self.num_conditions} conditions) on "
+            f"{a.clean.num_total} images is {a.value:.4f} against {b.value:.4f}, difference {self.difference:+.4f} "
+            f"({_ends(self.interval)}); clean, {candidate} has {_count(a.clean)} right and {reference} "
+            f"{_count(b.clean)}; at its worst, {candidate} ({a.worst_condition}) has {a.worst} and {reference} "
+            f"({b.worst_condition}) {b.worst}"
+        )
+        match self.verdict:
+            case "cannot be decided":
+                text = (
+                    f"whether {candidate} is better than {reference} cannot be decided on this test set: only "
+                    f"{self.num_discordant} images tell them apart, at least {MIN_DISCORDANT} are needed; {evidence}."
+                )
+            case "not distinguishable":
+                text = (
+                    f"{candidate} and {reference} are not distinguishable: {evidence}; that does not make them equal."
+                )
+            case verdict:
+                text = f"{candidate} is {verdict} than {reference}: {evidence}."
+        text += (
+            f" {self.objective} of single seeds: {candidate} {seed_spread(a.seeds, a.num_seeds)}, "
+            f"{reference} {seed_spread(b.seeds, b.num_seeds)}."
+        )
+        return text[0].upper() + text[1:]
+
+
+_MEANING = {"worst_stress": "lowest balanced accuracy", "mean_stress": "mean balanced accuracy"}
+
+
+def _ends(interval: Interval) -> str:
+    if interval.low == interval.high:
+        return "paired bootstrap: the same on each resample, so without an interval"
+    return f"95 % interval {interval.low:+.4f} to {interval.high:+.4f}, paired bootstrap"
+
+
+def _count(rate: Rate) -> str:
+    return f"{rate.num_correct}/{rate.num_total}"
+
+
+def compare_under_stress(
+    is_positive: ArrayLike,
+    conditions: Sequence[str],
+    candidate_scores: ArrayLike,
+    reference_scores: ArrayLike,
+    objective: str,
+    num_resamples: int = 10_000,
+    seed: int = 0,
+) -> StressComparison:
+    """Compare a candidate with a reference by their objective: paired bootstrap over the images.
+
+    Each resample draws as many fakes and as many reals as there are, with replacement, the same ones for both models
+    and under all conditions, and finds the worst condition of each model anew. The interval is the basic one (Davison
+    and Hinkley 1997, section 5.2; `scipy.stats.bootstrap(method="basic")`): the lowest of several noisy means is too
+    low by an amount that differs between the models, and the basic interval takes that off where the percentile
+    interval adds it a second time. In simulations of 258 images and five equally bad conditions against a single bad
+    one it held the truth in 94 % of cases, the percentile interval in 77 %. Below six images that tell the two apart no
+    interval is to be believed, and the verdict says so.
+
+    Args:
+        is_positive: bool (N,); both classes occur.
+        conditions: names of the C conditions, `clean` among them.
+        candidate_scores: float64 (K, C, N), probability of the positive class in [0, 1], by seed and condition;
+            averaged over the seeds, and decided positive above 0.5.
+        reference_scores: float64 (L, C, N); its number of seeds may be another one.
+        objective: one of `OBJECTIVES`.
+        num_resamples: how many resamples are drawn.
+        seed: of the resampling.
+
+    Raises:
+        DataError: other shapes, one class only, no clean scores, a score that is NaN or outside [0, 1].
+        ConfigError: an unknown objective.
+    """
+    truth = check_truth(is_positive, objective)
+    if "clean" not in conditions:
+        raise DataError(f"conditions are {', '.join(conditions) or 'none'}: the clean images must be among them")
+    candidate = check_stress_scores(candidate_scores, truth, len(conditions))
+    reference = check_stress_scores(reference_scores, truth, len(conditions))
+    of_candidate, of_reference = are_correct(candidate.mean(axis=0), truth), are_correct(reference.mean(axis=0), truth)
+    sides = (
+        _side(candidate, of_candidate, truth, conditions, objective),
+        _side(reference, of_reference, truth, conditions, objective),
+    )
+    found = sides[0].value - sides[1].value
+    resampled = _resampled_differences(of_candidate, of_reference, truth, objective, num_resamples, seed)
+    low, high = np.quantile(resampled, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
+    # The ends are sums of fractions: what is 0 must not come out beside it by the last bit.
+    interval = Interval(round(2 * found - float(high), 12), round(2 * found - float(low), 12))
+    if objective == "worst_stress":
+        columns = [list(conditions).index(side.worst_condition) for side in sides]
+        differs = of_candidate[:, columns[0]] != of_reference[:, columns[1]]
+    else:
+        differs = of_candidate.sum(axis=1) != of_reference.sum(axis=1)
+    return StressComparison(objective, len(conditions), *sides, interval, int(differs.sum()))
+
+
+def _resampled_differences(
+    of_candidate: FloatArray,
+    of_reference: FloatArray,
+    truth: BoolArray,
+    objective: str,
+    num_resamples: int,
+    seed: int,
+) -> FloatArray:
+    """Return the difference of the objective on each resample, (num_resamples,); both sides get the same images."""
+    rng = np.random.default_rng(seed)
+    parts = []
+    for first in range(0, num_resamples, _CHUNK_NUM_RESAMPLES):
+        times_drawn = resample(truth, min(_CHUNK_NUM_RESAMPLES, num_resamples - first), rng)
+        candidate, reference = (
+            objective_of(balanced_accuracies(times_drawn, is_correct, truth), objective)
+            for is_correct in (of_candidate, of_reference)
+        )
+        parts.append(candidate - reference)
+    return np.concatenate(parts)
+
+
+def _side(
+    scores: FloatArray, is_correct: FloatArray, truth: BoolArray, conditions: Sequence[str], objective: str
+) -> StressSide:
+    balanced = balanced_accuracies(np.ones((1, truth.size)), is_correct, truth)[0]
+    worst = int(balanced.argmin())
+    seeds = [
+        float(objective_of(balanced_accuracies(np.ones((1, truth.size)), are_correct(own, truth), truth)[0], objective))
+        for own in scores
+    ]
+
+    def rate(column: int) -> Rate:
+        return wilson(int(is_correct[:, column].sum()), truth.size)
+
+    return StressSide(
+        float(objective_of(balanced, objective)),
+        rate(list(conditions).index("clean")),
+        conditions[worst],
+        rate(worst),
+        Interval(min(seeds), max(seeds)),
+        len(seeds),
+    )

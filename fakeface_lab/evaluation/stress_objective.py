@@ -1,0 +1,149 @@
+"""The objective of a search for robustness on resampled images: the lowest or the mean balanced accuracy.
+
+Owns how images are drawn again and how the best of many trials is corrected for the selection. Conditions are
+defined in `stress`, which also computes the objective of a single model; scikit-learn is not loaded here, so that a
+recorded verdict is printed at once.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fakeface_lab.errors import ConfigError, DataError
+from fakeface_lab.evaluation.inputs import BoolArray, FloatArray, check_detection, check_mask
+from fakeface_lab.evaluation.selection import SelectedScore
+
+__all__ = [
+    "OBJECTIVES",
+    "are_correct",
+    "balanced_accuracies",
+    "check_stress_scores",
+    "check_truth",
+    "objective_of",
+    "resample",
+    "stress_selection_corrected",
+]
+
+OBJECTIVES = ("worst_stress", "mean_stress")
+
+_CONFIDENCE = 0.95
+_THRESHOLD = 0.5
+
+
+def stress_selection_corrected(
+    is_positive: ArrayLike, scores: ArrayLike, objective: str, num_resamples: int = 1000, seed: int = 0
+) -> SelectedScore:
+    """Correct the best of several trials for having been picked by its objective: BBC-CV (Tsamardinos et al. 2018).
+
+    As `selection.selection_corrected`, but drawn class by class, and for an objective that is no mean over images.
+    Which condition is a trial's worst is found on the images drawn, like the best trial, and its balanced accuracy
+    measured on those left out: a lowest value that is picked and measured on the same images is too low, as a highest
+    is too high. Where several conditions are about equally bad, the result is that of one of them.
+
+    Args:
+        is_positive: bool (N,); both classes occur.
+        scores: float64 (T, C, N), probability of the positive class in [0, 1], by trial and condition.
+        objective: one of `OBJECTIVES`.
+        num_resamples: how many resamples are drawn.
+        seed: of the resampling.
+
+    Raises:
+        DataError: other shapes, fewer than two images of a class, a score that is NaN or outside [0, 1].
+        ConfigError: an unknown objective.
+    """
+    truth = check_truth(is_positive, objective)
+    if min(int(truth.sum()), int((~truth).sum())) < 2:
+        raise DataError("a class has a single image, none of it could be left out; pass at least 2 images of each")
+    matrix = check_stress_scores(scores, truth)
+    num_trials, num_conditions, num_images = matrix.shape
+    is_correct = are_correct(matrix.reshape(-1, num_images), truth)
+    rng = np.random.default_rng(seed)
+    drawn = resample(truth, num_resamples, rng)
+    left_out = drawn == 0
+    usable = left_out[:, truth].any(axis=1) & left_out[:, ~truth].any(axis=1)
+    in_bag, out_of_bag = (
+        balanced_accuracies(counts[usable], is_correct, truth).reshape(-1, num_trials, num_conditions)
+        for counts in (drawn, left_out.astype(np.float64))
+    )
+    corrected = _picked(in_bag, out_of_bag, objective)
+    naive = objective_of(
+        balanced_accuracies(np.ones((1, num_images)), is_correct, truth).reshape(num_trials, num_conditions), objective
+    )
+    low, high = np.quantile(corrected, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
+    return SelectedScore(float(naive.max()), float(corrected.mean()), float(low), float(high), num_trials, num_images)
+
+
+def _picked(in_bag: FloatArray, out_of_bag: FloatArray, objective: str) -> FloatArray:
+    """Return (B,): what the trials picked in bag, (B, T, C), have out of bag; those that tie share it equally."""
+    values = objective_of(in_bag, objective)
+    # Equal fractions may differ in the last bit.
+    is_best = np.isclose(values, values.max(axis=1, keepdims=True), rtol=0, atol=1e-12)[:, :, None]
+    if objective == "worst_stress":
+        is_best = is_best & np.isclose(in_bag, in_bag.min(axis=2, keepdims=True), rtol=0, atol=1e-12)
+    else:
+        is_best = np.broadcast_to(is_best, in_bag.shape)
+    picked: FloatArray = np.where(is_best, out_of_bag, 0.0).sum(axis=(1, 2)) / is_best.sum(axis=(1, 2))
+    return picked
+
+
+def resample(truth: BoolArray, num_resamples: int, rng: np.random.Generator) -> FloatArray:
+    """Return how often each image is drawn, (num_resamples, N); as many of each class as there are."""
+    times_drawn = np.empty((num_resamples, truth.size))
+    for of_class in (truth, ~truth):
+        size = int(of_class.sum())
+        times_drawn[:, of_class] = rng.multinomial(size, np.full(size, 1 / size), size=num_resamples)
+    return times_drawn
+
+
+def balanced_accuracies(counts: FloatArray, is_correct: FloatArray, truth: BoolArray) -> FloatArray:
+    """Return (B, K), from how often each image counts, (B, N), and which are right, (N, K)."""
+    positive, negative = (
+        counts[:, of_class] @ is_correct[of_class] / counts[:, of_class].sum(axis=1, keepdims=True)
+        for of_class in (truth, ~truth)
+    )
+    balanced: FloatArray = (positive + negative) / 2
+    return balanced
+
+
+def objective_of(balanced: FloatArray, objective: str) -> FloatArray:
+    """Return the objective from balanced accuracies, over the last axis."""
+    value: FloatArray = balanced.min(axis=-1) if objective == "worst_stress" else balanced.mean(axis=-1)
+    return value
+
+
+def are_correct(scores: FloatArray, truth: BoolArray) -> FloatArray:
+    """Return 1 where the decision is right, else 0: (N, K) from scores (K, N)."""
+    correct: FloatArray = ((scores > _THRESHOLD) == truth).T.astype(np.float64)
+    return correct
+
+
+def check_truth(is_positive: ArrayLike, objective: str) -> BoolArray:
+    """Return the truth, bool (N,), checked, and the objective with it.
+
+    Raises:
+        DataError: wrong dtype or shape, no image, or one class only.
+        ConfigError: an unknown objective.
+    """
+    if objective not in OBJECTIVES:
+        raise ConfigError(f"objective is {objective!r}, allowed is {' or '.join(OBJECTIVES)}")
+    truth = check_mask(is_positive, "is_positive")
+    if truth.all() or not truth.any():
+        raise DataError(f"the {truth.size} images under stress are all of one class: give images of both classes")
+    return truth
+
+
+def check_stress_scores(scores: ArrayLike, truth: BoolArray, num_conditions: int | None = None) -> FloatArray:
+    """Return the scores by run, condition and image, float64 (R, C, N) in [0, 1], checked.
+
+    Raises:
+        DataError: another shape, another number of conditions where it is given, or a score that is no probability.
+    """
+    values: FloatArray = np.asarray(scores, dtype=np.float64)
+    is_shaped = values.ndim == 3 and min(values.shape) > 0 and values.shape[2] == truth.size
+    if not is_shaped or values.shape[1] != (num_conditions or values.shape[1]):
+        raise DataError(
+            f"scores under stress have shape {values.shape}, needed is (num_runs, "
+            f"{num_conditions or 'num_conditions'}, {truth.size})"
+        )
+    for row in values.reshape(-1, truth.size):
+        check_detection(truth, row)
+    return values
