@@ -1,13 +1,16 @@
 """Epoch checkpoints: everything that a training needs to go on as if it had never stopped, in one file.
 
 A checkpoint holds the model's variables (weights and the seed generators behind dropout), the optimizer's variables,
-and a JSON state. It is a zip of `.npy` members: no pickle, and each member carries a checksum.
+and a JSON state. It is a zip of `.npy` members: no pickle, and each member carries a checksum. `BackgroundWriter` lets
+the training go on meanwhile.
 """
 
 import json
 import os
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,19 +20,66 @@ import numpy.typing as npt
 from fakeface_lab.backend import keras
 from fakeface_lab.errors import ModelError
 
-__all__ = ["load_checkpoint", "load_weights", "read_state", "save_checkpoint", "save_weights"]
+__all__ = [
+    "BackgroundWriter",
+    "Snapshot",
+    "load_checkpoint",
+    "load_weights",
+    "read_state",
+    "save_checkpoint",
+    "save_weights",
+]
 
 _STATE_MEMBER = "state.json"
 
 
-def save_checkpoint(path: Path, model: keras.Model, state: dict[str, Any]) -> None:
+@dataclass
+class Snapshot:
+    """Copies of all variables as they were at one moment, in buffers that the next moment uses again.
+
+    Attributes:
+        weights: values of the model's variables.
+        slots: values of its optimizer's.
+    """
+
+    weights: list[npt.NDArray[Any]] = field(default_factory=list)
+    slots: list[npt.NDArray[Any]] = field(default_factory=list)
+
+    def take(self, model: keras.Model) -> "Snapshot":
+        """Copy the variables of `model` and return the snapshot; of this network 553 MB."""
+        self.weights = _copy(model.variables, self.weights)
+        self.slots = _copy(getattr(getattr(model, "optimizer", None), "variables", []), self.slots)
+        return self
+
+
+class BackgroundWriter:
+    """Does one write at a time beside the training, and reports it to the training's thread once it is through."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: tuple[Future[None], Callable[[], None]] | None = None
+
+    def submit(self, write: Callable[[], None], report: Callable[[], None]) -> None:
+        """Start `write`; `report` is called by a later `settle`. The write before must have been settled."""
+        self._pending = self._executor.submit(write), report
+
+    def settle(self, *, wait: bool) -> None:
+        """Report the pending write if it is through; wait for it if asked to. Raises what the write raised."""
+        if self._pending is None or not (wait or self._pending[0].done()):
+            return
+        (write, report), self._pending = self._pending, None
+        write.result()
+        report()
+
+
+def save_checkpoint(path: Path, snapshot: Snapshot, state: dict[str, Any]) -> None:
     """Write model, optimizer and state, replacing the file in one step: a killed write leaves the old one."""
-    _write(path, [*model.variables, *model.optimizer.variables], state)
+    _write(path, [*snapshot.weights, *snapshot.slots], state)
 
 
-def save_weights(path: Path, model: keras.Model) -> None:
+def save_weights(path: Path, snapshot: Snapshot) -> None:
     """Write the model's variables without the optimizer's."""
-    _write(path, model.variables, {})
+    _write(path, snapshot.weights, {})
 
 
 def read_state(path: Path) -> dict[str, Any] | None:
@@ -37,7 +87,9 @@ def read_state(path: Path) -> dict[str, Any] | None:
     try:
         with zipfile.ZipFile(path) as archive:
             state: dict[str, Any] = json.loads(archive.read(_STATE_MEMBER))
-            return state if archive.testzip() is None else None
+            names = archive.namelist()  # the directory at the end has no checksum of its own
+            is_whole = names == [*map(_member, range(len(names) - 1)), _STATE_MEMBER] and archive.testzip() is None
+            return state if is_whole else None
     except (OSError, EOFError, KeyError, RuntimeError, ValueError, zipfile.BadZipFile):
         # All that zipfile raises for flipped bits: in a header they look like encryption or a later zip version.
         return None
@@ -63,16 +115,31 @@ def load_weights(path: Path, model: keras.Model) -> None:
     _load(path, model.variables)
 
 
-def _write(path: Path, variables: Iterable[Any], state: dict[str, Any]) -> None:
+def _copy(variables: Sequence[Any], buffers: list[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+    # Without a copy of TensorFlow's own (`read_value`), into memory that is there already: of this network new pages
+    # would cost more time than the copying itself.
+    values = [np.asarray(variable.value.read_value()) for variable in variables]
+    if [(one.shape, one.dtype) for one in values] != [(one.shape, one.dtype) for one in buffers]:
+        return [np.array(value, order="C") for value in values]
+    for buffer, value in zip(buffers, values, strict=True):
+        np.copyto(buffer, value)
+    return buffers
+
+
+def _write(path: Path, arrays: Sequence[npt.NDArray[Any]], state: dict[str, Any]) -> None:
     partial = path.with_suffix(".partial")
     # No fsync: after a power cut the checksums tell a torn file from a whole one, and the training starts over with
     # the same result.
     with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
-        for number, variable in enumerate(variables):
-            with archive.open(f"{number:04d}.npy", "w", force_zip64=True) as member:
-                _write_array(member, _view(variable))
+        for number, array in enumerate(arrays):
+            with archive.open(_member(number), "w", force_zip64=True) as member:
+                _write_array(member, array)
         archive.writestr(_STATE_MEMBER, json.dumps(state))
     os.replace(partial, path)
+
+
+def _member(number: int) -> str:
+    return f"{number:04d}.npy"
 
 
 def _write_array(member: IO[bytes], array: npt.NDArray[Any]) -> None:
@@ -81,18 +148,13 @@ def _write_array(member: IO[bytes], array: npt.NDArray[Any]) -> None:
     member.write(array.reshape(-1).view(np.uint8).data)
 
 
-def _view(variable: Any) -> npt.NDArray[Any]:
-    """Return the variable's values without a copy: of this network's 553 MB one alone is 184 MB."""
-    return np.asarray(variable.value.read_value(), order="C")
-
-
 def _load(path: Path, variables: list[Any]) -> None:
     with zipfile.ZipFile(path) as archive:
         num_arrays = len(archive.namelist()) - 1
         if num_arrays != len(variables):
             raise ModelError(f"{path}: holds another model ({num_arrays} arrays, not {len(variables)})")
         for number, variable in enumerate(variables):
-            with archive.open(f"{number:04d}.npy") as member:
+            with archive.open(_member(number)) as member:
                 array = np.lib.format.read_array(member, allow_pickle=False)
             if array.shape != tuple(variable.shape):
                 raise ModelError(

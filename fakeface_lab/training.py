@@ -4,13 +4,21 @@ import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NoReturn, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from fakeface_lab.backend import keras, tf
-from fakeface_lab.checkpoint import load_checkpoint, load_weights, read_state, save_checkpoint, save_weights
+from fakeface_lab.checkpoint import (
+    BackgroundWriter,
+    Snapshot,
+    load_checkpoint,
+    load_weights,
+    read_state,
+    save_checkpoint,
+    save_weights,
+)
 from fakeface_lab.config import Hyperparameters
 from fakeface_lab.data.pipeline import evaluation_batches, training_batches
 from fakeface_lab.errors import TrainingDivergedError
@@ -45,7 +53,7 @@ class Listener(Protocol):
         """Report progress; called after each training step, counts from 1."""
 
     def epoch_ended(self, record: EpochRecord) -> None:
-        """Take a finished epoch; its checkpoint is already on disk."""
+        """Take a finished epoch; its checkpoint is already on disk, so steps of the next may have come before."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,8 @@ class TrainingRecorder(keras.callbacks.Callback):
         self._objective = objective
         self._sign = 1.0 if direction == "min" else -1.0
         self._progress = _Progress()
+        self._snapshot = Snapshot()
+        self._writer = BackgroundWriter()
         self._epoch = 0
         self._started = 0.0
 
@@ -151,29 +161,51 @@ class TrainingRecorder(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Report the step, and stop where the loss is no number any more."""
         num_steps = self.params.get("steps") or 0
+        self._writer.settle(wait=False)
         self._require_finite(logs or {}, f"epoch {self._epoch}, step {batch + 1} of {num_steps}")
         self._listener.step_ended(self._epoch, batch + 1, num_steps)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Write the checkpoint first and report afterwards: what was reported can always be continued from."""
+        """Write the checkpoint beside the next epoch and report after it: what was reported can be continued from."""
         metrics = {name: float(value) for name, value in (logs or {}).items()}
         self._require_finite(metrics, f"epoch {epoch + 1}, validation")
         # ReLU turns NaN into 0: weights may be lost while the loss still looks like a number. A sum tells in a tenth
         # of the time: one NaN or infinity makes it NaN or infinite.
         if not all(math.isfinite(float(tf.reduce_sum(weight.value))) for weight in self.model.trainable_variables):
-            raise _diverged("a weight became NaN or infinite", f"epoch {epoch + 1}, by its last step")
+            self._diverge("a weight became NaN or infinite", f"epoch {epoch + 1}, by its last step")
         metrics["learning_rate"] = float(np.asarray(self.model.optimizer.learning_rate))
         metrics["epoch_secs"] = time.perf_counter() - self._started
         record = EpochRecord(epoch + 1, time.time_ns() // 1_000_000, metrics)
         previous = self.kept_epoch
         if self._is_kept(record):
             self._progress.kept_epoch = record.epoch
-            if self._keep == "best":
-                save_weights(self._kept_path(record.epoch), self.model)
         self._progress.records.append(record)
-        save_checkpoint(self._folder / "epoch.ckpt", self.model, asdict(self._progress))
-        if previous != self.kept_epoch:
-            self._kept_path(previous).unlink(missing_ok=True)
+        self._write(previous, has_weights=self._keep == "best" and previous != self.kept_epoch, has_checkpoint=True)
+
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
+        """Wait for the last epoch's checkpoint."""
+        self._writer.settle(wait=True)
+
+    def _write(self, previous: int, *, has_weights: bool, has_checkpoint: bool) -> None:
+        """Start to write the last epoch: its weights where they are the best so far, its checkpoint.
+
+        The weights of the `previous` best epoch go when no checkpoint needs them any more.
+        """
+        self._writer.settle(wait=True)
+        record, kept_epoch, state = self.records[-1], self.kept_epoch, asdict(self._progress)
+        snapshot = self._snapshot.take(self.model) if has_weights or has_checkpoint else self._snapshot
+
+        def write() -> None:
+            if has_weights:
+                save_weights(self._kept_path(kept_epoch), snapshot)
+            if has_checkpoint:
+                save_checkpoint(self._folder / "epoch.ckpt", snapshot, state)
+            if previous != kept_epoch:
+                self._kept_path(previous).unlink(missing_ok=True)
+
+        self._writer.submit(write, lambda: self._report(record))
+
+    def _report(self, record: EpochRecord) -> None:
         self._listener.epoch_ended(record)
 
     def _is_kept(self, record: EpochRecord) -> bool:
@@ -189,11 +221,11 @@ class TrainingRecorder(keras.callbacks.Callback):
         for name in ("loss", "val_loss"):
             value = float(logs.get(name, 0.0))
             if not math.isfinite(value):
-                raise _diverged(f"{name} became {value}", where)
+                self._diverge(f"{name} became {value}", where)
 
-
-def _diverged(what: str, where: str) -> TrainingDivergedError:
-    return TrainingDivergedError(f"training diverged: {what} in {where}; lower the learning rate or change the seed")
+    def _diverge(self, what: str, where: str) -> NoReturn:
+        self._writer.settle(wait=True)
+        raise TrainingDivergedError(f"training diverged: {what} in {where}; lower the learning rate or change the seed")
 
 
 def train(

@@ -1,5 +1,6 @@
 """Epoch checkpoints: exact, whole or not at all, and only for the model they were made of."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fakeface_lab.backend import keras
-from fakeface_lab.checkpoint import load_checkpoint, load_weights, read_state, save_checkpoint, save_weights
+from fakeface_lab.checkpoint import (
+    BackgroundWriter,
+    Snapshot,
+    load_checkpoint,
+    load_weights,
+    read_state,
+    save_checkpoint,
+    save_weights,
+)
 from fakeface_lab.errors import ModelError
 
 STATE = {"records": [{"epoch": 1, "metrics": {"loss": 0.1 + 0.2}}], "kept_epoch": 1}
@@ -54,13 +63,13 @@ def scratch() -> keras.Model:
 def whole(model: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The bytes of a good checkpoint."""
     path = tmp_path_factory.mktemp("checkpoint") / "epoch.ckpt"
-    save_checkpoint(path, model, STATE)
+    save_checkpoint(path, Snapshot().take(model), STATE)
     return path.read_bytes()
 
 
 def test_everything_comes_back_to_the_last_bit(model: keras.Model, tmp_path: Path) -> None:
     path = tmp_path / "epoch.ckpt"
-    save_checkpoint(path, model, STATE)
+    save_checkpoint(path, Snapshot().take(model), STATE)
     fresh = small_model()
     assert read_state(path) == STATE
     load_checkpoint(path, fresh)
@@ -72,12 +81,47 @@ def test_everything_comes_back_to_the_last_bit(model: keras.Model, tmp_path: Pat
 
 def test_weights_come_back_without_the_optimizer(model: keras.Model, tmp_path: Path) -> None:
     path = tmp_path / "kept-1.weights"
-    save_weights(path, model)
+    save_weights(path, Snapshot().take(model))
     fresh = small_model()
     assert read_state(path) == {}
     load_weights(path, fresh)
     assert_bit_equal([np.asarray(v) for v in fresh.variables], [np.asarray(v) for v in model.variables])
     assert int(np.asarray(fresh.optimizer.iterations)) == 0
+
+
+def test_a_snapshot_does_not_change_while_training_goes_on(tmp_path: Path) -> None:
+    model, snapshot = trained_model(), Snapshot()
+    snapshot.take(model)
+    before = arrays(model)
+    model.fit(np.ones((4, 4)), np.ones((4, 2)), epochs=3, verbose=0)
+    assert_bit_equal([*snapshot.weights, *snapshot.slots], before)
+    buffers = list(snapshot.weights)
+    snapshot.take(model)
+    assert_bit_equal([*snapshot.weights, *snapshot.slots], arrays(model))
+    assert all(one is other for one, other in zip(snapshot.weights, buffers, strict=True)), "no new memory"
+    assert_bit_equal(snapshot.take(small_model(units=5)).weights, [np.asarray(v) for v in small_model(5).variables])
+
+
+def test_a_background_write_is_reported_once_and_after_it_is_through() -> None:
+    writer, may_end, heard = BackgroundWriter(), threading.Event(), list[str]()
+    writer.settle(wait=True)
+    writer.submit(lambda: heard.append("written") if may_end.wait(30) else None, lambda: heard.append("reported"))
+    writer.settle(wait=False)
+    assert heard == []
+    may_end.set()
+    writer.settle(wait=True)
+    writer.settle(wait=True)
+    assert heard == ["written", "reported"]
+
+
+def test_a_background_write_that_fails_says_so_and_is_not_reported(tmp_path: Path, model: keras.Model) -> None:
+    writer, heard = BackgroundWriter(), list[str]()
+    missing, snapshot = tmp_path / "gone" / "epoch.ckpt", Snapshot().take(model)
+    writer.submit(lambda: save_checkpoint(missing, snapshot, STATE), lambda: heard.append("reported"))
+    with pytest.raises(FileNotFoundError, match="gone"):
+        writer.settle(wait=True)
+    writer.settle(wait=True)
+    assert heard == []
 
 
 def test_no_file_is_no_checkpoint(tmp_path: Path) -> None:
@@ -112,6 +156,19 @@ def test_a_flipped_bit_of_each_array_is_noticed(whole: bytes, model: keras.Model
         assert read_state(path) is None
 
 
+def test_every_flipped_bit_behind_the_arrays_is_noticed_or_without_effect(
+    whole: bytes, model: keras.Model, scratch: keras.Model, tmp_path: Path
+) -> None:
+    path = tmp_path / "epoch.ckpt"
+    for position in range(whole.rindex(b"state.json", 0, whole.index(b"PK\x01\x02")), len(whole)):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1
+        path.write_bytes(damaged)
+        if read_state(path) is not None:
+            load_checkpoint(path, scratch)
+            assert_bit_equal(arrays(scratch), arrays(model))
+
+
 def test_every_truncation_is_noticed(whole: bytes, tmp_path: Path) -> None:
     path = tmp_path / "epoch.ckpt"
     for num_bytes in range(0, len(whole), 7):
@@ -124,7 +181,7 @@ def test_a_killed_write_leaves_the_old_checkpoint(model: keras.Model, whole: byt
     path.write_bytes(whole)
     unwritable = STATE | {"broken": object()}
     with pytest.raises(TypeError):
-        save_checkpoint(path, model, unwritable)
+        save_checkpoint(path, Snapshot().take(model), unwritable)
     assert path.read_bytes() == whole
 
 

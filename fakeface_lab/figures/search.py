@@ -17,14 +17,16 @@ TRIAL_COLOUR, BEST_COLOUR, DOCUMENTED_COLOUR, FAILED_COLOUR = "#0072B2", "#D55E0
 _LOG_FACTOR = 20
 
 
-def history_figure(scores: Sequence[float | None], objective: str, direction: Literal["min", "max"]) -> Figure:
-    """Return the score of each trial in order, the best so far, and the documented configuration as a line.
+def history_figure(
+    scores: Sequence[float | None], objective: str, direction: Literal["min", "max"], trial_0: str = "documented"
+) -> Figure:
+    """Return the score of each trial in order, the best so far, and that of trial 0 as a line.
 
     Args:
-        scores: by trial, from trial 0, the documented configuration; None for one without a score, which is
-            marked at the foot.
+        scores: by trial, from trial 0; None for one without a score, which is marked at the foot.
         objective: name of the score.
         direction: whether a larger or a smaller score is better.
+        trial_0: what the configuration of trial 0 is called.
     """
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
@@ -35,7 +37,7 @@ def history_figure(scores: Sequence[float | None], objective: str, direction: Li
     axes.plot(trials[has_score], values[has_score], "o", color=TRIAL_COLOUR, label="trial")
     axes.step(trials, running, where="post", color=BEST_COLOUR, label="best so far")
     if len(values) and has_score[0]:
-        axes.axhline(values[0], color=DOCUMENTED_COLOUR, linestyle=":", label=f"documented: {values[0]:.4f}")
+        axes.axhline(values[0], color=DOCUMENTED_COLOUR, linestyle=":", label=f"{trial_0}: {values[0]:.4f}")
     if not has_score.all():
         failed = trials[~has_score]
         at_foot = axes.get_xaxis_transform()

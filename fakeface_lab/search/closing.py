@@ -2,7 +2,9 @@
 
 from typing import Literal
 
-from fakeface_lab.search.leaderboard import leaderboard
+from rich.markup import escape
+
+from fakeface_lab.search.leaderboard import leaderboard, trial_0_name
 from fakeface_lab.search.ledger import Ledger, LedgerTrial
 from fakeface_lab.search.report import publish_report
 from fakeface_lab.search.selection_report import ScoredTrial, SelectionReport, selection_report
@@ -11,7 +13,7 @@ from fakeface_lab.search.tables import trials_table
 from fakeface_lab.terminal import console, wide_console
 from fakeface_lab.tracking.finding import children_of
 
-__all__ = ["close_search"]
+__all__ = ["close_search", "close_tuner_search"]
 
 
 def close_search(
@@ -34,7 +36,7 @@ def close_search(
     parent.log_metrics(metrics | selection.metrics, 0, int(best.run.info.start_time))
     publish_report(ledger, settings.objective, direction, " ".join([verdict, *selection.sentences]).strip())
     trials = parent.writer.call(lambda: children_of(parent.store, parent.run, "trial"))
-    wide_console.print(trials_table(leaderboard(trials, direction)))
+    wide_console.print(trials_table(leaderboard(trials, direction), trial_0_name(parent.run)))
     models = [run for run in trials if run.data.tags.get("model") == "logged"]
     num_bytes = sum(4 * run.data.metrics.get("num_params", 0) for run in models)
     console.print(f"[bold]models[/]    {len(models)} of trials kept, {num_bytes / 1e6:,.0f} MB (--keep-models)")
@@ -42,6 +44,31 @@ def close_search(
         console.print(f"[bold]worth[/]     {sentence}")
     if verdict:
         console.print(f"[bold]verdict[/]   {verdict}")
+
+
+def close_tuner_search(ledger: Ledger, objective: str, direction: Literal["min", "max"]) -> None:
+    """The same for a `Tuner`, which knows its user's score and nothing else: no test split, so no verdict."""
+    parent = ledger.parent
+    trials = parent.writer.call(lambda: children_of(parent.store, parent.run, "trial"))
+    table = leaderboard(trials, direction)
+    scored = table[table["score"].notna()]
+    if scored.empty:
+        return
+    best, defaults = scored.iloc[0], scored[scored["trial"] == 0]
+    metrics = {"best_score": float(best["score"])}
+    worth = f"{best['run']}: the best {objective}, {best['score']:.4f}"
+    if len(defaults):
+        metrics["defaults_score"] = float(defaults["score"].iloc[0])
+        worth += f"; with all hyperparameters at their defaults (t000): {metrics['defaults_score']:.4f}"
+    # A repeated configuration was not another chance to be lucky.
+    num_tried = len(scored) - sum("duplicate_of" in run.data.tags for run in trials)
+    if num_tried > 1:
+        worth += f". Picked as the best of {num_tried}, it looks better than it is: score it on data kept apart"
+    parent.log_metrics(metrics, 0, int(parent.run.info.start_time))
+    publish_report(ledger, objective, direction, f"{worth}.")
+    if not console.quiet:
+        wide_console.print(trials_table(table, trial_0_name(parent.run)))
+        console.print(f"[bold]worth[/]     {escape(worth)}.")
 
 
 def _selection(ledger: Ledger, settings: TuneSettings, direction: Literal["min", "max"]) -> SelectionReport:

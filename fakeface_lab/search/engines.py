@@ -183,15 +183,16 @@ class LocalEngine:
         ours, theirs = Pipe()
         used = {worker.slot for worker in self._workers}
         slot = next(number for number in range(self._num_workers) if number not in used)
-        # A package that only this process's path leads to must be found by its workers as well.
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        # Whatever this process can import, its workers can; an empty entry is the current folder.
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus[slot % len(self._gpus)]
         log = self._work_path.with_name(f"worker-{slot}.log")
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [
-                    sys.executable, "-m", "fakeface_lab.search.worker",
+                    # -P: not the current folder before all others, where a file may be called like a library.
+                    sys.executable, "-P", "-m", "fakeface_lab.search.worker",
                     str(theirs.fileno()), str(self._work_path), str(self._num_threads),
                 ],
                 pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment,

@@ -7,197 +7,32 @@ data come in the same order again.
 
 import copy
 import json
-import os
 import re
 import shutil
-import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from keras_tuner.src.engine import tuner_utils
 
 from fakeface_lab.backend import keras, keras_tuner
-from fakeface_lab.checkpoint import load_weights, save_checkpoint, save_weights
-from fakeface_lab.errors import ModelError, SearchError
+from fakeface_lab.errors import ModelError
 from fakeface_lab.figures.training import curve_figures
-from fakeface_lab.results import ARTIFACTS, MODEL, Outcome, read_outcome
+from fakeface_lab.results import ARTIFACTS, MODEL, Outcome, peak_rss_bytes, read_outcome
+from fakeface_lab.search.epoch_keeper import EpochKeeper, replace_text
 from fakeface_lab.search.fit_arguments import EpochOrder, FitArguments, has_own_fit
+from fakeface_lab.search.model_recipe import ModelRecipe
 from fakeface_lab.search.work import Assignment
 from fakeface_lab.tracking.models import INPUT_PREFIX, log_model, package_model
 from fakeface_lab.tracking.provenance import host_facts, package_versions
 from fakeface_lab.tracking.runs import TrackedRun
-from fakeface_lab.training import EpochRecord, Listener, TrainingRecorder
+from fakeface_lab.training import Listener
 
-__all__ = ["HypermodelWork", "ImportPath", "ModelRecipe"]
+__all__ = ["HypermodelWork"]
 
 _INACTIVE = "-"
 _LABEL_CHARS = 60
-_MEASURED = ("epoch_secs",)  # differs between two equal trainings
-
-
-class ImportPath:
-    """When it arrives in a worker process, modules can be imported there from wherever they can here.
-
-    Put it first: pickle goes through an object's attributes in their order.
-    """
-
-    def __reduce__(self) -> tuple[Callable[[list[str]], "ImportPath"], tuple[list[str]]]:
-        here = str(Path.cwd())
-        return _extend_import_path, ([folder or here for folder in sys.path],)
-
-
-def _extend_import_path(folders: list[str]) -> ImportPath:
-    sys.path.extend(folder for folder in folders if folder not in sys.path)
-    return ImportPath()
-
-
-@dataclass(frozen=True)
-class ModelRecipe:
-    """How a model is made from values.
-
-    Attributes:
-        hypermodel: the user's.
-        space: all hyperparameters that can appear.
-        compile_args: replace what the hypermodel compiles with (`optimizer`, `loss`, `metrics`).
-        dtype_policy: of the user's process; Keras forgets it between two models.
-        accepts_undeclared: whether a hyperparameter outside the space takes its default, instead of failing.
-    """
-
-    hypermodel: keras_tuner.HyperModel
-    space: keras_tuner.HyperParameters
-    compile_args: Mapping[str, Any]
-    dtype_policy: str
-    accepts_undeclared: bool
-
-    def hyperparameters(self, values: Mapping[str, Any]) -> keras_tuner.HyperParameters:
-        """Return the container that `build` and `fit` of the hypermodel are given."""
-        hp = self.space.copy()
-        hp.values = dict(values)
-        return hp
-
-    def build(self, hp: keras_tuner.HyperParameters, seed: int) -> keras.Model:
-        """Return the untrained model, whatever this process has built before.
-
-        Raises:
-            ModelError: the hypermodel returns something else.
-        """
-        keras.backend.clear_session()
-        keras.config.set_dtype_policy(self.dtype_policy)
-        keras.utils.set_random_seed(seed)
-        model = self.hypermodel.build(hp)
-        if not isinstance(model, keras.Model):
-            raise ModelError(f"build(hp): returned {type(model).__name__}; return a keras.Model")
-        if self.compile_args:
-            own = {"optimizer": getattr(model, "optimizer", None), "loss": getattr(model, "loss", None)}
-            # A metric or optimizer has state: each model needs its own.
-            model.compile(**{key: value for key, value in own.items() if value is not None}
-                          | copy.deepcopy(dict(self.compile_args)))  # fmt: skip
-        return model
-
-    def require_declared(self, hp: keras_tuner.HyperParameters) -> None:
-        """Refuse hyperparameters that appeared in a trial and that no trial was ever given a value for."""
-        known = {known.name for known in self.space.space}
-        unknown = [new.name for new in hp.space if new.name not in known]
-        if unknown and not self.accepts_undeclared:
-            raise SearchError(
-                f"hyperparameter {', '.join(unknown)}: appears for some values only and is not in the search space; "
-                f"declare it in HyperModel.declare_hyperparameters or in the oracle's hyperparameters="
-            )
-
-
-class _EpochKeeper(TrainingRecorder):
-    """Records epochs by any objective, of any training loop that calls its callbacks.
-
-    An epoch that an earlier attempt has reported is not reported again: it is no progress, and the run has its point.
-    With the same figures it keeps its time too, so that the run gets no second point for it in the end.
-    """
-
-    def __init__(
-        self, folder: Path, listener: Listener, objective: keras_tuner.Objective, begin_epoch: Callable[[int], None],
-        *, can_resume: bool, needs_objective: bool,
-    ) -> None:  # fmt: skip
-        super().__init__(folder, listener, keep="best", objective=objective.name, direction=objective.direction)
-        self.params: dict[str, Any] = {}
-        self._kt_objective, self._begin_epoch = objective, begin_epoch
-        self._can_resume, self._needs_objective = can_resume, needs_objective
-        self._journal = folder / "reported.json"
-        self._reported = json.loads(self._journal.read_text()) if self._journal.exists() else []
-
-    def set_model(self, model: keras.Model) -> None:
-        """Start the clock: a training loop of the user's own may never say that an epoch begins."""
-        super().set_model(model)
-        super().on_epoch_begin(len(self.records))
-
-    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Start the epoch's clock, and take its order of the data."""
-        super().on_epoch_begin(len(self.records))
-        self._begin_epoch(epoch)
-
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Keep the weights if they are the best, write the checkpoint, then report."""
-        record = self._record(logs or {})
-        previous, name = self.kept_epoch, self._objective
-        if name not in record.metrics or not self.records or self._is_kept(record):
-            self._progress.kept_epoch = record.epoch
-        if self.kept_epoch == record.epoch:
-            save_weights(self._kept_path(record.epoch), self.model)
-        self._progress.records.append(record)
-        if self._can_resume:
-            save_checkpoint(self._folder / "epoch.ckpt", self.model, asdict(self._progress))
-        if previous and previous != self.kept_epoch:
-            self._kept_path(previous).unlink(missing_ok=True)
-        self._report(record)
-        super().on_epoch_begin(len(self.records))
-
-    def add(self, metrics: Mapping[str, float]) -> None:
-        """Add figures that the user's `fit` returned: they describe the weights as they are in the end."""
-        plain = {name: float(value) for name, value in metrics.items()}
-        if self.records:
-            last = self.records.pop()
-            record = EpochRecord(last.epoch, last.ended_at_ms, {**last.metrics, **plain})
-        else:
-            record = self._same_as_reported(EpochRecord(1, time.time_ns() // 1_000_000, plain))
-        save_weights(self._kept_path(record.epoch), self.model)
-        self._progress.records.append(record)
-        self._progress.kept_epoch = record.epoch
-        self._report(record)
-
-    def give_kept(self, model: keras.Model) -> None:
-        """Give `model` the kept weights, whatever a callback did to them after the last epoch."""
-        load_weights(self._kept_path(self.kept_epoch), model)
-
-    def _record(self, logs: Mapping[str, Any]) -> EpochRecord:
-        metrics = {name: float(value) for name, value in logs.items() if np.ndim(value) == 0}
-        self._require_finite(metrics, f"epoch {len(self.records) + 1}, validation")
-        if self._kt_objective.has_value(metrics):
-            metrics[self._objective] = float(self._kt_objective.get_value(metrics))
-        elif self._needs_objective:
-            raise SearchError(
-                f"objective {self._objective}: an epoch has {', '.join(metrics)}; choose one of them, or give "
-                f"validation_data for those that begin with val_"
-            )
-        optimizer = getattr(self.model, "optimizer", None)
-        if optimizer is not None:
-            metrics["learning_rate"] = float(np.asarray(optimizer.learning_rate))
-        metrics["epoch_secs"] = time.perf_counter() - self._started
-        return self._same_as_reported(EpochRecord(len(self.records) + 1, time.time_ns() // 1_000_000, metrics))
-
-    def _same_as_reported(self, record: EpochRecord) -> EpochRecord:
-        if len(self._reported) < record.epoch:
-            return record
-        earlier = EpochRecord(**self._reported[record.epoch - 1])
-        return earlier if _compared(earlier) == _compared(record) else record
-
-    def _report(self, record: EpochRecord) -> None:
-        is_new = record.epoch > len(self._reported)
-        self._reported[record.epoch - 1 : record.epoch] = [asdict(record)]
-        _replace_text(self._journal, json.dumps(self._reported))
-        if is_new:
-            self._listener.epoch_ended(record)
 
 
 @dataclass(frozen=True)
@@ -205,7 +40,6 @@ class HypermodelWork:
     """Trains one configuration of any hypermodel.
 
     Attributes:
-        import_path: where the user's modules are found.
         recipe: makes the model.
         objective: what is optimised.
         fit: what the user gave to `search`.
@@ -215,7 +49,6 @@ class HypermodelWork:
         dataset: name, digest and shapes of the data.
     """
 
-    import_path: ImportPath
     recipe: ModelRecipe
     objective: keras_tuner.Objective
     fit: FitArguments
@@ -285,7 +118,7 @@ class HypermodelWork:
     def _train(
         self, model: keras.Model, hp: keras_tuner.HyperParameters, assignment: Assignment, folder: Path,
         listener: Listener,
-    ) -> _EpochKeeper:  # fmt: skip
+    ) -> EpochKeeper:  # fmt: skip
         kwargs, order = dict(self.fit.kwargs), None
         if self.fit.train is not None:
             order = EpochOrder(self.fit.train, self.fit.batch_size, assignment.seed, shuffle=self.fit.shuffle)
@@ -293,7 +126,7 @@ class HypermodelWork:
             if not model.built:  # weights before a checkpoint can be put into them
                 model(self.fit.example())
         own_fit = has_own_fit(self.recipe.hypermodel)
-        keeper = _EpochKeeper(
+        keeper = EpochKeeper(
             folder, listener, self.objective, order.begin if order else lambda epoch: None,
             can_resume=self.fit.can_resume, needs_objective=not own_fit,
         )  # fmt: skip
@@ -320,7 +153,7 @@ class HypermodelWork:
         if self.max_model_size and size > self.max_model_size:
             raise ModelError(f"oversized model: {size:,} parameters, max_model_size is {self.max_model_size:,}")
 
-    def _write_outcome(self, model: keras.Model, keeper: _EpochKeeper, assignment: Assignment, folder: Path) -> Outcome:
+    def _write_outcome(self, model: keras.Model, keeper: EpochKeeper, assignment: Assignment, folder: Path) -> Outcome:
         artifacts = folder / ARTIFACTS
         shutil.rmtree(artifacts, ignore_errors=True)
         artifacts.mkdir()
@@ -340,9 +173,10 @@ class HypermodelWork:
             "num_epochs": float(len(records)),
             "num_params": float(model.count_params()),
             "train_secs": sum(record.metrics.get("epoch_secs", 0.0) for record in records),
+            "peak_rss_bytes": float(peak_rss_bytes()),
         }
         outcome = Outcome(list(records), keeper.kept_epoch, metrics)
-        _replace_text(folder / "outcome.json", json.dumps(asdict(outcome)))
+        replace_text(folder / "outcome.json", json.dumps(asdict(outcome)))
         return outcome
 
 
@@ -351,16 +185,6 @@ def _named(example: Any | None) -> Any | None:
     if isinstance(example, tuple):
         return {f"{INPUT_PREFIX}{number}": array for number, array in enumerate(example)}
     return example
-
-
-def _compared(record: EpochRecord) -> dict[str, float]:
-    return {name: value for name, value in record.metrics.items() if name not in _MEASURED}
-
-
-def _replace_text(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 def _param_name(name: str) -> str:

@@ -23,8 +23,8 @@ class Importance:
     """How much each searched hyperparameter mattered for the score.
 
     Attributes:
-        names: hyperparameters whose values differ between the scored trials, and `epochs` where Hyperband gave
-            different numbers of them.
+        names: hyperparameters whose values differ between the scored trials, and `epochs_planned` where Hyperband
+            gave different numbers of them.
         means: float64 (len(names),), R² that the forest loses when the values of one are shuffled among the trials.
         spreads: float64 (len(names),), standard deviation over the shuffles.
         warning: why not to rely on it; empty where nothing speaks against it.
@@ -45,8 +45,9 @@ def measure_importance(table: pd.DataFrame) -> Importance | None:
     """
     scored = table[table["score"].notna()].sort_values("trial")
     names = searched_names(scored)
-    if scored["epochs"].nunique() > 1:
-        names.append("epochs")
+    # Not the epochs that were finished: an early stop is an effect of the values.
+    if scored["epochs_planned"].nunique() > 1:
+        names.append("epochs_planned")
     if not names:
         return None
     # A configuration that came up again was not trained again: it is no second observation.

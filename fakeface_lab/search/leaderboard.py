@@ -9,13 +9,21 @@ import pandas as pd
 
 from fakeface_lab.tracking.finding import Run
 
-__all__ = ["direction_of", "leaderboard", "searched_names"]
+__all__ = ["direction_of", "format_value", "leaderboard", "searched_names", "trial_0_name"]
+
+_BEFORE_VALUES = ("trial", "run", "score")
+_AFTER_VALUES = ("epochs", "epochs_planned", "kept_epoch", "train_secs", "num_params", "status", "reason", "run_id")
 
 
 def direction_of(parent: Run) -> Literal["min", "max"]:
     """Return whether a larger or a smaller score is better, as the parent run of a search says."""
     tags = parent.data.tags
     return "max" if tags.get("direction") == "max" else "min"
+
+
+def trial_0_name(parent: Run) -> str:
+    """Return what the configuration of trial 0 is called: `documented`, or what the parent run of a search says."""
+    return str(parent.data.tags.get("trial_0", "documented"))
 
 
 def leaderboard(trials: Sequence[Run], direction: Literal["min", "max"]) -> pd.DataFrame:
@@ -26,14 +34,17 @@ def leaderboard(trials: Sequence[Run], direction: Literal["min", "max"]) -> pd.D
         direction: whether a larger or a smaller score is better.
 
     Returns:
-        `rank` (from 1, missing without a score; of equal scores the earlier trial is first), `trial` (from 0, the
-        documented configuration), `run` (name), `score`, the hyperparameters by name, `epochs` (finished),
-        `kept_epoch` (from 1), `train_secs` (spent on this trial: nothing for a repeated one, and without the epochs
-        that Hyperband took over from another trial),
+        `rank` (from 1, missing without a score; of equal scores the earlier trial is first), `trial` (from 0),
+        `run` (name), `score`, the hyperparameters by name (one with the name of another column as `hp.NAME`; missing
+        where it is not active), `epochs` (finished), `epochs_planned`, `kept_epoch` (from 1), `train_secs` (spent on
+        this trial: nothing for a repeated one, and without the epochs that Hyperband took over from another trial),
         `num_params`, `status` (finished, failed or running), `reason` (why it failed), `run_id`.
     """
     by_trial = {run.data.tags["trial"]: run for run in trials}
-    table = pd.DataFrame([_row(run, by_trial) for run in trials])
+    # A hyperparameter that is not active in the first trials belongs beside the others all the same.
+    names = list(dict.fromkeys(name for run in trials for name in json.loads(run.data.tags["values"])))
+    columns = [*_BEFORE_VALUES, *map(_value_column, names), *_AFTER_VALUES]
+    table = pd.DataFrame([_row(run, by_trial) for run in trials], columns=columns)
     if table.empty:
         return table
     signed = table["score"] if direction == "min" else -table["score"]
@@ -50,6 +61,13 @@ def searched_names(table: pd.DataFrame) -> list[str]:
     return [name for name in _value_names(table) if table[name].astype(str).nunique() > 1]
 
 
+def format_value(value: object) -> str:
+    """Return a hyperparameter of a leaderboard in few letters, `-` where it is not active."""
+    if pd.isna(value):  # type: ignore[call-overload]
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 def _value_names(table: pd.DataFrame) -> list[str]:
     columns = list(table.columns)
     return columns[columns.index("score") + 1 : columns.index("epochs")]
@@ -62,8 +80,9 @@ def _row(run: Run, by_trial: Mapping[str, Run]) -> dict[str, Any]:
         "trial": int(tags["trial"]),
         "run": run.info.run_name,
         "score": float(tags["score"]) if finished and "score" in tags else float("nan"),
-        **json.loads(tags["values"]),
+        **{_value_column(name): value for name, value in json.loads(tags["values"]).items()},
         "epochs": int(tags.get("epochs_done", "0")),
+        "epochs_planned": int(tags.get("epochs_planned", "0")),
         "kept_epoch": int(tags.get("kept_epoch", "0")),
         "train_secs": _secs_spent(run, by_trial),
         "num_params": metrics.get("num_params", float("nan")),
@@ -73,6 +92,10 @@ def _row(run: Run, by_trial: Mapping[str, Run]) -> dict[str, Any]:
     }
 
 
+def _value_column(name: str) -> str:
+    return f"hp.{name}" if name in ("rank", *_BEFORE_VALUES, *_AFTER_VALUES) else name
+
+
 def _secs_spent(run: Run, by_trial: Mapping[str, Run]) -> float:
     if "duplicate_of" in run.data.tags:
         return 0.0
@@ -80,5 +103,5 @@ def _secs_spent(run: Run, by_trial: Mapping[str, Run]) -> float:
     # The figures of a promoted trial begin with the epochs of the one that it goes on from.
     source = json.loads(run.data.tags["bracket_values"]).get("tuner/trial_id")
     if source is not None:
-        secs -= float(by_trial[str(int(source))].data.metrics["train_secs"])
+        secs -= float(by_trial[str(int(source))].data.metrics.get("train_secs", 0.0))
     return secs

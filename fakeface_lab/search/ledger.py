@@ -285,7 +285,7 @@ def open_search(
         if differences:
             raise SearchError(
                 f"search {name!r} exists with other settings ({'; '.join(differences)}); use those, choose another "
-                f"--name, or start it over with --restart (nothing is deleted)"
+                f"name (--name, project_name=), or start it over (--restart, overwrite=True; nothing is deleted)"
             )
         return Ledger(TrackedRun.reopen(store, writer, found))
     all_tags = {**tags, "role": "search", "search": name, "identity": text}

@@ -9,6 +9,7 @@ from rich.text import Text
 from fakeface_lab.console import console, format_secs
 from fakeface_lab.search.driver import is_better
 from fakeface_lab.search.engines import Event
+from fakeface_lab.search.leaderboard import trial_0_name
 from fakeface_lab.search.ledger import Ledger, LedgerTrial
 
 __all__ = ["SearchProgress"]
@@ -23,9 +24,8 @@ class SearchProgress:
         objective: str,
         direction: Literal["min", "max"],
         num_trials: int | None,
-        trial_0: str = "documented",
     ) -> None:
-        self._trial_0 = trial_0
+        self._trial_0 = trial_0_name(ledger.parent.run)
         self._ledger, self._objective, self._direction, self._num_trials = ledger, objective, direction, num_trials
         self._live = Live(console=console, refresh_per_second=4, transient=True)
         self._lines: dict[int, str] = {}
@@ -40,9 +40,10 @@ class SearchProgress:
         self._live.stop()
 
     def trial_started(self, trial: LedgerTrial, epochs: int) -> None:
-        """Begin a living line."""
-        again = f", going on after epoch {trial.epochs_done}" if trial.epochs_done else ""
-        self._lines[trial.record.sequence] = f"{self._title(trial)}: starting{again}"
+        """Begin a living line, and say for good where an interrupted trial was."""
+        if trial.epochs_done:
+            console.print(f"{self._title(trial)}: was interrupted after epoch {trial.epochs_done}, taken up again")
+        self._lines[trial.record.sequence] = f"{self._title(trial)}: starting"
         self._draw()
 
     def trial_progressed(self, trial: LedgerTrial, event: Event) -> None:
@@ -82,7 +83,7 @@ class SearchProgress:
         if documented is None or best == 0:
             return text
         relation = "better than" if is_better(scores[best], documented, self._direction) else "not better than"
-        return f"{text}, {relation} {self._trial_0} {documented:.4f}"
+        return f"{text}, {relation} {self._trial_0} {documented:.4f} (t000)"
 
     def _time_left(self) -> str:
         ended = len([trial for trial in self._ledger.trials if trial.record.status != "running"])

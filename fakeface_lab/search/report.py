@@ -17,7 +17,7 @@ from fakeface_lab.config import Hyperparameters
 from fakeface_lab.data.sources import DOCUMENTED_NAME
 from fakeface_lab.figures.search import cost_figure, history_figure, importance_figure
 from fakeface_lab.search.importance import Importance, measure_importance
-from fakeface_lab.search.leaderboard import leaderboard, searched_names
+from fakeface_lab.search.leaderboard import format_value, leaderboard, searched_names, trial_0_name
 from fakeface_lab.search.ledger import Ledger
 from fakeface_lab.terminal import format_secs
 from fakeface_lab.tracking.finding import Run, children_of
@@ -35,7 +35,8 @@ def publish_report(ledger: Ledger, objective: str, direction: Literal["min", "ma
         ledger: of the search.
         objective: name of the score.
         direction: whether a larger or a smaller score is better.
-        verdict: of the best against the documented configuration, one sentence; empty without a final.
+        verdict: what the best score is worth, in sentences; of the detector: of the best against the documented
+            configuration, empty without a final.
     """
     parent = ledger.parent
     folder = parent.folder / "report"
@@ -57,9 +58,10 @@ def write_report(ledger: Ledger, objective: str, direction: Literal["min", "max"
     runs = parent.writer.call(lambda: children_of(parent.store, parent.run, "trial"))
     table = leaderboard(runs, direction)
     table.to_csv(folder / "leaderboard.csv", index=False)
+    trial_0 = trial_0_name(parent.run)
     by_trial = table.sort_values("trial")
     scores = [None if pd.isna(score) else float(score) for score in by_trial["score"]]
-    _save(history_figure(scores, objective, direction), folder / "history.png")
+    _save(history_figure(scores, objective, direction, trial_0), folder / "history.png")
     _save(cost_figure([float(secs) for secs in by_trial["train_secs"]]), folder / "cost.png")
     importance = measure_importance(table)
     if importance is not None:
@@ -71,7 +73,7 @@ def write_report(ledger: Ledger, objective: str, direction: Literal["min", "max"
     has_settings = False
     if best is not None and pd.notna(table["score"].iloc[0]):
         has_settings = _write_settings(ledger, best, folder / "best.toml")
-    summary = _summary(table, objective, verdict, importance, has_settings=has_settings)
+    summary = _summary(table, objective, verdict, importance, trial_0, has_settings=has_settings)
     (folder / "summary.md").write_text(summary, encoding="utf-8")
 
 
@@ -133,7 +135,13 @@ def _toml(value: str | int | float) -> str:
 
 
 def _summary(
-    table: pd.DataFrame, objective: str, verdict: str, importance: Importance | None, *, has_settings: bool
+    table: pd.DataFrame,
+    objective: str,
+    verdict: str,
+    importance: Importance | None,
+    trial_0: str,
+    *,
+    has_settings: bool,
 ) -> str:
     """Return the description of the parent run, Markdown."""
     num_failed = int((table["status"] == "failed").sum())
@@ -141,7 +149,7 @@ def _summary(
     unmeasured = f", {num_failed} failed ones not counted" if num_failed else ""
     parts = [
         verdict or "No final was run: nothing is said about the test images.",
-        _markdown_table(table, objective),
+        _markdown_table(table, objective, trial_0),
         f"{len(table)} trials, {num_failed} failed; {format_secs(total_secs)} of training{unmeasured}.",
     ]
     if importance is not None:
@@ -158,8 +166,8 @@ def _summary(
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_table(table: pd.DataFrame, objective: str) -> str:
-    """Return the best trials, and the documented one if it is not among them."""
+def _markdown_table(table: pd.DataFrame, objective: str, trial_0: str) -> str:
+    """Return the best trials, and trial 0 if it is not among them."""
     names = searched_names(table)
     shown = table[(table.index < _NUM_SHOWN) | (table["trial"] == 0)]
     lines = [
@@ -167,11 +175,11 @@ def _markdown_table(table: pd.DataFrame, objective: str) -> str:
         "|" + "---|" * (5 + len(names)),
     ]
     for row in shown.to_dict("records"):
-        values = [f"{row[name]:.3g}" if isinstance(row[name], float) else str(row[name]) for name in names]
+        values = [format_value(row[name]) for name in names]
         has_score = not pd.isna(row["score"])
         cells = [
             str(row["rank"]) if has_score else row["status"],
-            f"{row['trial']} (documented)" if row["trial"] == 0 else str(row["trial"]),
+            f"0 ({trial_0})" if row["trial"] == 0 else str(row["trial"]),
             f"{row['score']:.4f}" if has_score else "",
             *values,
             f"{row['kept_epoch']} of {row['epochs']}",

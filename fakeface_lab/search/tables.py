@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 from rich.table import Table
 
-from fakeface_lab.search.leaderboard import searched_names
+from fakeface_lab.search.leaderboard import format_value, searched_names
 from fakeface_lab.search.standings import Standing
 from fakeface_lab.terminal import format_secs
 
@@ -31,8 +31,8 @@ def standings_table(standings: Sequence[Standing]) -> Table:
     return table
 
 
-def trials_table(trials: pd.DataFrame) -> Table:
-    """Return one row a trial of a leaderboard, with the hyperparameters that differ."""
+def trials_table(trials: pd.DataFrame, trial_0: str) -> Table:
+    """Return one row a trial of a leaderboard, with the hyperparameters that differ; trial 0 is called `trial_0`."""
     if trials.empty:
         return _table("trial")
     names = searched_names(trials)
@@ -42,9 +42,9 @@ def trials_table(trials: pd.DataFrame) -> Table:
         status = f"{row['status']}: {row['reason']}" if row["reason"] else row["status"]
         table.add_row(
             str(row["rank"]) if has_score else "",
-            f"{row['trial']} documented" if row["trial"] == 0 else str(row["trial"]),
+            f"0 {trial_0}" if row["trial"] == 0 else str(row["trial"]),
             f"{row['score']:.4f}" if has_score else "",
-            *(f"{row[name]:.3g}" if isinstance(row[name], float) else str(row[name]) for name in names),
+            *(format_value(row[name]) for name in names),
             f"{row['kept_epoch']} of {row['epochs']}",
             format_secs(row["train_secs"]) if pd.notna(row["train_secs"]) else "",
             f"{row['num_params']:,}" if pd.notna(row["num_params"]) else "",

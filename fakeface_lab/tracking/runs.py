@@ -55,7 +55,7 @@ class TrackedRun:
         existing_run_id: str | None = None,
     ) -> "TrackedRun":
         """Make a run with its tags in one write, or take the run that `MLFLOW_RUN_ID` names, in its experiment."""
-        all_tags = {"mlflow.runName": name} | code_tags() | dict(tags)
+        all_tags = {"mlflow.runName": name, "num_restarts": "0"} | code_tags() | dict(tags)
         if parent_run_id is not None:
             all_tags["mlflow.parentRunId"] = parent_run_id
         if existing_run_id is None:
@@ -72,11 +72,12 @@ class TrackedRun:
         tracked = cls._open(store, writer, run)
         writer.call(lambda: store.client.update_run(tracked.run_id, status="RUNNING"))
         tracked.set_tags(all_tags)
+        tracked.run = writer.call(lambda: store.client.get_run(tracked.run_id))
         return tracked
 
     @classmethod
     def reopen(cls, store: Store, writer: PatientWriter, run: Run) -> "TrackedRun":
-        """Go on with an unfinished run.
+        """Go on with an unfinished run, or begin one that has been made and never opened.
 
         Raises:
             TrackingError: another process is writing it right now.
@@ -87,7 +88,8 @@ class TrackedRun:
             points = writer.call(partial(store.client.get_metric_history, tracked.run_id, key))
             tracked.written |= {(key, point.step) for point in points}
         writer.call(lambda: store.client.update_run(tracked.run_id, status="RUNNING"))
-        tracked.set_tags({"status_reason": "", "num_restarts": str(int(run.data.tags.get("num_restarts", "0")) + 1)})
+        num_restarts = int(run.data.tags.get("num_restarts", "-1")) + 1
+        tracked.set_tags({"status_reason": "", "num_restarts": str(num_restarts)})
         return tracked
 
     @classmethod

@@ -157,5 +157,5 @@ def template(algorithm: Algorithm, max_trials: int | None = 6, max_epochs: int =
 
 def open_ledger(store: Store, name: str = "curves", restart: bool = False, **identity: Any) -> Ledger:
     """The ledger of a search, new or continued."""
-    writer = PatientWriter(20)
+    writer = PatientWriter(120)
     return open_search(store, writer, name, {"seed": 3} | identity, {}, restart=restart)

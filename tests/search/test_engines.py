@@ -1,3 +1,4 @@
+import importlib
 import os
 import signal
 import subprocess
@@ -22,10 +23,17 @@ VALUES = {"x": 0.5, "kind": "a"}
 class Desk:
     """One engine and what it has reported."""
 
-    def __init__(self, folder: Path, faults: dict[str, str], num_workers: int = 1, hang_secs: float = 60) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        faults: dict[str, str],
+        num_workers: int = 1,
+        hang_secs: float = 60,
+        kind: type[CurveWork] = CurveWork,
+    ) -> None:
         cloudpickle.register_pickle_by_value(curve_work)
         self.folder, self.events = folder, list[Event]()
-        work_path = save_work(CurveWork(folder / "trained.txt", faults), folder / "work")
+        work_path = save_work(kind(folder / "trained.txt", faults), folder / "work")
         self.engine = LocalEngine(
             work_path, self.events.append, num_workers=num_workers, num_threads=1, hang_secs=hang_secs
         )
@@ -81,6 +89,27 @@ def test_a_worker_is_used_again_and_a_dead_one_replaced(tmp_path: Path, desks: l
     assert desk.run("again").kind == "done"
     assert [event.record.epoch for event in desk.events if event.record] == [2, 3]
     assert workers().isdisjoint(first)
+
+
+MINE = """
+from tests.search.curve_work import CurveWork
+
+class Mine(CurveWork):
+    pass
+"""
+
+
+def test_a_worker_imports_from_where_its_driver_does(
+    tmp_path: Path, desks: list[Desk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty entry is the current folder, in its place: what is called like a library there is not taken for it."""
+    (tmp_path / "mine_of_the_user.py").write_text(MINE)
+    (tmp_path / "queue.py").write_text("raise RuntimeError('not the library')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*(path for path in sys.path if path), ""])
+    kind = importlib.import_module("mine_of_the_user").Mine
+    desks.append(desk := Desk(tmp_path, {}, kind=kind))
+    assert desk.run("good").kind == "done"
 
 
 @pytest.mark.slow

@@ -12,7 +12,8 @@ from keras_tuner.src.engine.hypermodel import get_hypermodel
 from fakeface_lab.backend import keras, tf
 from fakeface_lab.results import Outcome
 from fakeface_lab.search.fit_arguments import EpochOrder, bind_fit_arguments
-from fakeface_lab.search.hypermodel_work import HypermodelWork, ImportPath, ModelRecipe
+from fakeface_lab.search.hypermodel_work import HypermodelWork
+from fakeface_lab.search.model_recipe import ModelRecipe
 from fakeface_lab.search.work import Assignment, load_work, save_work
 from fakeface_lab.training import EpochRecord
 
@@ -63,7 +64,7 @@ def work(build_it: Any = build, *args: Any, objective: str = "val_loss", **kwarg
     fit = bind_fit_arguments(hypermodel, args or (X, Y), kwargs)
     recipe = ModelRecipe(hypermodel, space, {}, "float32", accepts_undeclared=False)
     goal = keras_tuner.Objective(objective, "min")
-    return HypermodelWork(ImportPath(), recipe, goal, fit, True, None, 1, fit.dataset_facts())
+    return HypermodelWork(recipe, goal, fit, True, None, 1, fit.dataset_facts())
 
 
 def figures(outcome: Outcome) -> list[dict[str, float]]:

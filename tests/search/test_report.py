@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from rich.table import Table
 
 from fakeface_lab.config import BaselineSettings, Hyperparameters, load_settings
 from fakeface_lab.search.importance import measure_importance
@@ -16,6 +17,7 @@ from fakeface_lab.search.leaderboard import leaderboard, searched_names
 from fakeface_lab.search.ledger import Ledger, LedgerTrial, open_search
 from fakeface_lab.search.report import write_report
 from fakeface_lab.search.suggestion import Suggestion
+from fakeface_lab.search.tables import trials_table
 from fakeface_lab.tracking.finding import children_of, find_run
 from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.store import open_store
@@ -72,8 +74,8 @@ def test_leaderboard_ranks_scores_and_puts_failures_last(ledger: Ledger) -> None
     assert (last["status"], last["reason"], last["run"]) == ("failed", "out of memory", "t001")
     assert searched_names(table) == ["units"]
     assert list(table.columns) == [
-        "rank", "trial", "run", "score", "units", "rate", "epochs", "kept_epoch", "train_secs", "num_params",
-        "status", "reason", "run_id",
+        "rank", "trial", "run", "score", "units", "rate", "epochs", "epochs_planned", "kept_epoch", "train_secs",
+        "num_params", "status", "reason", "run_id",
     ]  # fmt: skip
 
 
@@ -84,6 +86,42 @@ def test_cost_counts_each_second_once(ledger: Ledger) -> None:
     ledger.end_as_repeated(again, first)
     table = table_of(ledger).sort_values("trial")
     assert table["train_secs"].tolist() == [10, 20, 0]
+
+
+def test_values_that_appear_late_or_are_called_like_a_column_stand_with_the_others(ledger: Ledger) -> None:
+    add(ledger, 0.5, secs=1, kind="plain", status=3)
+    add(ledger, 0.4, secs=1, kind="leaky", slope=0.1, status=3)
+    add(ledger, 0.6, secs=1, kind="leaky", slope=0.3, status=4)
+    table = table_of(ledger)
+    assert set(table["status"]) == {"finished"}
+    assert searched_names(table) == ["kind", "hp.status", "slope"]
+    parts = _cells(trials_table(table, "defaults"))
+    assert [cells[3:6] for cells in parts] == [["leaky", "3", "0.1"], ["plain", "3", "-"], ["leaky", "4", "0.3"]]
+    assert [cells[1] for cells in parts] == ["1", "0 defaults", "2"]
+
+
+def _cells(table: Table) -> list[list[str]]:
+    """Return a table's cells, row by row, as they are shown."""
+    return [list(map(str, row)) for row in zip(*(column.cells for column in table.columns), strict=True)]
+
+
+def test_cost_of_a_promoted_trial_whose_parent_failed_is_unknown(ledger: Ledger) -> None:
+    add(ledger, None, reason="no memory", units=8)
+    add(ledger, None, reason="its parent, trial 0, failed", units=8, bracket={"tuner/trial_id": "0"})
+    assert table_of(ledger)["train_secs"].isna().all()
+
+
+def test_importance_takes_inactive_values_and_no_early_stops_for_a_cause() -> None:
+    table = trials_frame(40)
+    table.loc[table["word"] == "a", "noise"] = None
+    table["epochs"] = [3, 5] * 20
+    found = measure_importance(table)
+    assert found is not None
+    assert found.names == ("units", "noise", "word")
+    table["epochs_planned"] = table["epochs"]
+    promoted = measure_importance(table)
+    assert promoted is not None
+    assert promoted.names[-1] == "epochs_planned"
 
 
 def trials_frame(num: int, seed: int = 0) -> pd.DataFrame:
@@ -99,6 +137,7 @@ def trials_frame(num: int, seed: int = 0) -> pd.DataFrame:
             "word": words,
             "fixed": 1,
             "epochs": 5,
+            "epochs_planned": 5,
         }
     )
 
@@ -126,7 +165,7 @@ def test_importance_warns_of_few_trials_and_of_a_forest_that_cannot_predict() ->
 def test_importance_needs_trials_and_differences() -> None:
     assert measure_importance(trials_frame(3)) is None
     assert measure_importance(trials_frame(8).assign(score=0.5)) is None
-    same = trials_frame(8)[["trial", "run", "score", "fixed", "epochs"]]
+    same = trials_frame(8)[["trial", "run", "score", "fixed", "epochs", "epochs_planned"]]
     assert measure_importance(same) is None
     doubled = pd.concat([trials_frame(3)] * 4, ignore_index=True)
     assert measure_importance(doubled) is None

@@ -10,6 +10,7 @@ from typing import Any
 
 import keras_tuner
 import numpy as np
+import pandas as pd
 import pytest
 from keras_tuner import oracles
 from mlflow.entities import Run
@@ -118,6 +119,10 @@ def test_every_oracle(kind: str, project: Path) -> None:
         assert [step for step, _ in history(run, "val_loss")] == list(range(1, epochs + 1))
         assert run.data.metrics["hp.units_0"] == float(run.data.params["units_0"])
         assert run.data.metrics["score"] == min(value for _, value in history(run, "val_loss"))
+        assert 1e8 < run.data.metrics["peak_rss_bytes"] < 1e11
+        assert run.data.tags["num_restarts"] == "0"
+    assert_reported(parent, runs, "val_loss")
+    assert parent.data.tags["num_restarts"] == "0"
     assert runs[0].data.params["activation"] == "relu", "trial 0 has the defaults"
     assert {path.name for path in project.iterdir()} == {"experiments", "mlflow.db", "mlflow.db.lock", "mlruns"}
     assert list((project / "mlruns" / ".work").iterdir()) == []
@@ -126,6 +131,31 @@ def test_every_oracle(kind: str, project: Path) -> None:
     again.search(X, Y, **FIT)
     assert [run.info.run_id for run in runs_of(again)] == [run.info.run_id for run in runs]
     assert again.get_best_hyperparameters()[0].values == tuner.get_best_hyperparameters()[0].values
+    (parent,) = runs_of(again, "search")
+    assert parent.data.tags["num_restarts"] == "1"
+    assert_reported(parent, runs, "val_loss")
+
+
+def assert_reported(parent: Run, runs: list[Run], objective: str) -> None:
+    """The parent run has table, pictures and description, and they say what the runs do."""
+    client = MlflowClient(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
+    files = {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert {"leaderboard.csv", "history.png", "cost.png", "summary.md"} <= files
+    assert "best.toml" not in files
+    assert ("importance.png" in files) == (len(runs) > 3)
+    path = client.download_artifacts(parent.info.run_id, "leaderboard.csv", str(Path.cwd().parent))
+    table = pd.read_csv(path)
+    best = max if parent.data.tags["direction"] == "max" else min
+    scores = {int(run.data.tags["trial"]): run.data.metrics["score"] for run in runs}
+    assert table["score"].iloc[0] == best(scores.values()) == parent.data.metrics["best_score"]
+    assert parent.data.metrics["defaults_score"] == scores[0]
+    note = parent.data.tags["mlflow.note.content"]
+    assert f"the best {objective}, {best(scores.values()):.4f}; with all hyperparameters at their defaults" in note
+    num_tried = len([run for run in runs if "duplicate_of" not in run.data.tags])
+    assert f"Picked as the best of {num_tried}, it looks better than it is" in note
+    assert "0 (defaults)" in note
+    assert "documented" not in note
+    assert "final" not in note
 
 
 @pytest.mark.slow
@@ -146,6 +176,7 @@ def test_objective_directions_are_kerastuners(project: Path) -> None:
     scores = [run.data.metrics["score"] for run in runs_of(tuner)]
     assert scores == [max(value for _, value in history(run, "val_accuracy")) for run in runs_of(tuner)]
     assert tuner.oracle.get_best_trials()[0].score == max(scores)
+    assert_reported(runs_of(tuner, "search")[0], runs_of(tuner), "val_accuracy")
 
 
 def test_several_objectives_are_summed_as_kerastuner_does(project: Path) -> None:
@@ -374,7 +405,9 @@ def test_local_engine_names_what_cannot_be_sent(project: Path) -> None:
 def test_other_data_under_the_same_name_are_refused_and_overwrite_begins_again(project: Path) -> None:
     first = inline(small, random_oracle(1), project_name="mine")
     first.search(X, Y, **FIT)
-    with pytest.raises(SearchError, match=r"search 'mine' exists with other settings .*data_digest"):
+    with pytest.raises(
+        SearchError, match=r"search 'mine' exists with other settings .*data_digest.*project_name=.*overwrite=True"
+    ):
         inline(small, random_oracle(1), project_name="mine").search(X + 1, Y, **FIT)
     inline(small, random_oracle(1), project_name="mine", overwrite=True).search(X + 1, Y, **FIT)
     parents = runs_of(first, "search")
@@ -413,10 +446,7 @@ class Killer(keras_tuner.HyperModel):
 
 
 @pytest.mark.slow
-def test_a_trial_that_kills_its_process_costs_its_attempts_and_not_the_search(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+def test_a_trial_that_kills_its_process_costs_its_attempts_and_not_the_search(project: Path) -> None:
     tuner = Tuner(oracles.GridSearchOracle("val_loss"), Killer(), threads=1)
     tuner.search(X, Y, **FIT)
     runs = runs_of(tuner)

@@ -180,6 +180,14 @@ def test_a_reopened_run_is_running_again_and_counts_its_restarts(store: Store, w
     assert len(store.client.search_runs([store.experiment_id])) == 1
 
 
+def test_a_run_that_was_made_and_never_opened_is_begun_and_not_restarted(store: Store, writer: PatientWriter) -> None:
+    made = store.client.create_run(store.experiment_id, tags={"mlflow.runName": "trial 0"})
+    for restarts in (0, 1):
+        run = TrackedRun.reopen(store, writer, store.client.get_run(made.info.run_id))
+        assert stored(run).data.tags["num_restarts"] == str(restarts)
+        run.end("KILLED")
+
+
 def test_a_second_writer_is_refused_in_one_line(local_store: Store, writer: PatientWriter) -> None:
     run = make_run(local_store, writer)
     with pytest.raises(TrackingError, match=r"run run 1: another process is writing it; .*stop it first") as err:
@@ -217,6 +225,7 @@ def test_a_run_named_from_outside_is_taken_where_it_is(
     assert run.store.experiment_name == f"elsewhere {store.experiment_name}"
     assert found.info.status == "RUNNING"
     assert (found.data.tags["mine"], found.data.tags["role"]) == ("kept", "baseline")
+    assert run.run.data.tags["role"] == "baseline"
     assert store.client.search_runs([store.experiment_id]) == []
 
 

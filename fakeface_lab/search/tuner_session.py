@@ -1,0 +1,110 @@
+"""One call of `Tuner.search`, once it is known what to train and where: the search is opened, driven and closed."""
+
+import os
+from typing import Any
+
+from fakeface_lab.backend import keras_tuner
+from fakeface_lab.console import console, print_places
+from fakeface_lab.recording import remove_work_folder
+from fakeface_lab.search.closing import close_tuner_search
+from fakeface_lab.search.counts import num_trials_at_most
+from fakeface_lab.search.driver import Driver, Limits
+from fakeface_lab.search.hypermodel_work import HypermodelWork
+from fakeface_lab.search.ledger import Ledger, open_search
+from fakeface_lab.search.oracles import reseeded
+from fakeface_lab.search.placement import Placement, make_engine
+from fakeface_lab.search.progress import SearchProgress
+from fakeface_lab.tracking.patience import PatientWriter
+from fakeface_lab.tracking.runs import sweep_dead_runs
+from fakeface_lab.tracking.store import Store
+
+__all__ = ["open_tuner_search", "run_tuner_search"]
+
+# Settings of an oracle that may change while its search goes on, or that have no meaning here.
+_FREE_ORACLE_SETTINGS = (
+    "max_trials", "seed", "verbose", "max_retries_per_trial", "max_consecutive_failed_trials", "multi_worker",
+    "should_report",
+)  # fmt: skip
+
+
+def open_tuner_search(
+    store: Store,
+    writer: PatientWriter,
+    name: str,
+    work: HypermodelWork,
+    template: keras_tuner.Oracle,
+    *,
+    seed: int,
+    restart: bool,
+) -> tuple[Ledger, keras_tuner.Oracle]:
+    """Return the ledger of the search, new or continued, and the oracle with the seed that the search began with.
+
+    Raises:
+        SearchError: a search of this name has other settings, or another process drives it; names them.
+    """
+    tags = {
+        "seed": str(seed),
+        "oracle_seed": str(template.seed),
+        "data_digest": work.dataset[1],
+        "objective": work.objective.name,
+        "direction": work.objective.direction,
+        "algorithm": type(template).__name__,
+        "trial_0": "defaults",
+    }
+    identity = _identity(work, template, seed)
+    run_id = os.environ.get("MLFLOW_RUN_ID")
+    ledger = open_search(store, writer, name, identity, tags, restart=restart, existing_run_id=run_id)
+    # An oracle without a seed draws one in each process.
+    return ledger, reseeded(template, int(ledger.parent.run.data.tags.get("oracle_seed", template.seed)))
+
+
+def run_tuner_search(
+    ledger: Ledger,
+    template: keras_tuner.Oracle,
+    work: HypermodelWork,
+    placement: Placement,
+    *,
+    workers: int,
+    seed: int,
+) -> None:
+    """Run what is left of the search, and write and print its end.
+
+    Raises:
+        AllTrialsFailedError: no trial has a score.
+        TrackingError: the store stayed away too long; run the same script again later.
+    """
+    parent, objective, num_trials = ledger.parent, work.objective, num_trials_at_most(template)
+    sweep_dead_runs(parent.store)
+    console.print(
+        f"[bold]search[/]    {parent.name}: {type(template).__name__}, {num_trials or 'any number of'} trials, "
+        f"{len(ledger.trials)} recorded so far"
+    )
+    print_places(parent.store, parent.name, parent.run_id)
+    with parent.ending():
+        engine, limits = make_engine(placement, work, ledger, workers), Limits(work.fit.epochs or 1)
+        with SearchProgress(ledger, objective.name, objective.direction, num_trials) as progress:
+            Driver(ledger, template, work, engine, limits, seed=seed, observer=progress).run()
+        close_tuner_search(ledger, objective.name, objective.direction)
+    remove_work_folder(parent)
+    print_places(parent.store, parent.name, parent.run_id)
+
+
+def _identity(work: HypermodelWork, template: keras_tuner.Oracle, seed: int) -> dict[str, Any]:
+    """Return what must be equal for trials to belong to one search."""
+    settings = {
+        key: value
+        for key, value in vars(template).items()
+        if key not in _FREE_ORACLE_SETTINGS and not key.startswith("_")
+        and (value is None or isinstance(value, (int, float, str)))
+    }  # fmt: skip
+    return {
+        "oracle": {"class": type(template).__name__, **settings},
+        "objective": str(work.objective),
+        "space": {hp.name: hp.get_config() for hp in template.hyperparameters.space},
+        "model": work.recipe.digest(seed),
+        "data_digest": work.dataset[1],
+        "fit": work.fit.settings(),
+        "epochs": work.fit.epochs,
+        "seed": seed,
+        "num_threads": work.num_threads,
+    }

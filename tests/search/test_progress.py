@@ -1,0 +1,52 @@
+"""What the terminal says while a search runs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fakeface_lab.search.ledger import Ledger, open_search
+from fakeface_lab.search.progress import SearchProgress
+from fakeface_lab.search.suggestion import Suggestion
+from fakeface_lab.tracking.patience import PatientWriter
+from fakeface_lab.tracking.store import open_store
+
+
+def a_ledger(project: Path, **tags: str) -> Iterator[Ledger]:
+    ledger = open_search(open_store(None, project, "faces"), PatientWriter(5), "by hand", {}, tags, restart=False)
+    yield ledger
+    ledger.parent.lock.release()
+
+
+@pytest.fixture
+def of_tuner(project: Path) -> Iterator[Ledger]:
+    yield from a_ledger(project, trial_0="defaults")
+
+
+@pytest.fixture
+def of_tune(project: Path) -> Iterator[Ledger]:
+    yield from a_ledger(project)
+
+
+def told(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Let two trials end, the second of which was interrupted once; return the lines."""
+    with SearchProgress(ledger, "val_loss", "min", None) as progress:
+        for number, score in enumerate([0.5, 0.25]):
+            trial = ledger.create(Suggestion(values={"units": number}, bracket_values={}), f"t00{number} units", {})
+            progress.trial_started(trial, 5)
+            if number == 1:
+                progress.trial_started(ledger.count_epoch(trial, 3), 5)
+            progress.trial_ended(ledger.end(trial, "finished", score))
+    return [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip()]
+
+
+def test_a_users_model_is_compared_with_its_defaults(of_tuner: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    assert told(of_tuner, capsys) == [
+        "trial 1 (t000 units): val_loss 0.5000  best 0.5000 (t000)",
+        "trial 2 (t001 units): was interrupted after epoch 3, taken up again",
+        "trial 2 (t001 units): val_loss 0.2500  best 0.2500 (t001), better than defaults 0.5000 (t000)",
+    ]
+
+
+def test_the_detector_is_compared_with_the_documented_one(of_tune: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    assert told(of_tune, capsys)[-1].endswith("best 0.2500 (t001), better than documented 0.5000 (t000)")

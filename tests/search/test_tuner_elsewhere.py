@@ -1,0 +1,84 @@
+"""`Tuner` with several worker processes, and with a tracking server instead of a file."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras_tuner
+import numpy as np
+import pytest
+from keras_tuner import oracles
+from mlflow.tracking import MlflowClient
+
+from fakeface_lab.backend import keras
+from fakeface_lab.search.tuner import Tuner
+from tests.tracking.mlflow_server import Server
+
+X = np.random.default_rng(3).normal(size=(60, 4)).astype(np.float32)
+Y = (X[:, :2].sum(axis=1) > 0).astype(np.float32)
+FIT = {"epochs": 2, "batch_size": 16, "validation_split": 0.25, "verbose": 0}
+
+
+def build(hp: keras_tuner.HyperParameters) -> keras.Model:
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(hp.Choice("units", [2, 4, 8, 16]))])
+    model.add(keras.layers.Dense(1, activation="sigmoid"))
+    model.compile("adam", "binary_crossentropy", run_eagerly=True)
+    return model
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    folder = tmp_path / "server"
+    folder.mkdir()
+    server = Server(folder)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+def scores(tuner: Tuner) -> dict[int, float]:
+    tuner.reload()
+    return {trial.hyperparameters.get("units"): trial.score for trial in tuner.oracle.trials.values()}
+
+
+def test_two_workers_train_side_by_side_to_the_same_scores(project: Path) -> None:
+    alone = Tuner(oracles.GridSearchOracle("val_loss", max_trials=2), build, project_name="alone", engine="inline")
+    alone.search(X, Y, **FIT)
+    # A worker finds this module only through the path of this process, whose current folder is another one.
+    together = Tuner(oracles.GridSearchOracle("val_loss", max_trials=2), build, project_name="together", workers=2)
+    together.search(X, Y, **FIT)
+    assert scores(together) == pytest.approx(scores(alone), abs=1e-5)
+    client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("together").experiment_id
+    runs = client.search_runs([experiment], "tags.role = 'trial'")
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    first, second = sorted(runs, key=lambda run: int(run.data.tags["trial"]))
+    assert second.info.start_time < first.info.end_time
+    assert list((project / "mlruns" / ".work").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_tracking_server_holds_all_of_a_search(
+    server: Server, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oracle = oracles.GridSearchOracle("val_loss", max_trials=2)
+    tuner = Tuner(oracle, build, tracking_uri=server.uri, project_name="remote", engine="inline")
+    tuner.search(X, Y, **FIT)
+    # Another machine has nothing but the address.
+    (tmp_path / "other" / "experiments").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "other")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    other = Tuner(oracles.GridSearchOracle("val_loss"), build, project_name="remote", engine="inline")
+    other.search(X, Y, **FIT)
+    both = scores(other)
+    assert list(both) == [2, 4, 8, 16]
+    assert scores(tuner) == both
+    (model,) = other.get_best_models()
+    model.compile(loss="binary_crossentropy")
+    assert model.evaluate(X[45:], Y[45:], verbose=0) == pytest.approx(min(both.values()), abs=1e-6)
+    client = MlflowClient(server.uri)
+    (parent,) = client.search_runs([client.get_experiment_by_name("remote").experiment_id], "tags.role = 'search'")
+    assert "leaderboard.csv" in {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert not (project / "mlflow.db").exists()
+    assert not (tmp_path / "other" / "mlflow.db").exists()
