@@ -1,0 +1,74 @@
+"""Plain KerasTuner over the documented recipe: what a user would run without this project.
+
+    python benchmarks/plain_tuner.py FOLDER RESULT.json --epochs 2
+
+Trials as `search_cost.py` asks them of both sides; RESULT gets the seconds of the search and of its epochs.
+"""
+
+import argparse
+import json
+import random
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import keras_tuner
+from documented_recipe import build, load
+
+__all__ = ["LEARNING_RATES"]
+
+LEARNING_RATES = (1e-4, 2e-4, 4e-4)
+
+
+class EpochClock(keras.callbacks.Callback):
+    """Collects the seconds of all epochs, validation included; KerasTuner copies callbacks, so the list is shared."""
+
+    epoch_secs: list[float] = []  # noqa: RUF012
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Start the clock."""
+        self._started = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Stop the clock."""
+        self.epoch_secs.append(time.perf_counter() - self._started)
+
+
+def build_with(hp: Any) -> keras.Model:
+    """Return the documented network with the learning rate that the oracle suggests."""
+    model = build()
+    model.optimizer.learning_rate = hp.Choice("learning_rate", list(LEARNING_RATES))
+    return model
+
+
+def main() -> None:
+    """Load, search, write what it took."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="holds fake/ and real/")
+    parser.add_argument("result", type=Path)
+    parser.add_argument("--epochs", type=int, default=2)
+    options = parser.parse_args()
+    labelled = [
+        (path, label)
+        for label, name in enumerate(("fake", "real"))
+        for path in sorted((options.folder / name).iterdir())
+    ]
+    random.Random(0).shuffle(labelled)
+    images = load([path for path, _ in labelled])
+    labels = keras.utils.to_categorical([label for _, label in labelled], 2)
+    cut = int(0.8 * len(labelled))
+    with tempfile.TemporaryDirectory() as directory:
+        tuner = keras_tuner.GridSearch(build_with, "val_loss", seed=0, directory=directory)
+        started = time.perf_counter()
+        tuner.search(
+            images[:cut], labels[:cut], batch_size=32, epochs=options.epochs,
+            validation_data=(images[cut:], labels[cut:]), callbacks=[EpochClock()], verbose=0,
+        )  # fmt: skip
+        secs = time.perf_counter() - started
+    options.result.write_text(json.dumps({"search_secs": secs, "epoch_secs": EpochClock.epoch_secs}))
+
+
+if __name__ == "__main__":
+    main()

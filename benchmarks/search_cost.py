@@ -1,0 +1,153 @@
+"""What a trial costs beside its epochs, here and in plain KerasTuner; and what epoch checkpoints cost, apart.
+
+    python benchmarks/search_cost.py data/hardfakevsrealfaces --epochs 2 --pairs 3
+
+Both sides train the same three configurations of the documented network at full size on the same 80 % of the images,
+in turn, so that a machine whose speed drifts slows both. Here a trial beside its epochs is: choosing values, writing
+metrics, per-image scores, figures and the whole model to MLflow; there it is KerasTuner's own files. Loading images is
+not counted on either side.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mlflow.tracking import MlflowClient
+from plain_tuner import LEARNING_RATES
+from side_by_side import measure
+
+from fakeface_lab.backend import set_up_process
+from fakeface_lab.checkpoint import Snapshot, save_checkpoint
+from fakeface_lab.config import Hyperparameters
+from fakeface_lab.data.pipeline import training_batches
+from fakeface_lab.training import EpochRecord, Training, TrainingRecorder
+
+__all__: list[str] = []
+
+BENCHMARKS = Path(__file__).resolve().parent
+NUM_TRIALS = len(LEARNING_RATES)
+
+
+@dataclass(frozen=True)
+class SearchCost:
+    """Seconds of a search's trials, from the first one's start to the last one's end, and of their epochs."""
+
+    search_secs: float
+    epoch_secs: list[float]
+
+    @property
+    def beside_secs(self) -> float:
+        """Seconds a trial that are not an epoch's."""
+        return (self.search_secs - sum(self.epoch_secs)) / NUM_TRIALS
+
+
+def measure_ours(data: Path, epochs: int, folder: Path) -> SearchCost:
+    """Run a search of `fakeface_lab.tune` in an empty project and read its runs."""
+    (folder / "experiments").mkdir(parents=True)
+    config = folder / "search.toml"
+    values = ", ".join(str(rate) for rate in LEARNING_RATES)
+    config.write_text(
+        f'data = "{data}"\nsplit = "documented"\nalgorithm = "grid"\nepochs = {epochs}\ntrials = {NUM_TRIALS}\n'
+        f"final_seeds = 0\n[space]\nlearning_rate = {{ values = [{values}] }}\n"
+    )
+    measure([sys.executable, "-m", "fakeface_lab.tune", "--config", str(config)], folder)
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    trials = list(client.search_runs(experiments, "tags.role = 'trial'"))
+    if len(trials) != NUM_TRIALS:
+        raise SystemExit(f"{len(trials)} trials, not {NUM_TRIALS}; see {folder / 'output.log'}")
+    epoch_secs = [point.value for run in trials for point in client.get_metric_history(run.info.run_id, "epoch_secs")]
+    span_ms = max(run.info.end_time for run in trials) - min(run.info.start_time for run in trials)
+    return SearchCost(span_ms / 1000, epoch_secs)
+
+
+def measure_plain(data: Path, epochs: int, folder: Path) -> SearchCost:
+    """Run the same configurations with KerasTuner alone."""
+    folder.mkdir()
+    result = folder / "result.json"
+    script = str(BENCHMARKS / "plain_tuner.py")
+    measure([sys.executable, script, str(data), str(result), "--epochs", str(epochs)], folder)
+    return SearchCost(**json.loads(result.read_text()))
+
+
+class _EveryOtherEpoch(TrainingRecorder):
+    """Writes no checkpoint after odd epochs: the epochs that follow have nothing written beside them."""
+
+    def _write(self, previous: int, *, has_weights: bool, has_checkpoint: bool) -> None:
+        super()._write(previous, has_weights=has_weights, has_checkpoint=self.records[-1].epoch % 2 == 0)
+
+
+class _Silent:
+    def step_ended(self, epoch: int, step: int, num_steps: int) -> None: ...
+
+    def epoch_ended(self, record: EpochRecord) -> None: ...
+
+
+def measure_checkpoints(folder: Path, num_pairs: int) -> dict[str, float]:
+    """Time the documented network's checkpoint by itself, and the epochs beside which one is written or is not."""
+    set_up_process(os.cpu_count() or 1)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (1031, 300, 300, 3), dtype=np.uint8)
+    labels = (np.arange(1031) % 2).astype(np.int64)
+    num_epochs = 2 * num_pairs + 2
+    model = Training(Hyperparameters(), 300, seed=0, epochs=num_epochs).build()
+    batches = training_batches(pixels, labels, np.arange(1031), batch_size=32, seed=0, epochs=num_epochs)
+    recorder = _EveryOtherEpoch(folder, _Silent())
+    model.fit(batches, epochs=num_epochs, steps_per_epoch=33, callbacks=[recorder], shuffle=False, verbose=0)
+    epochs: list[dict[str, Any]] = [record.metrics for record in recorder.records[2:]]
+    snapshot, taken_secs, written_secs = Snapshot(), [], []
+    for _ in range(5):
+        started = time.perf_counter()
+        snapshot.take(model)
+        taken = time.perf_counter()
+        save_checkpoint(folder / "alone.ckpt", snapshot, {})
+        taken_secs.append(taken - started)
+        written_secs.append(time.perf_counter() - taken)
+    beside = [epoch["epoch_secs"] for epoch in epochs[0::2]]  # the epochs after an even one
+    alone = [epoch["epoch_secs"] for epoch in epochs[1::2]]
+    return {
+        "copying": statistics.median(taken_secs[1:]),
+        "writing, nothing beside it": statistics.median(written_secs),
+        "an epoch with a checkpoint written beside it": statistics.median(beside),
+        "an epoch without": statistics.median(alone),
+    }
+
+
+def main() -> None:
+    """Measure and print tables in Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="holds fake/ and real/")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--pairs", type=int, default=3)
+    options = parser.parse_args()
+    data = options.folder.resolve()
+    os.environ["PYTHONPATH"] = str(BENCHMARKS.parent)
+    print(f"| pair | beside its epochs, s a trial | KerasTuner, s a trial | epoch, s | KerasTuner, s |\n|{'---|' * 5}")
+    more_secs = []
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        for number in range(1, options.pairs + 1):
+            ours = measure_ours(data, options.epochs, root / f"ours-{number}")
+            plain = measure_plain(data, options.epochs, root / f"plain-{number}")
+            more_secs.append(ours.beside_secs - plain.beside_secs)
+            print(
+                f"| {number} | {ours.beside_secs:.2f} | {plain.beside_secs:.2f} "
+                f"| {statistics.median(ours.epoch_secs):.2f} | {statistics.median(plain.epoch_secs):.2f} |",
+                flush=True,
+            )
+        print(f"\nmore than KerasTuner, beside its epochs: median {statistics.median(more_secs):.2f} s a trial\n")
+        (root / "checkpoints").mkdir()
+        for what, secs in measure_checkpoints(root / "checkpoints", options.pairs).items():
+            print(f"- {what}: {secs:.2f} s")
+
+
+if __name__ == "__main__":
+    main()
