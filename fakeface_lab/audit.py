@@ -67,13 +67,13 @@ def run_audit(settings: AuditProgramSettings) -> AuditResult:
     from fakeface_lab.data.sources import find_source
     from fakeface_lab.data.splits import make_split, write_ledger
     from fakeface_lab.evaluation.audit import AuditSettings
-    from fakeface_lab.inspection import inspect_images
     from fakeface_lab.recording import begin_recording, remove_work_folder
-    from fakeface_lab.reports import audit_note, headline, print_card, tell
     from fakeface_lab.terminal import console
     from fakeface_lab.tracking.patience import PatientWriter
     from fakeface_lab.tracking.runs import TrackedRun
     from fakeface_lab.tracking.store import open_store
+    from fakeface_lab.worth.inspection import inspect_images
+    from fakeface_lab.worth.reports import audit_note, headline, print_card, tell
 
     project = find_project()
     source = find_source(settings.data, settings.positive, project, settings.image_size)

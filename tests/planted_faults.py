@@ -32,7 +32,7 @@ from fakeface_lab.data.sources import find_source
 from fakeface_lab.data.splits import Split, make_split
 from fakeface_lab.evaluation.audit import AuditSettings
 from fakeface_lab.evaluation.card import Finding
-from fakeface_lab.inspection import Inspection, inspect_images
+from fakeface_lab.worth.inspection import Inspection, inspect_images
 
 QUALITY = 95  # of the drawn faces, and of all files that are saved anew where the quality is not the fault
 NUM_COPIES = 20

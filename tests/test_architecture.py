@@ -25,11 +25,11 @@ LAYERS = [
     {"backend", "cli"},
     {"augmentation", "checkpoint", "evaluation", "model", "tracking"},
     {"data", "figures"},
-    {"training", "shortcuts", "inspection", "tracked_model"},
-    {"robustness", "application", "evaluation_images", "explanation"},
-    {"results", "assessment"},
+    {"training", "shortcuts"},
+    {"robustness"},
+    {"results"},
     {"recording", "console"},
-    {"search", "reports"},
+    {"search", "worth"},
     PROGRAMS,
 ]
 LAYER_OF = {unit: number for number, layer in enumerate(LAYERS) for unit in layer}

@@ -14,9 +14,9 @@ from fakeface_lab.data.demo import generate_demo
 from fakeface_lab.data.images import load_images
 from fakeface_lab.data.sources import find_source
 from fakeface_lab.evaluation.audit import AuditSettings
-from fakeface_lab.inspection import Inspection
 from fakeface_lab.tracking.lookup import find_audit
 from fakeface_lab.tracking.store import open_store
+from fakeface_lab.worth.inspection import Inspection
 from tests import planted_faults
 from tests.planted_faults import FAULTS, Fault, alarms, change_fakes, copy_to_other_class, enlarge, try_fault
 

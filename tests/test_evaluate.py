@@ -16,10 +16,10 @@ from fakeface_lab.data.images import load_images
 from fakeface_lab.data.sources import find_source
 from fakeface_lab.evaluate import EvaluateSettings, main, run_evaluation
 from fakeface_lab.evaluation.stress import CONDITIONS, SEARCH_CONDITIONS, objective_values, stress_report
-from fakeface_lab.evaluation_images import choose_images
 from fakeface_lab.robustness import is_collapse, stress_scores
-from fakeface_lab.tracked_model import load_model, own_split
 from fakeface_lab.tracking.lookup import find_evaluations, find_model, open_for_models
+from fakeface_lab.worth.evaluation_images import choose_images
+from fakeface_lab.worth.tracked_model import load_model, own_split
 from tests.tracked_model_store import SIZE_PX, TrackedProject, draw, make_tracked_project
 
 

@@ -1,6 +1,6 @@
 """Finding again what the store has: a model by any of its names, the audit of a data set, a stress evaluation.
 
-Reads only; what a found model is applied to is for `tracked_model`.
+Reads only; what a found model is applied to is for `worth.tracked_model`.
 """
 
 import difflib

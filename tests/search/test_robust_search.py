@@ -25,13 +25,13 @@ from fakeface_lab.evaluation.stress_objective import OBJECTIVES, stress_selectio
 from fakeface_lab.robustness import stress_scores as score_under_stress
 from fakeface_lab.search.session import SearchResult
 from fakeface_lab.search.settings import Objective, Range, TuneSettings
-from fakeface_lab.tracked_model import load_model
 from fakeface_lab.tracking.finding import children_of, find_run, open_for_reading
 from fakeface_lab.tracking.lookup import find_model, open_for_models
 from fakeface_lab.tracking.scores import stress_scores
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.training import STRESS_OBJECTIVES
 from fakeface_lab.tune import run_search
+from fakeface_lab.worth.tracked_model import load_model
 
 SIZE_PX = 24
 NAMES = tuple(condition.name for condition in SEARCH_CONDITIONS)

@@ -24,14 +24,14 @@ from fakeface_lab.evaluation.intervals import bootstrap_interval
 from fakeface_lab.evaluation.scores import detection_scores
 from fakeface_lab.evaluation.slices import slice_accuracies
 from fakeface_lab.evaluation.stress import SEARCH_CONDITIONS, objective_values, stress_report
-from fakeface_lab.explanation import explain
 from fakeface_lab.figures.calibration import reliability_figure
 from fakeface_lab.figures.stress import decision_gallery, robustness_curves
 from fakeface_lab.figures.text import printable
 from fakeface_lab.figures.training import confusion_figure, roc_figure
 from fakeface_lab.robustness import is_collapse, stress_scores
-from fakeface_lab.tracked_model import TrackedModel
 from fakeface_lab.training import predict
+from fakeface_lab.worth.explanation import explain
+from fakeface_lab.worth.tracked_model import TrackedModel
 
 __all__ = ["Assessment", "assess"]
 

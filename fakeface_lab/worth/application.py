@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fakeface_lab.data.images import UnusableImageError, decode_image
-from fakeface_lab.tracked_model import TrackedModel
 from fakeface_lab.tracking.lookup import FoundModel, find_audit, find_evaluations
 from fakeface_lab.training import predict
+from fakeface_lab.worth.tracked_model import TrackedModel
 
 __all__ = ["Decision", "classify_files", "doubts"]
 

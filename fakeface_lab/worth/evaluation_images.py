@@ -16,8 +16,8 @@ from fakeface_lab.data.sources import find_source
 from fakeface_lab.data.splits import Split
 from fakeface_lab.errors import DataError
 from fakeface_lab.shortcuts import explain_accuracy
-from fakeface_lab.tracked_model import TrackedModel, own_images, own_split, unseen_rows
 from fakeface_lab.tracking.lookup import FoundModel
+from fakeface_lab.worth.tracked_model import TrackedModel, own_images, own_split, unseen_rows
 
 __all__ = ["ChosenImages", "choose_images"]
 

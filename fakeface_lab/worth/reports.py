@@ -6,9 +6,9 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from fakeface_lab.application import Decision
 from fakeface_lab.evaluation.card import Card
 from fakeface_lab.terminal import console, wide_console
+from fakeface_lab.worth.application import Decision
 
 __all__ = ["audit_note", "headline", "print_card", "print_decisions", "print_evaluation", "tell"]
 
