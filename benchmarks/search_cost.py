@@ -28,7 +28,8 @@ from fakeface_lab.backend import set_up_process
 from fakeface_lab.checkpoint import Snapshot, save_checkpoint
 from fakeface_lab.config import Hyperparameters
 from fakeface_lab.data.pipeline import training_batches
-from fakeface_lab.training import EpochRecord, Training, TrainingRecorder
+from fakeface_lab.recorder import EpochRecord, TrainingRecorder
+from fakeface_lab.training import Training
 
 __all__: list[str] = []
 

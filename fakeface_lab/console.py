@@ -13,11 +13,11 @@ from fakeface_lab import documented
 from fakeface_lab.data.images import ImageSet
 from fakeface_lab.data.splits import Split
 from fakeface_lab.evaluation.intervals import wilson
+from fakeface_lab.recorder import EpochRecord, Listener
 from fakeface_lab.results import Outcome
 from fakeface_lab.terminal import console, format_secs
 from fakeface_lab.tracking.lookup import FoundAudit
 from fakeface_lab.tracking.store import Store
-from fakeface_lab.training import EpochRecord, Listener
 
 __all__ = [
     "TrainingProgress",

@@ -15,6 +15,7 @@ from fakeface_lab.config import Hyperparameters
 from fakeface_lab.data.images import ImageSet
 from fakeface_lab.data.sources import KAGGLE_HANDLE
 from fakeface_lab.data.splits import Split
+from fakeface_lab.recorder import EpochRecord
 from fakeface_lab.results import ARTIFACTS, MODEL, Outcome
 from fakeface_lab.tracking.finding import Run
 from fakeface_lab.tracking.lookup import find_audit
@@ -23,7 +24,7 @@ from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.provenance import host_facts, package_versions
 from fakeface_lab.tracking.runs import TrackedRun, find_latest
 from fakeface_lab.tracking.store import Store
-from fakeface_lab.training import EpochRecord, Training
+from fakeface_lab.training import Training
 
 __all__ = [
     "RunListener",

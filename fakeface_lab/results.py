@@ -22,18 +22,11 @@ from fakeface_lab.data.splits import TEST, VALIDATION, Split, write_ledger
 from fakeface_lab.evaluation.scores import detection_scores, documented_scores
 from fakeface_lab.evaluation.stress import SEARCH_CONDITIONS
 from fakeface_lab.figures.training import confusion_figure, curve_figures, documented_figure, roc_figure
+from fakeface_lab.recorder import EpochRecord, Listener, TrainingRecorder
 from fakeface_lab.robustness import Scored, score_for_search
 from fakeface_lab.shortcuts import explain_accuracy
 from fakeface_lab.tracking.models import package_model
-from fakeface_lab.training import (
-    STRESS_OBJECTIVES,
-    EpochRecord,
-    Listener,
-    Training,
-    TrainingRecorder,
-    predict,
-    train,
-)
+from fakeface_lab.training import STRESS_OBJECTIVES, Training, predict, train
 
 __all__ = ["ARTIFACTS", "MODEL", "Outcome", "peak_rss_bytes", "produce_outcome", "read_outcome"]
 

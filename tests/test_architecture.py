@@ -24,7 +24,7 @@ LAYERS = [
     {"config"},
     {"backend", "cli"},
     {"augmentation", "checkpoint", "evaluation", "model", "tracking"},
-    {"data", "figures"},
+    {"data", "figures", "recorder"},
     {"training", "shortcuts"},
     {"robustness"},
     {"results"},

@@ -16,7 +16,8 @@ from fakeface_lab.backend import keras, tf
 from fakeface_lab.config import Hyperparameters
 from fakeface_lab.data.pipeline import epoch_order
 from fakeface_lab.errors import ModelError, TrainingDivergedError
-from fakeface_lab.training import EpochRecord, Training, TrainingRecorder, predict, train
+from fakeface_lab.recorder import EpochRecord, TrainingRecorder
+from fakeface_lab.training import Training, predict, train
 
 SIZE_PX = 40
 TRAIN_ROWS = np.random.default_rng(5).permutation(66)[:45].astype(np.int64)

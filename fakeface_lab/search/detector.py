@@ -12,12 +12,13 @@ from fakeface_lab import recording
 from fakeface_lab.data.images import ImageSet
 from fakeface_lab.data.splits import Split
 from fakeface_lab.errors import ModelError
+from fakeface_lab.recorder import Listener
 from fakeface_lab.results import Outcome, produce_outcome, read_outcome
 from fakeface_lab.search.plan import num_parameters
 from fakeface_lab.search.space import to_hyperparameters
 from fakeface_lab.search.work import Assignment
 from fakeface_lab.tracking.runs import TrackedRun
-from fakeface_lab.training import Listener, Training
+from fakeface_lab.training import Training
 
 __all__ = ["DetectorWork"]
 

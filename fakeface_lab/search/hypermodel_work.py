@@ -19,6 +19,7 @@ from keras_tuner.src.engine import tuner_utils
 from fakeface_lab.backend import keras, keras_tuner
 from fakeface_lab.errors import ModelError
 from fakeface_lab.figures.training import curve_figures
+from fakeface_lab.recorder import Listener
 from fakeface_lab.results import ARTIFACTS, MODEL, Outcome, peak_rss_bytes, read_outcome
 from fakeface_lab.search.epoch_keeper import EpochKeeper, replace_text
 from fakeface_lab.search.fit_arguments import EpochOrder, FitArguments, has_own_fit
@@ -27,7 +28,6 @@ from fakeface_lab.search.work import Assignment
 from fakeface_lab.tracking.models import INPUT_PREFIX, log_model, package_model
 from fakeface_lab.tracking.provenance import host_facts, package_versions
 from fakeface_lab.tracking.runs import TrackedRun
-from fakeface_lab.training import Listener
 
 __all__ = ["HypermodelWork"]
 

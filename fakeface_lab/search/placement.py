@@ -11,9 +11,10 @@ import psutil
 from fakeface_lab.backend import set_up_process, tf
 from fakeface_lab.console import console
 from fakeface_lab.errors import ConfigError
-from fakeface_lab.search.engines import Engine, Event, InlineEngine, LocalEngine
+from fakeface_lab.search.engines import Engine, Event, InlineEngine
 from fakeface_lab.search.hypermodel_work import HypermodelWork
 from fakeface_lab.search.ledger import Ledger
+from fakeface_lab.search.local_engine import LocalEngine
 from fakeface_lab.search.work import save_work
 
 __all__ = ["EngineMaker", "Placement", "make_engine", "place"]

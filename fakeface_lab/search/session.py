@@ -18,9 +18,11 @@ from fakeface_lab.search.closing import close_search
 from fakeface_lab.search.counts import num_trials_at_most
 from fakeface_lab.search.detector import DetectorWork
 from fakeface_lab.search.driver import Driver, Limits, is_better
-from fakeface_lab.search.engines import Engine, Event, InlineEngine, LocalEngine
+from fakeface_lab.search.engines import Engine, Event, InlineEngine
 from fakeface_lab.search.finale import Finals, count_opening, explain, run_finals, verdict
-from fakeface_lab.search.ledger import Ledger, LedgerTrial, open_search
+from fakeface_lab.search.ledger import Ledger, LedgerTrial
+from fakeface_lab.search.local_engine import LocalEngine
+from fakeface_lab.search.opening import open_search
 from fakeface_lab.search.oracles import OracleSpec, build_oracle
 from fakeface_lab.search.plan import plan_search
 from fakeface_lab.search.progress import SearchProgress

@@ -10,7 +10,8 @@ from fakeface_lab.search.closing import close_tuner_search
 from fakeface_lab.search.counts import num_trials_at_most
 from fakeface_lab.search.driver import Driver, Limits
 from fakeface_lab.search.hypermodel_work import HypermodelWork
-from fakeface_lab.search.ledger import Ledger, open_search
+from fakeface_lab.search.ledger import Ledger
+from fakeface_lab.search.opening import open_search
 from fakeface_lab.search.oracles import reseeded
 from fakeface_lab.search.placement import Placement, make_engine
 from fakeface_lab.search.progress import SearchProgress

@@ -13,9 +13,9 @@ import numpy as np
 from fakeface_lab.backend import tf
 from fakeface_lab.data.mapped import FileView, file_view
 from fakeface_lab.errors import FakefaceLabError
+from fakeface_lab.recorder import Listener
 from fakeface_lab.results import Outcome
 from fakeface_lab.tracking.runs import TrackedRun
-from fakeface_lab.training import Listener
 
 __all__ = ["Assignment", "Work", "explain_fault", "load_work", "save_work"]
 

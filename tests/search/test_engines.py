@@ -12,7 +12,8 @@ import cloudpickle
 import psutil
 import pytest
 
-from fakeface_lab.search.engines import Event, LocalEngine
+from fakeface_lab.search.engines import Event
+from fakeface_lab.search.local_engine import LocalEngine
 from fakeface_lab.search.work import Assignment, save_work
 from tests.search import curve_work
 from tests.search.curve_work import CurveWork

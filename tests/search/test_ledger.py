@@ -7,7 +7,8 @@ import psutil
 import pytest
 
 from fakeface_lab.errors import SearchError, TrackingError
-from fakeface_lab.search.ledger import Ledger, find_search
+from fakeface_lab.search.ledger import Ledger
+from fakeface_lab.search.opening import find_search
 from fakeface_lab.search.presence import Presence, refuse_second_driver
 from fakeface_lab.search.suggestion import Suggestion
 from fakeface_lab.tracking.store import Store

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from fakeface_lab.search.ledger import Ledger, open_search
+from fakeface_lab.search.ledger import Ledger
+from fakeface_lab.search.opening import open_search
 from fakeface_lab.search.progress import SearchProgress
 from fakeface_lab.search.suggestion import Suggestion
 from fakeface_lab.tracking.patience import PatientWriter

@@ -14,7 +14,8 @@ from rich.table import Table
 from fakeface_lab.config import BaselineSettings, Hyperparameters, load_settings
 from fakeface_lab.search.importance import measure_importance
 from fakeface_lab.search.leaderboard import leaderboard, searched_names
-from fakeface_lab.search.ledger import Ledger, LedgerTrial, open_search
+from fakeface_lab.search.ledger import Ledger, LedgerTrial
+from fakeface_lab.search.opening import open_search
 from fakeface_lab.search.report import write_report
 from fakeface_lab.search.suggestion import Suggestion
 from fakeface_lab.search.tables import trials_table
