@@ -76,6 +76,9 @@ def _show_search(store: "Store", search: "Run", require: str | None) -> int:
 
     trials = leaderboard(children_of(store, search, "trial"), direction_of(search))
     wide_console.print(trials_table(trials, trial_0_name(search)))
+    if trial_0_name(search) != "documented":
+        console.print("[bold]verdict[/]   none: its test data are not here; measure the best model on data kept apart")
+        return _exit_code([], require)
     best, documented = finals_of(store, search)
     if best is None or documented is None:
         console.print("[bold]verdict[/]   none: no finals of both the best and the documented configuration")

@@ -12,7 +12,7 @@ from fakeface_lab.evaluation.comparison import Comparison, Judgement, compare, h
 from fakeface_lab.evaluation.intervals import Rate, wilson
 from fakeface_lab.evaluation.stress_comparison import compare_under_stress
 from fakeface_lab.evaluation.stress_objective import OBJECTIVES as STRESS_OBJECTIVES
-from fakeface_lab.search.leaderboard import direction_of, leaderboard
+from fakeface_lab.search.leaderboard import direction_of, leaderboard, trial_0_name
 from fakeface_lab.tracking.finding import Run, children_of, find_named, latest_runs
 from fakeface_lab.tracking.scores import PartScores, part_scores, stress_scores
 from fakeface_lab.tracking.store import Store
@@ -204,6 +204,11 @@ def _standing(store: Store, run: Run) -> Standing:
     role = run.data.tags.get("role", "run")
     if role != "search":
         return _of_runs(store, run.info.run_name, role, [run])
+    if trial_0_name(run) != "documented":
+        raise SearchError(
+            f"search {run.info.run_name}: its images are its user's own, so it stands beside no other; name it alone "
+            f"to see its trials"
+        )
     finals, _ = finals_of(store, run)
     if finals is not None:
         return finals

@@ -18,6 +18,7 @@ from mlflow.tracking import MlflowClient
 
 import fakeface_lab
 from fakeface_lab.backend import keras, tf
+from fakeface_lab.compare import main as compare
 from fakeface_lab.errors import AllTrialsFailedError, ConfigError, SearchError
 from fakeface_lab.search.tuner import Tuner
 
@@ -190,7 +191,9 @@ def test_several_objectives_are_summed_as_kerastuner_does(project: Path) -> None
     assert run.data.metrics["score"] == pytest.approx(min(sums), abs=1e-7)
 
 
-def test_summaries_read_as_kerastuners(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_summaries_read_as_kerastuners_and_compare_shows_the_trials(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     tuner = inline(small)
     tuner.search_space_summary()
     assert "Default search space size: 1\nunits (Choice)" in capsys.readouterr().out
@@ -202,6 +205,13 @@ def test_summaries_read_as_kerastuners(project: Path, capsys: pytest.CaptureFixt
     assert f"Results in sqlite:///{project / 'mlflow.db'}, search untitled_project" in text
     assert f"Trial {best.trial_id} summary\nHyperparameters:\nunits: " in text
     assert f"Score: {best.score}\n" in text
+
+    assert compare(["untitled_project"]) == 0
+    text = capsys.readouterr().out
+    assert "defaults" in text
+    assert "verdict   none: its test data are not here; measure the best model on data kept apart" in text
+    assert compare([]) == 0
+    assert "its images are its user's own, so it stands beside no other" in " ".join(capsys.readouterr().out.split())
 
 
 class Subclassed(keras.Model):
