@@ -2,12 +2,14 @@
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests.mlflow_server import Server
 
 # Set before any test imports TensorFlow or MLflow. On small arrays threads of BLAS and OpenMP only wait for each
 # other, the more so where tests run side by side.
@@ -72,3 +74,14 @@ def real_images() -> Path:
 
 
 _REAL_IMAGES = Path(os.environ["FAKEFACE_DATA"]) if os.environ.get("FAKEFACE_DATA") else None
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A running MLflow server; a test that kills it starts it again."""
+    server = Server(tmp_path_factory.mktemp("server"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()

@@ -1,25 +1,15 @@
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fakeface_lab.tracking.store import Store, open_store
+from tests.mlflow_server import Server
 from tests.search.curve_work import Notes
 from tests.search.test_driver import facts, run
-from tests.tracking.mlflow_server import Server
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"))
-    try:
-        server.start()
-        yield server
-    finally:
-        server.kill()
 
 
 class Outage(Notes):

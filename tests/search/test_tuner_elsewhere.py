@@ -1,6 +1,5 @@
 """`Tuner` with several worker processes, and with a tracking server instead of a file."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import keras_tuner
@@ -11,7 +10,7 @@ from mlflow.tracking import MlflowClient
 
 from fakeface_lab.backend import keras
 from fakeface_lab.search.tuner import Tuner
-from tests.tracking.mlflow_server import Server
+from tests.mlflow_server import Server
 
 X = np.random.default_rng(3).normal(size=(60, 4)).astype(np.float32)
 Y = (X[:, :2].sum(axis=1) > 0).astype(np.float32)
@@ -23,18 +22,6 @@ def build(hp: keras_tuner.HyperParameters) -> keras.Model:
     model.add(keras.layers.Dense(1, activation="sigmoid"))
     model.compile("adam", "binary_crossentropy", run_eagerly=True)
     return model
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    folder = tmp_path / "server"
-    folder.mkdir()
-    server = Server(folder)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.kill()
 
 
 def scores(tuner: Tuner) -> dict[int, float]:

@@ -1,25 +1,13 @@
-"""Real stores: a sqlite file for each test, and one real MLflow server for all of them."""
+"""A sqlite file for each test of the store, and each test on a file and through a server."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.store import Store, open_store
-from tests.tracking.mlflow_server import Server
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A running server; a test that kills it starts it again."""
-    server = Server(tmp_path_factory.mktemp("server"))
-    try:
-        server.start()
-        yield server
-    finally:
-        server.kill()
+from tests.mlflow_server import Server
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from fakeface_lab.errors import TrackingError
 from fakeface_lab.tracking.patience import PatientWriter, is_passing_fault
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import open_store
-from tests.tracking.mlflow_server import Server
+from tests.mlflow_server import Server
 
 NOW_MS = 1_760_000_000_000
 

@@ -13,7 +13,7 @@ import pytest
 
 from fakeface_lab.errors import TrackingError
 from fakeface_lab.tracking.store import Store, open_store, resolve_tracking_uri
-from tests.tracking.mlflow_server import Server
+from tests.mlflow_server import Server
 
 
 def test_the_setting_wins_over_the_environment_and_that_over_the_project(
