@@ -69,8 +69,8 @@ class PairedTest:
     def sentence(self, name_a: str, name_b: str) -> str:
         """The verdict in plain words, in one line."""
         counts = (
-            f"of {self.num_images} images only {name_a} has {self.num_only_a} right, "
-            f"only {name_b} has {self.num_only_b} right"
+            f"of {self.num_images} images {self.num_only_a} are right with {name_a} alone, "
+            f"{self.num_only_b} with {name_b} alone"
         )
         if self.verdict == "cannot be decided":
             return (

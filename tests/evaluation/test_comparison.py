@@ -73,12 +73,12 @@ def test_false_verdicts_stay_below_five_percent() -> None:
 
 def test_sentences() -> None:
     assert mcnemar(*decisions(8, 1)).sentence("trial 7", "the baseline") == (
-        "trial 7 is better than the baseline: of 258 images only trial 7 has 8 right, only the baseline "
-        "has 1 right (exact McNemar, p = 0.039)."
+        "trial 7 is better than the baseline: of 258 images 8 are right with trial 7 alone, 1 with the baseline "
+        "alone (exact McNemar, p = 0.039)."
     )
     assert mcnemar(*decisions(1, 0)).sentence("A", "B") == (
-        "Whether A is better than B cannot be decided on this test set: of 258 images only A has 1 right, "
-        "only B has 0 right; at least 6 such images are needed."
+        "Whether A is better than B cannot be decided on this test set: of 258 images 1 are right with A alone, "
+        "0 with B alone; at least 6 such images are needed."
     )
     equal = mcnemar(*decisions(5, 5)).sentence("A", "B")
     assert equal.startswith("A and B are not distinguishable:")
@@ -96,8 +96,8 @@ def test_compare_decides_on_the_mean_of_the_seeds() -> None:
     assert (found.candidate_seeds.low, found.candidate_seeds.high) == (0.0, 1.0)
     assert (found.num_candidate_seeds, found.num_reference_seeds) == (2, 1)
     assert found.sentence("the winner", "the baseline") == (
-        "The winner is better than the baseline: of 20 images only the winner has 20 right, "
-        "only the baseline has 0 right (exact McNemar, p = 1.9e-06). Accuracy of single seeds: "
+        "The winner is better than the baseline: of 20 images 20 are right with the winner alone, "
+        "0 with the baseline alone (exact McNemar, p = 1.9e-06). Accuracy of single seeds: "
         "the winner 0.0000 to 1.0000 (2 seeds), the baseline 0.0000 (1 seed)."
     )
 
