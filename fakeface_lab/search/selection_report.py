@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from mlflow.entities import Run
 
+from fakeface_lab.config import Hyperparameters
 from fakeface_lab.errors import SearchError
 from fakeface_lab.evaluation.selection import (
     SearchRange,
@@ -108,7 +109,11 @@ def selection_report(
             f"{len(expected)} reach {expected[-1]:.4f}: {_worth(expected, half)}."
         )
     best = (max if maximize else min)(trials, key=lambda trial: trial.score)
-    edges = edge_values(_numbers(best.values), _ranges(space, trials[0].values))
+    edges = [
+        edge
+        for edge in edge_values(_numbers(best.values), _ranges(space, trials[0].values))
+        if not _is_limit(edge.name, edge.value)
+    ]
     sentences += [f"{edge}." for edge in edges]
     return SelectionReport(metrics | {"num_edge_values": float(len(edges))}, expected, tuple(sentences))
 
@@ -143,6 +148,12 @@ def _worth(expected: npt.NDArray[np.float64], half: int) -> str:
 
 def _numbers(values: Mapping[str, Value]) -> dict[str, float]:
     return {name: float(value) for name, value in values.items() if not isinstance(value, str)}
+
+
+def _is_limit(name: str, value: float) -> bool:
+    """Return whether a hyperparameter can go no further: there is no dropout below 0."""
+    field = Hyperparameters.model_fields.get(name)
+    return field is not None and any(value in (getattr(m, "ge", None), getattr(m, "le", None)) for m in field.metadata)
 
 
 def _ranges(space: Mapping[str, Range], documented: Mapping[str, Value]) -> dict[str, SearchRange]:

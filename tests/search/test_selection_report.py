@@ -1,6 +1,7 @@
 """The best of a search, corrected for having been picked, from the scores that its trials have logged."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,17 @@ def test_a_choice_of_two_values_has_no_edge(store: Store, tmp_path: Path) -> Non
         report = selection_report(
             store, trials, space={"filters_1": Range(values=values)}, algorithm="grid", objective="val_accuracy",
             maximize=True,
+        )  # fmt: skip
+        assert report.metrics["num_edge_values"] == num_edges
+
+
+def test_a_value_that_can_go_no_further_has_no_edge(store: Store, tmp_path: Path) -> None:
+    trials = log_trials(store, tmp_path, with_accuracy(2, 40, 0.8), [0.9, 0.5], [1e-3, 1e-3])
+    for lowest, num_edges in ((0.0, 0), (0.1, 1)):
+        given = [replace(trials[0], values={"conv_dropout": lowest}), replace(trials[1], values={"conv_dropout": 0.25})]
+        report = selection_report(
+            store, given, space={"conv_dropout": Range(values=(lowest, 0.25, 0.4))}, algorithm="grid",
+            objective="val_accuracy", maximize=True,
         )  # fmt: skip
         assert report.metrics["num_edge_values"] == num_edges
 
