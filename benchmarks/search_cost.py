@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 from mlflow.tracking import MlflowClient
-from plain_tuner import LEARNING_RATES
 from side_by_side import measure
 
 from fakeface_lab.backend import set_up_process
@@ -34,6 +33,7 @@ from fakeface_lab.training import Training
 __all__: list[str] = []
 
 BENCHMARKS = Path(__file__).resolve().parent
+LEARNING_RATES = ("0.0001", "0.0002", "0.0004")
 NUM_TRIALS = len(LEARNING_RATES)
 
 
@@ -54,10 +54,9 @@ def measure_ours(data: Path, epochs: int, folder: Path) -> SearchCost:
     """Run a search of `fakeface_lab.tune` in an empty project and read its runs."""
     (folder / "experiments").mkdir(parents=True)
     config = folder / "search.toml"
-    values = ", ".join(str(rate) for rate in LEARNING_RATES)
     config.write_text(
         f'data = "{data}"\nsplit = "documented"\nalgorithm = "grid"\nepochs = {epochs}\ntrials = {NUM_TRIALS}\n'
-        f"final_seeds = 0\n[space]\nlearning_rate = {{ values = [{values}] }}\n"
+        f"final_seeds = 0\n[space]\nlearning_rate = {{ values = [{', '.join(LEARNING_RATES)}] }}\n"
     )
     measure([sys.executable, "-m", "fakeface_lab.tune", "--config", str(config)], folder)
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
@@ -74,8 +73,8 @@ def measure_plain(data: Path, epochs: int, folder: Path) -> SearchCost:
     """Run the same configurations with KerasTuner alone."""
     folder.mkdir()
     result = folder / "result.json"
-    script = str(BENCHMARKS / "plain_tuner.py")
-    measure([sys.executable, script, str(data), str(result), "--epochs", str(epochs)], folder)
+    words = [str(BENCHMARKS / "plain_tuner.py"), str(data), str(result), "--epochs", str(epochs), "--learning-rates"]
+    measure([sys.executable, *words, *LEARNING_RATES], folder)
     return SearchCost(**json.loads(result.read_text()))
 
 

@@ -133,6 +133,14 @@ def test_batches_have_a_known_shape() -> None:
         assert (images.shape.as_list(), one_hot.shape.as_list()) == ([None, 16, 16, 3], [None, 2])
 
 
+def test_nothing_is_tuned_whose_end_would_be_waited_for() -> None:
+    for batches in (
+        training_batches(PIXELS, LABELS, ROWS, batch_size=4, seed=0, epochs=1),
+        evaluation_batches(PIXELS, LABELS, ROWS, 4),
+    ):
+        assert batches.options().autotune.enabled is False
+
+
 FLAT = """
 import sys
 import numpy as np, psutil
