@@ -1,12 +1,12 @@
 """Loads Keras, KerasTuner and TensorFlow quietly, and makes this process's results repeatable."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fakeface_lab.errors import ConfigError
 
-__all__ = ["keras", "keras_tuner", "set_up_process", "tf"]
+__all__ = ["keras", "keras_tuner", "num_cores", "set_up_process", "tf"]
 
 if os.environ.setdefault("KERAS_BACKEND", "tensorflow") != "tensorflow":
     raise ConfigError(f"KERAS_BACKEND = {os.environ['KERAS_BACKEND']!r}: only tensorflow is supported; unset it")
@@ -42,7 +42,7 @@ def set_up_process(threads: int) -> int:
     Raises:
         ConfigError: TensorFlow already runs with another number of threads.
     """
-    all_cores = len(_allowed_cores())
+    all_cores = num_cores()
     num_threads = threads or all_cores
     if tf.config.threading.get_intra_op_parallelism_threads() != num_threads:
         try:
@@ -63,9 +63,10 @@ def set_up_process(threads: int) -> int:
     return num_threads
 
 
-def _allowed_cores() -> Sequence[int]:
+def num_cores() -> int:
+    """Return how many cores this process may use."""
     import psutil
 
     process = psutil.Process()
     # macOS has no affinity.
-    return process.cpu_affinity() if hasattr(process, "cpu_affinity") else range(psutil.cpu_count() or 1)
+    return len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else psutil.cpu_count() or 1

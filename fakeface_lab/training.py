@@ -11,14 +11,11 @@ import numpy.typing as npt
 from fakeface_lab.backend import keras
 from fakeface_lab.config import Hyperparameters
 from fakeface_lab.data.pipeline import evaluation_batches, training_batches
+from fakeface_lab.evaluation.stress_objective import OBJECTIVES as STRESS_OBJECTIVES
 from fakeface_lab.model import build_model, fixed_hyperparameters
 from fakeface_lab.recorder import Listener, TrainingRecorder
 
 __all__ = ["STRESS_OBJECTIVES", "Training", "predict", "train"]
-
-
-# Objectives that are measured once, on the kept weights; the epochs themselves are then judged by the loss.
-STRESS_OBJECTIVES = ("worst_stress", "mean_stress")
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ class Training:
 
     def judge(self) -> dict[str, Any]:
         """Return by what an epoch is judged, as `TrainingRecorder` takes it."""
-        if self.objective in STRESS_OBJECTIVES:
+        if self.objective in STRESS_OBJECTIVES:  # measured once, on the kept weights
             return {"objective": "val_loss", "direction": "min"}
         return {"objective": self.objective, "direction": self.direction}
 

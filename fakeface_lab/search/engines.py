@@ -9,7 +9,7 @@ from fakeface_lab.backend import keras
 from fakeface_lab.recorder import EpochRecord
 from fakeface_lab.search.work import Assignment, Work, explain_fault
 
-__all__ = ["Engine", "Event", "Handler", "InlineEngine"]
+__all__ = ["Engine", "EngineMaker", "Event", "Handler", "InlineEngine", "Placement"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,10 @@ class Engine(Protocol):
 
     def stop(self) -> None:
         """End all work at once."""
+
+
+Placement = Literal["local", "inline"]
+EngineMaker = Callable[[Handler], Engine]
 
 
 class InlineEngine:

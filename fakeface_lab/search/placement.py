@@ -1,28 +1,21 @@
-"""Where the trials of a `Tuner` run: in worker processes where everything can be sent to them, else in this process."""
+"""Where trials run: the engine of a placement, and which placement the parts of a `Tuner` allow."""
 
 import io
-from collections.abc import Callable
-from typing import Literal
+import os
 
 import cloudpickle
 import numpy as np
-import psutil
 
-from fakeface_lab.backend import set_up_process, tf
+from fakeface_lab.backend import num_cores, set_up_process, tf
 from fakeface_lab.console import console
 from fakeface_lab.errors import ConfigError
-from fakeface_lab.search.engines import Engine, Event, InlineEngine
+from fakeface_lab.search.engines import EngineMaker, InlineEngine, Placement
 from fakeface_lab.search.hypermodel_work import HypermodelWork
 from fakeface_lab.search.ledger import Ledger
 from fakeface_lab.search.local_engine import LocalEngine
-from fakeface_lab.search.work import save_work
+from fakeface_lab.search.work import Work, save_work
 
-__all__ = ["EngineMaker", "Placement", "make_engine", "place"]
-
-_HANG_SECS = 1800.0
-
-Placement = Literal["local", "inline"]
-EngineMaker = Callable[[Callable[[Event], None]], Engine]
+__all__ = ["make_engine", "place"]
 
 
 def place(work: HypermodelWork, wanted: Placement | None, workers: int, threads: int) -> tuple[Placement, int]:
@@ -40,7 +33,7 @@ def place(work: HypermodelWork, wanted: Placement | None, workers: int, threads:
     """
     obstacle = "engine='inline'" if wanted == "inline" else _obstacle(work)
     if obstacle is None:
-        return "local", threads or max(1, _num_cores() // workers)
+        return "local", threads or max(1, num_cores() // workers)
     if wanted == "local":
         raise ConfigError(f"engine='local': {obstacle} cannot be sent to a worker process; give arrays, or 'inline'")
     if wanted is None:
@@ -52,14 +45,27 @@ def place(work: HypermodelWork, wanted: Placement | None, workers: int, threads:
     return "inline", _set_up_here(threads)
 
 
-def make_engine(placement: Placement, work: HypermodelWork, ledger: Ledger, workers: int) -> EngineMaker:
-    """Return what makes the engine around the driver's handler of events."""
+def make_engine(
+    placement: Placement, work: Work, ledger: Ledger, *, workers: int, num_threads: int, hang_secs: float
+) -> EngineMaker:
+    """Return what makes the engine around the handler of its events.
+
+    Args:
+        placement: worker processes or this one.
+        work: sent to the workers.
+        ledger: of the search; its folder takes what is sent.
+        workers: trials at the same time, one GPU each where there are any.
+        num_threads: of one training.
+        hang_secs: a worker without a training step for so long is killed.
+    """
     if placement == "inline":
         return lambda handler: InlineEngine(work, handler)
     path = save_work(work, ledger.parent.folder)
-    gpus = [str(index) for index, _ in enumerate(tf.config.list_physical_devices("GPU"))]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    num_gpus = len(tf.config.list_physical_devices("GPU"))
+    gpus = visible.split(",") if visible and num_gpus else [str(index) for index in range(num_gpus)]
     return lambda handler: LocalEngine(
-        path, handler, num_workers=workers, num_threads=work.num_threads, hang_secs=_HANG_SECS, gpus=gpus
+        path, handler, num_workers=workers, num_threads=num_threads, hang_secs=hang_secs, gpus=gpus
     )
 
 
@@ -85,18 +91,12 @@ def _obstacle(work: HypermodelWork) -> str | None:
     return None
 
 
-def _num_cores() -> int:
-    process = psutil.Process()
-    # macOS has no affinity.
-    return len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else psutil.cpu_count() or 1
-
-
 def _set_up_here(threads: int) -> int:
     """Make this process deterministic, and return its number of threads: fixed once TensorFlow has begun to work."""
     try:
         return set_up_process(threads)
     except ConfigError as err:
-        fixed = int(tf.config.threading.get_intra_op_parallelism_threads()) or _num_cores()
+        fixed = int(tf.config.threading.get_intra_op_parallelism_threads()) or num_cores()
         if threads not in (0, fixed):
             raise ConfigError(
                 f"threads = {threads}: TensorFlow already runs with {fixed} in this process; leave threads out"

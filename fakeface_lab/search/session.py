@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fakeface_lab.backend import keras_tuner, set_up_process, tf
+from fakeface_lab.backend import keras_tuner, set_up_process
 from fakeface_lab.config import find_project
 from fakeface_lab.console import console, print_data_card, print_places
 from fakeface_lab.data.images import ImageSet, load_images
@@ -18,18 +18,17 @@ from fakeface_lab.search.closing import close_search
 from fakeface_lab.search.counts import num_trials_at_most
 from fakeface_lab.search.detector import DetectorWork
 from fakeface_lab.search.driver import Driver, Limits, is_better
-from fakeface_lab.search.engines import Engine, Event, InlineEngine
+from fakeface_lab.search.engines import EngineMaker
 from fakeface_lab.search.finale import Finals, count_opening, explain, run_finals, verdict
 from fakeface_lab.search.ledger import Ledger, LedgerTrial
-from fakeface_lab.search.local_engine import LocalEngine
 from fakeface_lab.search.opening import open_search
 from fakeface_lab.search.oracles import OracleSpec, build_oracle
+from fakeface_lab.search.placement import make_engine
 from fakeface_lab.search.plan import plan_search
 from fakeface_lab.search.progress import SearchProgress
 from fakeface_lab.search.registry import register
 from fakeface_lab.search.settings import TuneSettings
 from fakeface_lab.search.space import build_space
-from fakeface_lab.search.work import save_work
 from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.runs import sweep_dead_runs
 from fakeface_lab.tracking.store import open_store
@@ -37,8 +36,6 @@ from fakeface_lab.tracking.store import open_store
 __all__ = ["SearchResult", "best_trial", "search_detector", "show_plan"]
 
 DEFAULT_NUM_TRIALS = 12
-
-EngineMaker = Callable[[Callable[[Event], None]], Engine]
 
 
 @dataclass(frozen=True)
@@ -143,28 +140,30 @@ def _search(
     console.print(f"[bold]search[/]    {parent.name}: {settings.algorithm}, {num_trials} trials at most, "
                   f"{len(ledger.trials)} recorded so far")  # fmt: skip
     print_places(parent.store, parent.name, parent.run_id)
-    make_engine = _engine_maker(settings, work, ledger, num_threads)
+    engine = make_engine(
+        settings.engine, work, ledger, workers=settings.workers, num_threads=num_threads, hang_secs=settings.hang_secs
+    )
     with SearchProgress(ledger, settings.objective, direction, num_trials) as progress:
         limits = Limits(settings.epochs, settings.hours)
         Driver(
-            ledger, template, work, make_engine, limits,
+            ledger, template, work, engine, limits,
             seed=settings.seed, observer=progress, keep_models=settings.keep_models,
         ).run()  # fmt: skip
     best = best_trial(ledger, direction)
     assert best.record.score is not None  # the best trial is a finished one
-    text = _conclude(settings, ledger, work, make_engine, best) if settings.final_seeds else ""
+    text = _conclude(settings, ledger, work, engine, best) if settings.final_seeds else ""
     close_search(ledger, settings, best, direction, text)
     return SearchResult(parent.run_id, dict(best.record.values), best.record.score, text)
 
 
 def _conclude(
-    settings: TuneSettings, ledger: Ledger, work: DetectorWork, make_engine: EngineMaker, best: LedgerTrial
+    settings: TuneSettings, ledger: Ledger, work: DetectorWork, engine: EngineMaker, best: LedgerTrial
 ) -> str:
     """Retrain, open the test split, judge, register; return the verdict in words."""
     parent, store = ledger.parent, ledger.parent.store
     seeds = range(settings.seed, settings.seed + settings.final_seeds)
     num_openings = count_opening(ledger, best, seeds)
-    finals = run_finals(ledger, work, make_engine, best, ledger.trials[0], seeds, console.print)
+    finals = run_finals(ledger, work, engine, best, ledger.trials[0], seeds, console.print)
     comparison = verdict(store, finals)
     text = explain(finals, comparison, len(ledger.trials), num_openings)
     registry_name = f"fakeface-{work.images.source.name}"
@@ -245,20 +244,3 @@ def _identity(settings: TuneSettings, images: ImageSet, split: Split, num_thread
         "space": {name: given.model_dump(exclude_defaults=True) for name, given in settings.space.items()},
         "num_threads": num_threads,
     }
-
-
-def _engine_maker(settings: TuneSettings, work: DetectorWork, ledger: Ledger, num_threads: int) -> EngineMaker:
-    if settings.engine == "inline":
-        return lambda handler: InlineEngine(work, handler)
-    work_path = save_work(work, ledger.parent.folder)
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    num_gpus = len(tf.config.list_physical_devices("GPU"))
-    gpus = visible.split(",") if visible and num_gpus else [str(index) for index in range(num_gpus)]
-    return lambda handler: LocalEngine(
-        work_path,
-        handler,
-        num_workers=settings.workers,
-        num_threads=num_threads,
-        hang_secs=settings.hang_secs,
-        gpus=gpus,
-    )

@@ -21,13 +21,14 @@ from fakeface_lab.config import find_project
 from fakeface_lab.console import console
 from fakeface_lab.errors import ConfigError, ModelError
 from fakeface_lab.search.discovery import discover_in_build, discover_in_fit
+from fakeface_lab.search.engines import Placement
 from fakeface_lab.search.fit_arguments import FitArguments, bind_fit_arguments, has_own_fit
 from fakeface_lab.search.hypermodel_work import HypermodelWork
 from fakeface_lab.search.ledger import Ledger
 from fakeface_lab.search.model_recipe import ModelRecipe
 from fakeface_lab.search.opening import find_search
 from fakeface_lab.search.oracles import reseeded
-from fakeface_lab.search.placement import Placement, place
+from fakeface_lab.search.placement import place
 from fakeface_lab.search.refusals import refuse_arguments
 from fakeface_lab.search.shown_trials import shown_trials
 from fakeface_lab.search.tuner_session import open_tuner_search, run_tuner_search

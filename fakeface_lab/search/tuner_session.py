@@ -9,17 +9,20 @@ from fakeface_lab.recording import remove_work_folder
 from fakeface_lab.search.closing import close_tuner_search
 from fakeface_lab.search.counts import num_trials_at_most
 from fakeface_lab.search.driver import Driver, Limits
+from fakeface_lab.search.engines import Placement
 from fakeface_lab.search.hypermodel_work import HypermodelWork
 from fakeface_lab.search.ledger import Ledger
 from fakeface_lab.search.opening import open_search
 from fakeface_lab.search.oracles import reseeded
-from fakeface_lab.search.placement import Placement, make_engine
+from fakeface_lab.search.placement import make_engine
 from fakeface_lab.search.progress import SearchProgress
 from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.runs import sweep_dead_runs
 from fakeface_lab.tracking.store import Store
 
 __all__ = ["open_tuner_search", "run_tuner_search"]
+
+_HANG_SECS = 1800.0
 
 # Settings of an oracle that may change while its search goes on, or that have no meaning here.
 _FREE_ORACLE_SETTINGS = (
@@ -82,7 +85,10 @@ def run_tuner_search(
     )
     print_places(parent.store, parent.name, parent.run_id)
     with parent.ending():
-        engine, limits = make_engine(placement, work, ledger, workers), Limits(work.fit.epochs or 1)
+        engine = make_engine(
+            placement, work, ledger, workers=workers, num_threads=work.num_threads, hang_secs=_HANG_SECS
+        )
+        limits = Limits(work.fit.epochs or 1)
         with SearchProgress(ledger, objective.name, objective.direction, num_trials) as progress:
             Driver(ledger, template, work, engine, limits, seed=seed, observer=progress).run()
         close_tuner_search(ledger, objective.name, objective.direction)
