@@ -42,7 +42,7 @@ def run_compare(settings: CompareSettings) -> int:
         FakefaceLabError: one of its kinds, with one line that says what to do.
     """
     from fakeface_lab.search.standings import judge, latest_standings, named_standings, require_one_ground
-    from fakeface_lab.terminal import console
+    from fakeface_lab.terminal import console, say
     from fakeface_lab.tracking.finding import find_named, open_for_reading
 
     store = open_for_reading(settings.tracking_uri, find_project())
@@ -61,7 +61,7 @@ def run_compare(settings: CompareSettings) -> int:
     require_one_ground(standings)
     comparisons = judge(standings)
     for other, comparison in zip(standings[1:], comparisons, strict=True):
-        console.print(f"[bold]verdict[/]   {comparison.sentence(standings[0].name, other.name)}")
+        say("verdict", comparison.sentence(standings[0].name, other.name))
     if len(comparisons) > 1:
         console.print(f"          p-values are adjusted for {len(comparisons)} comparisons (Holm)", style="dim")
     return _exit_code([comparison.verdict for comparison in comparisons], settings.require)
@@ -71,34 +71,34 @@ def _show_search(store: "Store", search: "Run", require: str | None) -> int:
     from fakeface_lab.search.leaderboard import direction_of, leaderboard, trial_0_name
     from fakeface_lab.search.standings import finals_of, judge_finals
     from fakeface_lab.search.tables import trials_table
-    from fakeface_lab.terminal import console, wide_console
+    from fakeface_lab.terminal import say, wide_console
     from fakeface_lab.tracking.finding import children_of
 
     trials = leaderboard(children_of(store, search, "trial"), direction_of(search))
     wide_console.print(trials_table(trials, trial_0_name(search)))
     if trial_0_name(search) != "documented":
-        console.print("[bold]verdict[/]   none: its test data are not here; measure the best model on data kept apart")
+        say("verdict", "none: its test data are not here; measure the best model on data kept apart")
         return _exit_code([], require)
     best, documented = finals_of(store, search)
     if best is None or documented is None:
-        console.print("[bold]verdict[/]   none: no finals of both the best and the documented configuration")
+        say("verdict", "none: no finals of both the best and the documented configuration")
         return _exit_code([], require)
     if best.runs == documented.runs:
-        console.print("[bold]verdict[/]   none: the documented configuration is itself the best trial")
+        say("verdict", "none: the documented configuration is itself the best trial")
         return _exit_code([], require)
     _print_standings([best, documented])
     comparison = judge_finals(store, best.runs, documented.runs)
-    console.print(f"[bold]verdict[/]   {comparison.sentence('the best configuration', 'the documented one')}")
+    say("verdict", comparison.sentence("the best configuration", "the documented one"))
     return _exit_code([comparison.verdict], require)
 
 
 def _print_standings(standings: "Sequence[Standing]") -> None:
     from fakeface_lab.search.standings import by_ground
     from fakeface_lab.search.tables import standings_table
-    from fakeface_lab.terminal import console, wide_console
+    from fakeface_lab.terminal import say, wide_console
 
     for ground, members in by_ground(standings).items():
-        console.print(f"[bold]{ground}[/]" + (f" ([yellow]{ground.caution}[/])" if ground.caution else ""))
+        say(str(ground), f" ({ground.caution})" if ground.caution else "", style="yellow")
         wide_console.print(standings_table(members))
 
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -15,7 +14,7 @@ from fakeface_lab.data.splits import Split
 from fakeface_lab.evaluation.intervals import wilson
 from fakeface_lab.recorder import EpochRecord, Listener
 from fakeface_lab.results import Outcome
-from fakeface_lab.terminal import console, format_secs
+from fakeface_lab.terminal import console, format_secs, say
 from fakeface_lab.tracking.lookup import FoundAudit
 from fakeface_lab.tracking.store import Store
 
@@ -37,18 +36,18 @@ def print_data_card(images: ImageSet, split: Split) -> None:
     if source.notice:
         console.print(source.notice, style="bold white on red")
     counts = ", ".join(f"{count} {name}" for name, count in images.class_counts().items())
-    console.print(f"[bold]data[/]      {source.name}: {len(images.files)} images ({counts}), {images.size_px} px")
-    console.print(f"          {escape(str(source.root))}  digest {images.digest[:12]}", style="dim")
+    say("data", f"{source.name}: {len(images.files)} images ({counts}), {images.size_px} px")
+    console.print(f"          {source.root}  digest {images.digest[:12]}", style="dim")
     for reason, num_files in _count([skipped.reason for skipped in images.skipped]).items():
         examples = ", ".join(skipped.name for skipped in images.skipped if skipped.reason == reason)
-        console.print(f"          skipped {num_files}: {reason} ({escape(_shorten(examples))})", style="yellow")
+        console.print(f"          skipped {num_files}: {reason} ({_shorten(examples)})", style="yellow")
     for remark, num_files in images.remarks.items():
         console.print(f"          used {num_files}: {remark}", style="yellow")
     if split.test_is_validation:
         parts = f"{len(split.train)} train, {len(split.test)} test, which also judge each epoch, as documented"
     else:
         parts = f"{len(split.train)} train, {len(split.validation)} validation, {len(split.test)} test (sealed)"
-    console.print(f"[bold]split[/]     {split.name}, seed {split.seed}: {parts}")
+    say("split", f"{split.name}, seed {split.seed}: {parts}")
 
 
 def _count(words: Sequence[str]) -> dict[str, int]:
@@ -123,7 +122,7 @@ def print_outcome(outcome: Outcome, *, beside_documented: bool) -> None:
     if f"{part}_accuracy" not in metrics:
         return
     rate = wilson(int(metrics[f"{part}_accuracy_num_correct"]), int(metrics[f"{part}_accuracy_num_total"]))
-    console.print(f"[bold]accuracy[/]  {rate} on {part}")
+    say("accuracy", f"{rate} on {part}")
     if beside_documented:
         known = wilson(documented.NUM_TEST - documented.NUM_ERRORS, documented.NUM_TEST)
         console.print(f"          documented: {known}")
@@ -142,15 +141,15 @@ def print_outcome(outcome: Outcome, *, beside_documented: bool) -> None:
     console.print(
         "          " + ", ".join(f"{name} {details[name]:.4f}" for name in (*shown, *recalls) if name in details)
     )
-    console.print(f"[bold]worth[/]     {outcome.explanation}")
+    say("worth", outcome.explanation)
 
 
 def print_audit(audit: FoundAudit | None, data: str) -> None:
     """Print what the audit of these images found, or how to have one made."""
     if audit is None:
-        console.print(f"[bold]audit[/]     not made yet: python -m fakeface_lab.audit --data {escape(data)}")
+        say("audit", f"not made yet: python -m fakeface_lab.audit --data {data}")
     else:
-        console.print(f"[bold]audit[/]     {escape(audit.verdict)}", style="red" if audit.worst == "fail" else "")
+        say("audit", audit.verdict, style="red" if audit.worst == "fail" else "")
 
 
 def _documented_table(outcome: Outcome) -> Table:
@@ -169,12 +168,12 @@ def _documented_table(outcome: Outcome) -> Table:
 
 def print_places(store: Store, run_name: str, run_id: str) -> None:
     """Say where the run is and how to look at it."""
-    console.print(f"[bold]tracking[/]  {store.uri}")
+    say("tracking", store.uri)
     console.print(f"          experiment {store.experiment_name}, run {run_name} ({run_id})")
     command = store.ui_command()
     if command is not None:
-        console.print(f"[bold]look[/]      {command}")
-    console.print(
-        f"          then all runs  {store.runs_link()}" if command else f"[bold]look[/]      {store.runs_link()}"
-    )
-    console.print(f"          this run       {store.run_link(run_id)}")
+        say("look", command)
+        say("", f"then all runs  {store.runs_link()}")
+    else:
+        say("look", store.runs_link())
+    say("", f"this run       {store.run_link(run_id)}")

@@ -56,7 +56,7 @@ def run_evaluation(settings: EvaluateSettings) -> EvaluationResult:
     from fakeface_lab.backend import set_up_process
     from fakeface_lab.console import print_places
     from fakeface_lab.recording import begin_recording, remove_work_folder
-    from fakeface_lab.terminal import console
+    from fakeface_lab.terminal import console, say
     from fakeface_lab.tracking.lookup import find_audit, find_model, open_for_models
     from fakeface_lab.tracking.patience import PatientWriter
     from fakeface_lab.tracking.runs import TrackedRun
@@ -69,10 +69,10 @@ def run_evaluation(settings: EvaluateSettings) -> EvaluationResult:
     num_threads = set_up_process(settings.threads)
     found = find_model(open_for_models(settings.tracking_uri, project), settings.model)
     model = load_model(found)
-    console.print(f"[bold]model[/]     {found.run.info.run_name} ({found.run.info.run_id}), {found.uri}")
+    say("model", f"{found.run.info.run_name} ({found.run.info.run_id}), {found.uri}")
     chosen = choose_images(model, settings.data, settings.positive, project)
     for sentence in chosen.sentences:
-        console.print(f"[bold]images[/]    {sentence}")
+        say("images", sentence)
 
     writer = PatientWriter(settings.tracking_patience_secs, console.print)
     audit = find_audit(found.store, model.data_digest)

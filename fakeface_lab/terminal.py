@@ -1,13 +1,20 @@
 """The terminal that every program writes to, and how durations read on it. Loads no TensorFlow."""
 
 from rich.console import Console
+from rich.text import Text
 
-__all__ = ["console", "format_secs", "wide_console"]
+__all__ = ["console", "format_secs", "say", "wide_console"]
 
-console = Console(highlight=False, soft_wrap=True)
+# No markup, no emoji codes: foreign text (`[/job:localhost/...]`, `:key:`) is printed as it is and cannot raise.
+console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 # For tables with names and ids, which a narrow terminal may wrap but nothing may cut: they are there to be copied.
-wide_console = Console(highlight=False, width=400)
+wide_console = Console(highlight=False, width=400, markup=False, emoji=False)
+
+
+def say(label: str, text: str, style: str = "", label_style: str = "bold") -> None:
+    """Print one line of a report: a label, "" for a line that continues the one above, and what there is to say."""
+    console.print(Text.assemble((f"{label:<10}", label_style), (text, style)))
 
 
 def format_secs(secs: float) -> str:

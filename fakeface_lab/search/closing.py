@@ -2,15 +2,13 @@
 
 from typing import Literal
 
-from rich.markup import escape
-
 from fakeface_lab.search.leaderboard import leaderboard, trial_0_name
 from fakeface_lab.search.ledger import Ledger, LedgerTrial
 from fakeface_lab.search.report import publish_report
 from fakeface_lab.search.selection_report import ScoredTrial, SelectionReport, selection_report
 from fakeface_lab.search.settings import TuneSettings
 from fakeface_lab.search.tables import trials_table
-from fakeface_lab.terminal import console, wide_console
+from fakeface_lab.terminal import console, say, wide_console
 from fakeface_lab.tracking.finding import children_of
 
 __all__ = ["close_search", "close_tuner_search"]
@@ -39,11 +37,11 @@ def close_search(
     wide_console.print(trials_table(leaderboard(trials, direction), trial_0_name(parent.run)))
     models = [run for run in trials if run.data.tags.get("model") == "logged"]
     num_bytes = sum(4 * run.data.metrics.get("num_params", 0) for run in models)
-    console.print(f"[bold]models[/]    {len(models)} of trials kept, {num_bytes / 1e6:,.0f} MB (--keep-models)")
+    say("models", f"{len(models)} of trials kept, {num_bytes / 1e6:,.0f} MB (--keep-models)")
     for sentence in selection.sentences:
-        console.print(f"[bold]worth[/]     {sentence}")
+        say("worth", sentence)
     if verdict:
-        console.print(f"[bold]verdict[/]   {verdict}")
+        say("verdict", verdict)
 
 
 def close_tuner_search(ledger: Ledger, objective: str, direction: Literal["min", "max"]) -> None:
@@ -68,7 +66,7 @@ def close_tuner_search(ledger: Ledger, objective: str, direction: Literal["min",
     publish_report(ledger, objective, direction, f"{worth}.")
     if not console.quiet:
         wide_console.print(trials_table(table, trial_0_name(parent.run)))
-        console.print(f"[bold]worth[/]     {escape(worth)}.")
+        say("worth", f"{worth}.")
 
 
 def _selection(ledger: Ledger, settings: TuneSettings, direction: Literal["min", "max"]) -> SelectionReport:

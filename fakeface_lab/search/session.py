@@ -29,6 +29,7 @@ from fakeface_lab.search.progress import SearchProgress
 from fakeface_lab.search.registry import register
 from fakeface_lab.search.settings import TuneSettings
 from fakeface_lab.search.space import build_space
+from fakeface_lab.terminal import say
 from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.runs import sweep_dead_runs
 from fakeface_lab.tracking.store import open_store
@@ -63,7 +64,7 @@ def show_plan(settings: TuneSettings) -> None:
     """
     template = _template(settings)
     source = find_source(settings.data, settings.positive, find_project(), settings.image_size)
-    console.print(f"[bold]search[/]    {_name(settings)}: {settings.algorithm}, objective {settings.objective}")
+    say("search", f"{_name(settings)}: {settings.algorithm}, objective {settings.objective}")
     for name, given in settings.space.items():
         words = ", ".join(f"{key} {value}" for key, value in given.model_dump(exclude_defaults=True).items())
         console.print(f"space     {name}: {words}; documented {getattr(settings.hyperparameters, name)}")
@@ -137,8 +138,10 @@ def _search(
 ) -> SearchResult:
     parent, direction = ledger.parent, work.direction
     num_trials = num_trials_at_most(template)
-    console.print(f"[bold]search[/]    {parent.name}: {settings.algorithm}, {num_trials} trials at most, "
-                  f"{len(ledger.trials)} recorded so far")  # fmt: skip
+    say(
+        "search",
+        f"{parent.name}: {settings.algorithm}, {num_trials} trials at most, {len(ledger.trials)} recorded so far",
+    )
     print_places(parent.store, parent.name, parent.run_id)
     engine = make_engine(
         settings.engine, work, ledger, workers=settings.workers, num_threads=num_threads, hang_secs=settings.hang_secs
@@ -169,7 +172,7 @@ def _conclude(
     registry_name = f"fakeface-{work.images.source.name}"
     aliases = _register_once(ledger, finals, registry_name, lambda: register(store, finals, registry_name, comparison))
     parent.set_tags({"verdict": "" if comparison is None else comparison.verdict})
-    console.print(f"[bold]registry[/]  {registry_name}: " + ", ".join(f"{key} {aliases[key]}" for key in aliases))
+    say("registry", f"{registry_name}: " + ", ".join(f"{key} {aliases[key]}" for key in aliases))
     return text
 
 

@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from fakeface_lab.backend import keras_tuner
-from fakeface_lab.console import console, print_places
+from fakeface_lab.console import print_places
 from fakeface_lab.recording import remove_work_folder
 from fakeface_lab.search.closing import close_tuner_search
 from fakeface_lab.search.counts import num_trials_at_most
@@ -16,6 +16,7 @@ from fakeface_lab.search.opening import open_search
 from fakeface_lab.search.oracles import reseeded
 from fakeface_lab.search.placement import make_engine
 from fakeface_lab.search.progress import SearchProgress
+from fakeface_lab.terminal import say
 from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.runs import sweep_dead_runs
 from fakeface_lab.tracking.store import Store
@@ -79,9 +80,10 @@ def run_tuner_search(
     """
     parent, objective, num_trials = ledger.parent, work.objective, num_trials_at_most(template)
     sweep_dead_runs(parent.store)
-    console.print(
-        f"[bold]search[/]    {parent.name}: {type(template).__name__}, {num_trials or 'any number of'} trials, "
-        f"{len(ledger.trials)} recorded so far"
+    say(
+        "search",
+        f"{parent.name}: {type(template).__name__}, {num_trials or 'any number of'} trials, "
+        f"{len(ledger.trials)} recorded so far",
     )
     print_places(parent.store, parent.name, parent.run_id)
     with parent.ending():

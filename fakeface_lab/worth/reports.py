@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from fakeface_lab.evaluation.card import Card
-from fakeface_lab.terminal import console, wide_console
+from fakeface_lab.terminal import console, say, wide_console
 from fakeface_lab.worth.application import Decision
 
 __all__ = ["audit_note", "headline", "print_card", "print_decisions", "print_evaluation", "tell"]
@@ -37,10 +36,10 @@ def print_card(card: Card) -> None:
         table.add_row(probe.name, probe.kind, probe.sees, str(probe.accuracy), f"{probe.auc:.3f}")
     wide_console.print(table)
     for finding in card.findings:
-        console.print(f"[{_STYLES[finding.severity]}]{finding.severity:<5}[/]     {escape(finding.sentence)}")
+        say(finding.severity, finding.sentence, label_style=_STYLES[finding.severity])
     if not card.findings:
-        console.print("[green]ok[/]        no findings")
-    console.print(f"[bold]verdict[/]   {escape(card.verdict)}")
+        say("ok", "no findings", label_style="green")
+    say("verdict", card.verdict)
     if card.worst == "fail":
         console.print("          Results on these images are void until this is mended (exit code 3).", style="bold")
 
@@ -52,10 +51,10 @@ def print_evaluation(sentences: Sequence[str], tables: Mapping[str, Any]) -> Non
         for column in frame.columns:
             table.add_column(str(column), justify="left" if frame[column].dtype == object else "right")
         for row in frame.itertuples(index=False):
-            table.add_row(*(f"{value:.4f}" if isinstance(value, float) else escape(str(value)) for value in row))
+            table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row))
         wide_console.print(table)
     for sentence in sentences:
-        console.print(f"[bold]-[/] {escape(sentence)}")
+        console.print(f"- {sentence}")
 
 
 def print_decisions(decisions: Sequence[Decision], class_names: Sequence[str]) -> None:
@@ -65,10 +64,10 @@ def print_decisions(decisions: Sequence[Decision], class_names: Sequence[str]) -
         table.add_column(heading, no_wrap=True)
     for decision in decisions:
         chances = (f"{decision.probabilities[name]:.4f}" for name in class_names)
-        table.add_row(escape(decision.file), decision.decided, *chances)
+        table.add_row(decision.file, decision.decided, *chances)
     wide_console.print(table)
 
 
 def tell(step: str) -> None:
     """Say what is being done, in passing."""
-    console.print(f"          {escape(step)} ...", style="dim")
+    console.print(f"          {step} ...", style="dim")

@@ -5,10 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from fakeface_lab.console import print_places
+from fakeface_lab.search.leaderboard import leaderboard
 from fakeface_lab.search.ledger import Ledger
 from fakeface_lab.search.opening import open_search
 from fakeface_lab.search.progress import SearchProgress
 from fakeface_lab.search.suggestion import Suggestion
+from fakeface_lab.search.tables import trials_table
+from fakeface_lab.terminal import say, wide_console
 from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.store import open_store
 
@@ -51,3 +55,28 @@ def test_a_users_model_is_compared_with_its_defaults(of_tuner: Ledger, capsys: p
 
 def test_the_detector_is_compared_with_the_documented_one(of_tune: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
     assert told(of_tune, capsys)[-1].endswith("best 0.2500 (t001), better than documented 0.5000 (t000)")
+
+
+def test_foreign_text_is_printed_as_it_is(of_tune: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    reason = "InternalError: {{node [/x] y}} [/job:localhost/replica:0] no :key: in [bold]"
+    with SearchProgress(of_tune, "val_loss", "min", None) as progress:
+        trial = of_tune.create(Suggestion(values={"units": 1}, bracket_values={}), "t000 [/red]", {})
+        progress.trial_started(of_tune.count_epoch(trial, 2), 5)
+        progress.died(trial, reason)
+        progress.trial_ended(of_tune.end(trial, "failed", None, reason))
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert lines[1:] == [
+        f"trial 1 (t000 [/red]): {reason}; trying again",
+        f"trial 1 (t000 [/red]): failed: {reason}",
+    ]
+
+
+@pytest.mark.parametrize("name", ["[/x] y", "[red]", "a :smile:"])
+def test_a_name_may_look_like_markup(project: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    store = open_store(None, project, name)
+    ledger = open_search(store, PatientWriter(5), name, {}, {}, restart=False)
+    ledger.parent.lock.release()
+    print_places(store, name, ledger.parent.run_id)
+    say("search", name)
+    wide_console.print(trials_table(leaderboard([], "min"), name))
+    assert capsys.readouterr().out.count(name) == 3
