@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from fakeface_lab.errors import ConfigError
 
@@ -32,6 +32,12 @@ with _silent_stderr():
     import keras_tuner
     import tensorflow as tf
 
+    # Here, because it must come before the first model, and a search's driver builds some before it has any settings:
+    # no process may take a whole card from its neighbours.
+    for _gpu in tf.config.list_physical_devices("GPU"):
+        with suppress(RuntimeError):  # TensorFlow is at work already: whoever set it up has chosen
+            tf.config.experimental.set_memory_growth(_gpu, True)
+
 
 def set_up_process(threads: int) -> int:
     """Make this process's TensorFlow deterministic with a fixed number of threads, and return that number.
@@ -57,9 +63,6 @@ def set_up_process(threads: int) -> int:
                     f"number, or restart Python (in a notebook, its kernel)"
                 ) from err
     tf.config.experimental.enable_op_determinism()
-    for gpu in tf.config.list_physical_devices("GPU"):
-        # A trial must not take the whole card from its neighbours.
-        tf.config.experimental.set_memory_growth(gpu, True)
     return num_threads
 
 

@@ -46,9 +46,9 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
     from fakeface_lab.backend import set_up_process
     from fakeface_lab.data.images import load_images
     from fakeface_lab.data.splits import make_split
-    from fakeface_lab.results import produce_outcome, read_outcome
+    from fakeface_lab.results import MODEL, produce_outcome, read_outcome
     from fakeface_lab.tracking.lookup import find_audit
-    from fakeface_lab.tracking.models import model_of_run
+    from fakeface_lab.tracking.models import is_whole, model_of_run
     from fakeface_lab.tracking.patience import PatientWriter
     from fakeface_lab.tracking.runs import sweep_dead_runs
     from fakeface_lab.tracking.store import open_store
@@ -88,7 +88,7 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
         console.print_places(run.store, run.name, run.run_id)
         recording.begin_recording(run, params, images, settings.model_dump(), num_threads)
         outcome = read_outcome(run.folder)
-        if outcome is None:
+        if outcome is None or not is_whole(run.folder / MODEL):
             model = training.build()
             console.print_layers(model)
             with console.TrainingProgress(training.epochs, recording.RunListener(run)) as progress:

@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -20,7 +20,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from fakeface_lab.errors import ConfigError
+from fakeface_lab.errors import ConfigError, without_credentials
 
 __all__ = [
     "BaselineSettings",
@@ -76,6 +76,11 @@ class Settings(BaseSettings):
         600, ge=0, description="how long a write waits for a tracking server that is away, s"
     )
     debug: bool = Field(False, description="show the whole trace of an error")
+
+    @field_serializer("tracking_uri")
+    def _without_credentials(self, uri: str | None) -> str | None:
+        # Dumped settings are logged with each run.
+        return None if uri is None else without_credentials(uri)
 
     @classmethod
     def settings_customise_sources(

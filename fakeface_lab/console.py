@@ -11,6 +11,7 @@ from rich.text import Text
 from fakeface_lab import documented
 from fakeface_lab.data.images import ImageSet
 from fakeface_lab.data.splits import Split
+from fakeface_lab.errors import without_credentials
 from fakeface_lab.evaluation.intervals import wilson
 from fakeface_lab.recorder import EpochRecord, Listener
 from fakeface_lab.results import Outcome
@@ -168,7 +169,7 @@ def _documented_table(outcome: Outcome) -> Table:
 
 def print_places(store: Store, run_name: str, run_id: str) -> None:
     """Say where the run is and how to look at it."""
-    say("tracking", store.uri)
+    say("tracking", without_credentials(store.uri))
     console.print(f"          experiment {store.experiment_name}, run {run_name} ({run_id})")
     command = store.ui_command()
     if command is not None:

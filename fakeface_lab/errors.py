@@ -1,5 +1,7 @@
 """Every exception a user can meet. Each message is one line: what, where, what is allowed, what to do."""
 
+import re
+
 __all__ = [
     "AllTrialsFailedError",
     "ConfigError",
@@ -9,17 +11,28 @@ __all__ = [
     "SearchError",
     "TrackingError",
     "TrainingDivergedError",
+    "without_credentials",
 ]
+
+
+def without_credentials(text: str) -> str:
+    """Return a text with user and password of every address in it replaced by `***`."""
+    return re.sub(r"(?<=://)[^/\s]+@", "***@", text)
 
 
 class FakefaceLabError(Exception):
     """Base of all errors that end a program with one line on stderr instead of a trace.
+
+    Messages quote addresses and the errors of other libraries: passwords are taken out.
 
     Attributes:
         exit_code: what the program returns to the shell; 2 is the user's mistake.
     """
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(without_credentials(message))
 
 
 class ConfigError(FakefaceLabError):

@@ -5,7 +5,6 @@ A worker process makes them, and whoever talks to MLflow uploads them (`recordin
 
 import csv
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from fakeface_lab.data.splits import TEST, VALIDATION, Split, write_ledger
 from fakeface_lab.evaluation.scores import detection_scores, documented_scores
 from fakeface_lab.evaluation.stress import SEARCH_CONDITIONS
 from fakeface_lab.figures.training import confusion_figure, curve_figures, documented_figure, roc_figure
+from fakeface_lab.files import replace_text
 from fakeface_lab.recorder import EpochRecord, Listener, TrainingRecorder
 from fakeface_lab.robustness import Scored, score_for_search
 from fakeface_lab.shortcuts import explain_accuracy
@@ -67,13 +67,13 @@ class Outcome:
 
 
 def read_outcome(folder: Path) -> Outcome | None:
-    """Return what `produce_outcome` left in `folder`; None while the training is not finished."""
-    path = folder / _OUTCOME
-    if not path.exists():
+    """Return what `produce_outcome` left in `folder`; None while the training is not finished, or the file damaged."""
+    try:
+        content = json.loads((folder / _OUTCOME).read_text())
+        records = [EpochRecord(**record) for record in content.pop("records")]
+        return Outcome(records, **content)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
-    content = json.loads(path.read_text())
-    records = [EpochRecord(**record) for record in content.pop("records")]
-    return Outcome(records, **content)
 
 
 def produce_outcome(
@@ -149,9 +149,7 @@ def _write_outcome(
     # Every metric is a chart in MLflow's page; what is read once stays in the artifact.
     charted = {name: value for name, value in metrics.items() if "_ppv_at_" not in name}
     outcome = Outcome(list(recorder.records), recorder.kept_epoch, charted, explanation)
-    partial = (folder / _OUTCOME).with_suffix(".partial")
-    partial.write_text(json.dumps(asdict(outcome)))
-    os.replace(partial, folder / _OUTCOME)
+    replace_text(folder / _OUTCOME, json.dumps(asdict(outcome)))
     return outcome
 
 

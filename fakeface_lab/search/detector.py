@@ -13,10 +13,11 @@ from fakeface_lab.data.images import ImageSet
 from fakeface_lab.data.splits import Split
 from fakeface_lab.errors import ModelError
 from fakeface_lab.recorder import Listener
-from fakeface_lab.results import Outcome, produce_outcome, read_outcome
+from fakeface_lab.results import MODEL, Outcome, produce_outcome, read_outcome
 from fakeface_lab.search.plan import num_parameters
 from fakeface_lab.search.space import to_hyperparameters
 from fakeface_lab.search.work import Assignment
+from fakeface_lab.tracking.models import is_whole
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.training import Training
 
@@ -51,7 +52,7 @@ class DetectorWork:
     def __call__(self, assignment: Assignment, folder: Path, listener: Listener) -> Outcome:
         """Train in this process; results are left in `folder`."""
         finished = read_outcome(folder)
-        if finished is not None and len(finished.records) == assignment.epochs:
+        if finished is not None and len(finished.records) == assignment.epochs and is_whole(folder / MODEL):
             return finished
         training = self._training(assignment)
         _require_memory(num_parameters(training.hyperparameters, training.image_size))

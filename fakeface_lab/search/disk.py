@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 from keras_tuner import oracles as kt_oracles
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from fakeface_lab.backend import keras_tuner
 from fakeface_lab.search.ledger import Ledger, LedgerTrial
 from fakeface_lab.search.suggestion import TrialRecord
+from fakeface_lab.tracking.models import delete_models
 from fakeface_lab.tracking.store import Store
 
 __all__ = ["inherit_checkpoint", "kept_models", "remove_models", "remove_work_folders"]
@@ -48,22 +48,39 @@ def _link_or_copy(source: Path, target: Path) -> None:
     partial_path.replace(target)
 
 
-def remove_work_folders(store: Store, trials: Sequence[LedgerTrial], template: keras_tuner.Oracle) -> None:
-    """Delete the local files of ended trials, and of those that may still be promoted all but the checkpoint."""
+def remove_work_folders(
+    store: Store, trials: Sequence[LedgerTrial], candidates: Sequence[LedgerTrial], template: keras_tuner.Oracle
+) -> list[LedgerTrial]:
+    """Delete the local files of closed trials; of those that may still be promoted all but the checkpoint.
+
+    Args:
+        store: its work folder has the trials' folders.
+        trials: all trials of the search.
+        candidates: those that may have local files.
+        template: the oracle, which knows what may be promoted.
+
+    Returns:
+        The candidates that still have local files.
+    """
     parents = _promotable(trials, template)
-    for trial in trials:
-        if trial.record.status == "running":
-            continue
+    by_sequence = {trial.record.sequence: trial for trial in trials}
+    left = []
+    for trial in (by_sequence[candidate.record.sequence] for candidate in candidates):
         folder = store.work_folder / trial.run_id
+        if trial.is_open:
+            left.append(trial)
+            continue
         folder.with_suffix(".lock").unlink(missing_ok=True)
         if trial.record.sequence not in parents:
             shutil.rmtree(folder, ignore_errors=True)
             continue
+        left.append(trial)
         for path in folder.glob("*"):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             elif path.name != _CHECKPOINT and path.suffix != ".weights":
                 path.unlink()
+    return left
 
 
 def _promotable(trials: Sequence[LedgerTrial], template: keras_tuner.Oracle) -> set[int]:
@@ -103,15 +120,12 @@ def kept_models(trials: Sequence[TrialRecord], direction: Literal["min", "max"],
 
 def remove_models(ledger: Ledger, direction: Literal["min", "max"], keep_models: str) -> None:
     """Delete the models of trials that fell out of the best ones; the trial's tag `model` then says `none`."""
+    if keep_models == "all":
+        return
     kept = kept_models(ledger.records, direction, keep_models)
     store, writer = ledger.parent.store, ledger.parent.writer
     for trial in ledger.trials:
-        is_out = trial.record.status == "finished" and trial.record.sequence not in kept
-        if not is_out or trial.tags.get("model") == "none":
+        if trial.record.sequence in kept or trial.tags.get("model") != "logged":
             continue
-        query = f"source_run_id = '{trial.run_id}'"
-        for model in writer.call(partial(store.client.search_logged_models, [store.experiment_id], query)):
-            files = get_artifact_repository(model.artifact_location, store.uri)
-            writer.call(files.delete_artifacts)
-            writer.call(partial(store.client.delete_logged_model, model.model_id))
+        writer.call(partial(delete_models, store, trial.run_id))
         ledger.set_tags(trial, {"model": "none"})

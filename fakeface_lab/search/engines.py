@@ -7,7 +7,8 @@ from typing import Literal, Protocol
 
 from fakeface_lab.backend import keras
 from fakeface_lab.recorder import EpochRecord
-from fakeface_lab.search.work import Assignment, Work, explain_fault
+from fakeface_lab.search.faults import explain_fault, kind_of_fault
+from fakeface_lab.search.work import Assignment, Work
 
 __all__ = ["Engine", "EngineMaker", "Event", "Handler", "InlineEngine", "Placement"]
 
@@ -18,14 +19,15 @@ class Event:
 
     Attributes:
         key: the assignment's.
-        kind: `step`, `epoch`, `done`; `failed`: will fail in every attempt; `died`: may do better next time.
+        kind: `step`, `epoch`, `done`; `failed`: will fail in every attempt; `died`: may do better next time;
+            `disturbed`: the machine's fault, not the assignment's.
         record: the finished epoch, for `epoch`.
         step: epoch, step, number of steps, for `step`.
-        reason: why, for `failed` and `died`.
+        reason: why, for `failed`, `died` and `disturbed`.
     """
 
     key: str
-    kind: Literal["step", "epoch", "done", "failed", "died"]
+    kind: Literal["step", "epoch", "done", "failed", "died", "disturbed"]
     record: EpochRecord | None = None
     step: tuple[int, int, int] | None = None
     reason: str = ""
@@ -72,11 +74,12 @@ class InlineEngine:
         except Exception as err:
             if err is listener.fault:
                 raise
-            self._handler(Event(assignment.key, "failed", reason=explain_fault(err)))
+            event = Event(assignment.key, kind_of_fault(err), reason=explain_fault(err))
         else:
-            self._handler(Event(assignment.key, "done"))
+            event = Event(assignment.key, "done")
         finally:
             keras.backend.clear_session()
+        self._handler(event)
 
     def wait(self, timeout_secs: float) -> None:
         """Return at once."""

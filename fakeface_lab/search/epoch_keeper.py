@@ -4,7 +4,6 @@ It keeps the weights of the best epoch and, where a training can go on, its chec
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -16,9 +15,10 @@ import numpy as np
 from fakeface_lab.backend import keras, keras_tuner
 from fakeface_lab.checkpoint import Snapshot, load_weights, save_weights
 from fakeface_lab.errors import SearchError
+from fakeface_lab.files import replace_text
 from fakeface_lab.recorder import EpochRecord, Listener, TrainingRecorder
 
-__all__ = ["EpochKeeper", "replace_text"]
+__all__ = ["EpochKeeper"]
 
 _MEASURED = ("epoch_secs",)  # differs between two equal trainings
 
@@ -39,7 +39,7 @@ class EpochKeeper(TrainingRecorder):
         self._kt_objective, self._begin_epoch = objective, begin_epoch
         self._can_resume, self._needs_objective = can_resume, needs_objective
         self._journal = folder / "reported.json"
-        self._reported = json.loads(self._journal.read_text()) if self._journal.exists() else []
+        self._reported = _read_journal(self._journal)
 
     def set_model(self, model: keras.Model) -> None:
         """Start the clock: a training loop of the user's own may never say that an epoch begins."""
@@ -110,12 +110,14 @@ class EpochKeeper(TrainingRecorder):
             self._listener.epoch_ended(record)
 
 
+def _read_journal(path: Path) -> list[dict[str, Any]]:
+    """Return the epochs that were reported; a damaged file counts as absent: its epochs are reported again."""
+    try:
+        reported: list[dict[str, Any]] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return []
+    return reported
+
+
 def _compared(record: EpochRecord) -> dict[str, float]:
     return {name: value for name, value in record.metrics.items() if name not in _MEASURED}
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file that is either the old or the new one, whenever the process is killed."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    os.replace(partial, path)

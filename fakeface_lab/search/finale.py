@@ -16,8 +16,8 @@ from fakeface_lab.evaluation.comparison import Judgement
 from fakeface_lab.recording import remove_work_folder
 from fakeface_lab.results import read_outcome
 from fakeface_lab.search.engines import Engine, Event
+from fakeface_lab.search.heartbeat import Heartbeat
 from fakeface_lab.search.ledger import Ledger, LedgerTrial
-from fakeface_lab.search.presence import Presence
 from fakeface_lab.search.standings import judge_finals
 from fakeface_lab.search.work import Assignment, Work
 from fakeface_lab.tracking.runs import TrackedRun
@@ -96,7 +96,7 @@ class _Retraining:
     def run(self, assignments: Mapping[str, Assignment]) -> dict[str, Run]:
         runs = self._find_or_make(assignments)
         waiting = [place for place in assignments if runs[place].info.status != "FINISHED"]
-        with self._ledger.stopping(), Presence(self._parent):
+        with self._ledger.stopping(), Heartbeat(self._parent):
             try:
                 while waiting or self._running:
                     while waiting and self._engine.num_free():

@@ -19,13 +19,14 @@ from keras_tuner.src.engine import tuner_utils
 from fakeface_lab.backend import keras, keras_tuner
 from fakeface_lab.errors import ModelError
 from fakeface_lab.figures.training import curve_figures
+from fakeface_lab.files import replace_text
 from fakeface_lab.recorder import Listener
 from fakeface_lab.results import ARTIFACTS, MODEL, Outcome, peak_rss_bytes, read_outcome
-from fakeface_lab.search.epoch_keeper import EpochKeeper, replace_text
+from fakeface_lab.search.epoch_keeper import EpochKeeper
 from fakeface_lab.search.fit_arguments import EpochOrder, FitArguments, has_own_fit
 from fakeface_lab.search.model_recipe import ModelRecipe
 from fakeface_lab.search.work import Assignment
-from fakeface_lab.tracking.models import INPUT_PREFIX, log_model, package_model
+from fakeface_lab.tracking.models import INPUT_PREFIX, is_whole, log_model, package_model
 from fakeface_lab.tracking.provenance import host_facts, package_versions
 from fakeface_lab.tracking.runs import TrackedRun
 
@@ -60,7 +61,7 @@ class HypermodelWork:
     def __call__(self, assignment: Assignment, folder: Path, listener: Listener) -> Outcome:
         """Train in this process; results are left in `folder`."""
         finished = read_outcome(folder)
-        if finished is not None:
+        if finished is not None and is_whole(folder / MODEL):
             return finished
         hp = self.recipe.hyperparameters(assignment.values)
         model = self.recipe.build(hp, assignment.seed)

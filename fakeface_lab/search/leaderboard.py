@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fakeface_lab.tracking.finding import Run
+from fakeface_lab.tracking.tags import join_text
 
 __all__ = ["direction_of", "format_value", "leaderboard", "searched_names", "trial_0_name"]
 
@@ -42,7 +43,7 @@ def leaderboard(trials: Sequence[Run], direction: Literal["min", "max"]) -> pd.D
     """
     by_trial = {run.data.tags["trial"]: run for run in trials}
     # A hyperparameter that is not active in the first trials belongs beside the others all the same.
-    names = list(dict.fromkeys(name for run in trials for name in json.loads(run.data.tags["values"])))
+    names = list(dict.fromkeys(name for run in trials for name in json.loads(join_text(run.data.tags, "values"))))
     columns = [*_BEFORE_VALUES, *map(_value_column, names), *_AFTER_VALUES]
     table = pd.DataFrame([_row(run, by_trial) for run in trials], columns=columns)
     if table.empty:
@@ -80,7 +81,7 @@ def _row(run: Run, by_trial: Mapping[str, Run]) -> dict[str, Any]:
         "trial": int(tags["trial"]),
         "run": run.info.run_name,
         "score": float(tags["score"]) if finished and "score" in tags else float("nan"),
-        **{_value_column(name): value for name, value in json.loads(tags["values"]).items()},
+        **{_value_column(name): value for name, value in json.loads(join_text(tags, "values")).items()},
         "epochs": int(tags.get("epochs_done", "0")),
         "epochs_planned": int(tags.get("epochs_planned", "0")),
         "kept_epoch": int(tags.get("kept_epoch", "0")),
@@ -101,7 +102,7 @@ def _secs_spent(run: Run, by_trial: Mapping[str, Run]) -> float:
         return 0.0
     secs = float(run.data.metrics.get("train_secs", "nan"))
     # The figures of a promoted trial begin with the epochs of the one that it goes on from.
-    source = json.loads(run.data.tags["bracket_values"]).get("tuner/trial_id")
+    source = json.loads(join_text(run.data.tags, "bracket_values")).get("tuner/trial_id")
     if source is not None:
         secs -= float(by_trial[str(int(source))].data.metrics.get("train_secs", 0.0))
     return secs

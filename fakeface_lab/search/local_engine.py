@@ -2,13 +2,15 @@
 
 import json
 import os
+import queue
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,22 @@ class _Worker:
     last_word: float = field(default_factory=time.monotonic)
     first_rss_bytes: int | None = None
 
+    def read_into(self, inbox: "queue.SimpleQueue[tuple[_Worker, dict[str, Any] | None]]") -> None:
+        """Pass all messages on, and None after the last, while this worker lives.
+
+        On a thread of its own: a driver that is held up must neither fill the pipe, where the worker would stop and
+        wait, nor take a worker for silent that has been talking all the time.
+        """
+        try:
+            while True:
+                message = json.loads(self.connection.recv_bytes())
+                self.last_word = time.monotonic()
+                inbox.put((self, message))
+        except (EOFError, OSError):
+            inbox.put((self, None))
+        finally:
+            self.connection.close()
+
 
 class LocalEngine:
     """Trains in worker processes, each started as a program of its own: no `__main__` guard is needed.
@@ -55,6 +73,7 @@ class LocalEngine:
         self._num_workers, self._num_threads, self._hang_secs = num_workers, num_threads, hang_secs
         self._gpus = list(gpus)
         self._workers: list[_Worker] = []
+        self._inbox: queue.SimpleQueue[tuple[_Worker, dict[str, Any] | None]] = queue.SimpleQueue()
 
     def num_free(self) -> int:
         """Return how many workers have nothing to do, those not yet started included."""
@@ -72,11 +91,16 @@ class LocalEngine:
 
     def wait(self, timeout_secs: float) -> None:
         """Handle all messages that are there, deaths and hangs included."""
-        ready = wait([worker.connection for worker in self._workers], timeout_secs)
+        try:
+            self._take(*self._inbox.get(timeout=timeout_secs))
+            while True:
+                self._take(*self._inbox.get_nowait())
+        except queue.Empty:
+            pass
         for worker in list(self._workers):
-            if worker.connection in ready:
-                self._receive(worker)
-            elif worker.key is not None and time.monotonic() - worker.last_word > self._hang_secs:
+            is_silent = worker.key is not None and time.monotonic() - worker.last_word > self._hang_secs
+            # Handling one may have removed another.
+            if is_silent and worker in self._workers:
                 worker.process.kill()
                 self._bury(worker, f"hung: no training step for {self._hang_secs:.0f} s")
 
@@ -85,7 +109,6 @@ class LocalEngine:
         for worker in self._workers:
             worker.process.kill()
             worker.process.wait()
-            worker.connection.close()
         self._workers.clear()
 
     def _launch(self) -> _Worker:
@@ -110,16 +133,16 @@ class LocalEngine:
             )  # fmt: skip
         theirs.close()
         worker = _Worker(process, ours, log, slot)
+        threading.Thread(target=worker.read_into, args=(self._inbox,), daemon=True).start()
         self._workers.append(worker)
         return worker
 
-    def _receive(self, worker: _Worker) -> None:
-        try:
-            message: dict[str, Any] = json.loads(worker.connection.recv_bytes())
-        except (EOFError, OSError):
+    def _take(self, worker: _Worker, message: dict[str, Any] | None) -> None:
+        if worker not in self._workers:  # already buried: what it said before does not count any more
+            return
+        if message is None:
             self._bury(worker, None)
             return
-        worker.last_word = time.monotonic()
         key = worker.key
         if key is None or message["kind"] == "ready":
             return
@@ -141,6 +164,7 @@ class LocalEngine:
         if worker.first_rss_bytes is None:
             worker.first_rss_bytes = rss_bytes
         elif rss_bytes > _GROWTH_LIMIT * worker.first_rss_bytes:
+            worker.process.kill()
             self._remove(worker)
 
     def _bury(self, worker: _Worker, reason: str | None) -> None:
@@ -151,7 +175,6 @@ class LocalEngine:
 
     def _remove(self, worker: _Worker) -> None:
         self._workers.remove(worker)
-        worker.connection.close()
         try:
             worker.process.wait(timeout=5)
         except subprocess.TimeoutExpired:

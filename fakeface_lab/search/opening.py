@@ -7,24 +7,49 @@ from typing import Any
 from mlflow.entities import Run
 
 from fakeface_lab.errors import SearchError
+from fakeface_lab.search.heartbeat import refuse_second_driver
 from fakeface_lab.search.ledger import Ledger
-from fakeface_lab.search.presence import refuse_second_driver
 from fakeface_lab.tracking.patience import PatientWriter
-from fakeface_lab.tracking.runs import TrackedRun
+from fakeface_lab.tracking.query import quote, search_runs
+from fakeface_lab.tracking.runs import TrackedRun, furthest, remove_twins, twins_of
 from fakeface_lab.tracking.store import Store
+from fakeface_lab.tracking.tags import join_text, split_text
 
-__all__ = ["find_search", "open_search"]
+__all__ = ["THREADS_TAG", "choose_threads", "find_search", "open_search"]
+
+# Threads per trial: chosen when the search began, and the same on whatever machine it is continued.
+THREADS_TAG = "num_threads"
 
 
 def find_search(store: Store, name: str) -> Run | None:
     """Return the parent run of the search called `name`, the one that no restart has superseded; None if none."""
-    quoted = name.replace("'", "''")
-    found = store.client.search_runs(
-        [store.experiment_id],
-        f"tags.search = '{quoted}' and tags.role = 'search'",
-        order_by=["attributes.start_time DESC"],
-    )
-    return next((run for run in found if "superseded_by" not in run.data.tags), None)
+    found = _current(store, name)
+    return furthest(found) if found else None
+
+
+def _current(store: Store, name: str) -> list[Run]:
+    """Return the newest parent run that no restart has superseded, with its twins."""
+    query = f"tags.search = {quote(name)} and tags.role = 'search'"
+    found = search_runs(store.client, [store.experiment_id], query, newest_first=True)
+    current = [run for run in found if "superseded_by" not in run.data.tags]
+    return twins_of(current[0], current) if current else []
+
+
+def choose_threads(search: Run | None, wanted: int) -> int:
+    """Return the threads per trial: those that the search was begun with, else what is wanted, 0 for any number.
+
+    Raises:
+        SearchError: another number is wanted than it was begun with.
+    """
+    if search is None:
+        return wanted
+    recorded = int(search.data.tags.get(THREADS_TAG, "0"))
+    if recorded and wanted not in (0, recorded):
+        raise SearchError(
+            f"threads = {wanted}: search {search.info.run_name!r} was begun with {recorded} per trial, and equal "
+            f"results need equal threads; leave --threads (threads=) out, or choose another name"
+        )
+    return recorded or wanted
 
 
 def open_search(
@@ -52,24 +77,33 @@ def open_search(
         SearchError: a search of that name has another identity (names the differences), or another process drives it.
         TrackingError: another process of this project folder has the parent run open.
     """
-    found = writer.call(lambda: find_search(store, name))
+    twins = writer.call(lambda: _current(store, name))
     text = json.dumps(identity, sort_keys=True, default=str)
-    if found is not None:
-        refuse_second_driver(found)
+    found = None
+    if twins:
+        refuse_second_driver(store, writer, furthest(twins))
+        found = writer.call(lambda: remove_twins(store.client, twins))
     if found is not None and not restart:
-        differences = _differences(_flat(json.loads(found.data.tags["identity"])), _flat(json.loads(text)))
+        recorded = json.loads(join_text(found.data.tags, "identity"))
+        differences = _differences(_flat(recorded), _flat(json.loads(text)))
         if differences:
             raise SearchError(
                 f"search {name!r} exists with other settings ({'; '.join(differences)}); use those, choose another "
                 f"name (--name, project_name=), or start it over (--restart, overwrite=True; nothing is deleted)"
             )
-        return Ledger(TrackedRun.reopen(store, writer, found))
-    all_tags = {**tags, "role": "search", "search": name, "identity": text}
+        return _repaired(TrackedRun.reopen(store, writer, found))
+    all_tags = {**tags, "role": "search", "search": name} | split_text("identity", text)
     parent = TrackedRun.create(store, writer, name, all_tags, existing_run_id=existing_run_id)
     if found is not None:
         old_id = found.info.run_id
         writer.call(lambda: store.client.set_tag(old_id, "superseded_by", parent.run_id))
-    return Ledger(parent)
+    return _repaired(parent)
+
+
+def _repaired(parent: TrackedRun) -> Ledger:
+    ledger = Ledger(parent)
+    ledger.repair()
+    return ledger
 
 
 def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -21,6 +21,7 @@ from fakeface_lab.search.leaderboard import format_value, leaderboard, searched_
 from fakeface_lab.search.ledger import Ledger
 from fakeface_lab.terminal import format_secs
 from fakeface_lab.tracking.finding import Run, children_of
+from fakeface_lab.tracking.tags import join_text
 
 __all__ = ["publish_report", "write_report"]
 
@@ -86,7 +87,7 @@ def _write_settings(ledger: Ledger, best: Run, path: Path) -> bool:
 
     The baseline keeps its last epoch, so the epochs are those up to the one that the trial kept: equal weights.
     """
-    values = json.loads(best.data.tags["values"])
+    values = json.loads(join_text(best.data.tags, "values"))
     if not set(Hyperparameters.model_fields) <= set(values) or not best.inputs.dataset_inputs:
         return False
     params = best.data.params

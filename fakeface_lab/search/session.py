@@ -21,7 +21,7 @@ from fakeface_lab.search.driver import Driver, Limits, is_better
 from fakeface_lab.search.engines import EngineMaker
 from fakeface_lab.search.finale import Finals, count_opening, explain, run_finals, verdict
 from fakeface_lab.search.ledger import Ledger, LedgerTrial
-from fakeface_lab.search.opening import open_search
+from fakeface_lab.search.opening import THREADS_TAG, choose_threads, find_search, open_search
 from fakeface_lab.search.oracles import OracleSpec, build_oracle
 from fakeface_lab.search.placement import make_engine
 from fakeface_lab.search.plan import plan_search
@@ -68,7 +68,8 @@ def show_plan(settings: TuneSettings) -> None:
     for name, given in settings.space.items():
         words = ", ".join(f"{key} {value}" for key, value in given.model_dump(exclude_defaults=True).items())
         console.print(f"space     {name}: {words}; documented {getattr(settings.hyperparameters, name)}")
-    for line in plan_search(settings, template, len(list_files(source)), _threads_a_trial(settings)).lines():
+    num_threads = _threads_per_trial(settings, settings.threads)
+    for line in plan_search(settings, template, len(list_files(source)), num_threads).lines():
         console.print(line)
 
 
@@ -79,23 +80,24 @@ def search_detector(settings: TuneSettings) -> SearchResult:
         FakefaceLabError: one of its kinds, with one line that says what to do.
     """
     project = find_project()
-    num_threads = _threads_a_trial(settings)
     template = _template(settings)
     source = find_source(settings.data, settings.positive, project, settings.image_size)
     images = load_images(source, settings.image_size)
     split = make_split(images, settings.split, settings.seed)
     print_data_card(images, split)
     direction = _direction(settings.objective)
+    store = open_store(settings.tracking_uri, project, source.name)
+    earlier = None if settings.restart else find_search(store, _name(settings))
+    num_threads = _threads_per_trial(settings, choose_threads(earlier, settings.threads))
     work = DetectorWork(
         images, split, settings.objective, direction, tuple(settings.space), num_threads,
         settings.model_dump(mode="json"),
     )  # fmt: skip
-    store = open_store(settings.tracking_uri, project, source.name)
     ledger = open_search(
         store,
         PatientWriter(settings.tracking_patience_secs, console.print),
         _name(settings),
-        _identity(settings, images, split, num_threads),
+        _identity(settings, images, split),
         {
             "split": split.name,
             "seed": str(settings.seed),
@@ -103,6 +105,7 @@ def search_detector(settings: TuneSettings) -> SearchResult:
             "objective": settings.objective,
             "direction": direction,
             "algorithm": settings.algorithm,
+            THREADS_TAG: str(num_threads),
         },
         restart=settings.restart,
         existing_run_id=os.environ.get("MLFLOW_RUN_ID"),
@@ -203,11 +206,11 @@ def _name(settings: TuneSettings) -> str:
     return settings.name or f"{settings.algorithm} {settings.split} seed {settings.seed}"
 
 
-def _threads_a_trial(settings: TuneSettings) -> int:
-    """Return the threads of one training: the cores shared fairly among the workers."""
-    all_threads = set_up_process(settings.threads if settings.engine == "inline" else 0)
+def _threads_per_trial(settings: TuneSettings, chosen: int) -> int:
+    """Return the threads of one training: the chosen number, or for 0 the cores shared among the workers."""
+    all_threads = set_up_process(chosen if settings.engine == "inline" else 0)
     num_workers = 1 if settings.engine == "inline" else settings.workers
-    return settings.threads or max(1, all_threads // num_workers)
+    return chosen or max(1, all_threads // num_workers)
 
 
 def _direction(objective: str) -> Literal["min", "max"]:
@@ -234,7 +237,7 @@ def _template(settings: TuneSettings) -> keras_tuner.Oracle:
     return build_oracle(spec)
 
 
-def _identity(settings: TuneSettings, images: ImageSet, split: Split, num_threads: int) -> dict[str, Any]:
+def _identity(settings: TuneSettings, images: ImageSet, split: Split) -> dict[str, Any]:
     """Return what must be equal for trials to belong to one search."""
     shared = settings.model_dump(
         include={"algorithm", "objective", "seed", "epochs", "image_size", "initial_points", "hyperparameters"},
@@ -245,5 +248,4 @@ def _identity(settings: TuneSettings, images: ImageSet, split: Split, num_thread
         "data_digest": images.digest,
         "split": split.name,
         "space": {name: given.model_dump(exclude_defaults=True) for name, given in settings.space.items()},
-        "num_threads": num_threads,
     }

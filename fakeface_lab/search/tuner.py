@@ -7,6 +7,7 @@ Started again, the script goes on where it was. Arrays are trained on in worker 
 a generator stays in this process. See `hypermodel_work` for which trials go on from their last epoch.
 """
 
+import math
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -19,14 +20,14 @@ from keras_tuner.engine import trial as kt_trial
 from fakeface_lab.backend import keras, keras_tuner
 from fakeface_lab.config import find_project
 from fakeface_lab.console import console
-from fakeface_lab.errors import ConfigError, ModelError
+from fakeface_lab.errors import ConfigError, ModelError, without_credentials
 from fakeface_lab.search.discovery import discover_in_build, discover_in_fit
 from fakeface_lab.search.engines import Placement
 from fakeface_lab.search.fit_arguments import FitArguments, bind_fit_arguments, has_own_fit
 from fakeface_lab.search.hypermodel_work import HypermodelWork
 from fakeface_lab.search.ledger import Ledger
 from fakeface_lab.search.model_recipe import ModelRecipe
-from fakeface_lab.search.opening import find_search
+from fakeface_lab.search.opening import choose_threads, find_search
 from fakeface_lab.search.oracles import reseeded
 from fakeface_lab.search.placement import place
 from fakeface_lab.search.refusals import refuse_arguments
@@ -40,6 +41,7 @@ from fakeface_lab.tracking.store import Store, open_store, resolve_tracking_uri
 __all__ = ["Tuner"]
 
 _PATIENCE_SECS = 600.0
+_HANG_SECS = 1800.0
 
 
 class Tuner(keras_tuner.Tuner):
@@ -61,6 +63,8 @@ class Tuner(keras_tuner.Tuner):
         threads: of one training; equal results need equal threads; 0 shares the cores among the workers.
         engine: `local`: worker processes; `inline`: this process, whose TensorFlow is made deterministic; default:
             worker processes where everything can be sent to them.
+        hang_secs: a worker without a training step for so long is killed, and the trial tried again; default: half an
+            hour, and no limit where `HyperModel.fit` is the user's own, which may never report a step.
         refused: what else KerasTuner's Tuner takes.
 
     Raises:
@@ -84,6 +88,7 @@ class Tuner(keras_tuner.Tuner):
         workers: int = 1,
         threads: int = 0,
         engine: Placement | None = None,
+        hang_secs: float | None = None,
         **refused: Any,
     ) -> None:
         refuse_arguments(type(self), refused)
@@ -92,6 +97,9 @@ class Tuner(keras_tuner.Tuner):
                 f"workers = {workers}, threads = {threads}, engine = {engine!r}: give at least 1 worker, 0 or more "
                 f"threads, and the engine local or inline"
             )
+        if hang_secs is not None and hang_secs <= 0:
+            raise ConfigError(f"hang_secs = {hang_secs}: give seconds above 0, or leave it out")
+        self._hang_secs = hang_secs
         self._seed, self._experiment, self._tracking_uri = seed, experiment, tracking_uri
         self._workers, self._threads, self._engine, self._restart = workers, threads, engine, overwrite
         self._template: keras_tuner.Oracle | None = None
@@ -104,7 +112,8 @@ class Tuner(keras_tuner.Tuner):
     @property
     def project_dir(self) -> str:
         """Where the results are: the store and the name of the search. There is no folder."""
-        return f"{resolve_tracking_uri(self._tracking_uri, find_project())}, search {self.project_name}"
+        uri = resolve_tracking_uri(self._tracking_uri, find_project())
+        return f"{without_credentials(uri)}, search {self.project_name}"
 
     def search(self, *fit_args: Any, **fit_kwargs: Any) -> None:
         """Run the search, or go on with it; takes what `HyperModel.fit` takes, by default that of `keras.Model.fit`.
@@ -184,7 +193,8 @@ class Tuner(keras_tuner.Tuner):
             self._open_store(), _writer(), self.project_name, work, template, seed=self._seed, restart=self._restart
         )
         self._restart = False
-        run_tuner_search(ledger, template, work, placement, workers=self._workers, seed=self._seed)
+        hang_secs = self._hang_secs or (math.inf if has_own_fit(self.hypermodel) else _HANG_SECS)
+        run_tuner_search(ledger, template, work, placement, workers=self._workers, hang_secs=hang_secs, seed=self._seed)
         self._show(ledger)
 
     def _make_template(self, fit: FitArguments) -> keras_tuner.Oracle:
@@ -206,7 +216,9 @@ class Tuner(keras_tuner.Tuner):
             self._recipe(), self.oracle.objective, fit, hyperband or fit.epochs is not None, self.max_model_size, 0,
             fit.dataset_facts(),
         )  # fmt: skip
-        placement, num_threads = place(work, self._engine, self._workers, self._threads)
+        earlier = None if self._restart else find_search(self._open_store(), self.project_name)
+        threads = choose_threads(earlier, self._threads)
+        placement, num_threads = place(work, self._engine, self._workers, threads)
         return replace(work, num_threads=num_threads), placement
 
     def _recipe(self) -> ModelRecipe:

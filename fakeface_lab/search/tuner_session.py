@@ -12,7 +12,7 @@ from fakeface_lab.search.driver import Driver, Limits
 from fakeface_lab.search.engines import Placement
 from fakeface_lab.search.hypermodel_work import HypermodelWork
 from fakeface_lab.search.ledger import Ledger
-from fakeface_lab.search.opening import open_search
+from fakeface_lab.search.opening import THREADS_TAG, open_search
 from fakeface_lab.search.oracles import reseeded
 from fakeface_lab.search.placement import make_engine
 from fakeface_lab.search.progress import SearchProgress
@@ -22,8 +22,6 @@ from fakeface_lab.tracking.runs import sweep_dead_runs
 from fakeface_lab.tracking.store import Store
 
 __all__ = ["open_tuner_search", "run_tuner_search"]
-
-_HANG_SECS = 1800.0
 
 # Settings of an oracle that may change while its search goes on, or that have no meaning here.
 _FREE_ORACLE_SETTINGS = (
@@ -55,6 +53,7 @@ def open_tuner_search(
         "direction": work.objective.direction,
         "algorithm": type(template).__name__,
         "trial_0": "defaults",
+        THREADS_TAG: str(work.num_threads),
     }
     identity = _identity(work, template, seed)
     run_id = os.environ.get("MLFLOW_RUN_ID")
@@ -70,6 +69,7 @@ def run_tuner_search(
     placement: Placement,
     *,
     workers: int,
+    hang_secs: float,
     seed: int,
 ) -> None:
     """Run what is left of the search, and write and print its end.
@@ -88,7 +88,7 @@ def run_tuner_search(
     print_places(parent.store, parent.name, parent.run_id)
     with parent.ending():
         engine = make_engine(
-            placement, work, ledger, workers=workers, num_threads=work.num_threads, hang_secs=_HANG_SECS
+            placement, work, ledger, workers=workers, num_threads=work.num_threads, hang_secs=hang_secs
         )
         limits = Limits(work.fit.epochs or 1)
         with SearchProgress(ledger, objective.name, objective.direction, num_trials) as progress:
@@ -115,5 +115,4 @@ def _identity(work: HypermodelWork, template: keras_tuner.Oracle, seed: int) -> 
         "fit": work.fit.settings(),
         "epochs": work.fit.epochs,
         "seed": seed,
-        "num_threads": work.num_threads,
     }

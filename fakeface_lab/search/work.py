@@ -10,14 +10,12 @@ from typing import Any, Literal, Protocol
 import cloudpickle
 import numpy as np
 
-from fakeface_lab.backend import tf
 from fakeface_lab.data.mapped import FileView, file_view
-from fakeface_lab.errors import FakefaceLabError
 from fakeface_lab.recorder import Listener
 from fakeface_lab.results import Outcome
 from fakeface_lab.tracking.runs import TrackedRun
 
-__all__ = ["Assignment", "Work", "explain_fault", "load_work", "save_work"]
+__all__ = ["Assignment", "Work", "load_work", "save_work"]
 
 # Arrays above this size go to files of their own, which every worker maps instead of copying.
 _MAPPED_BYTES = 1 << 16
@@ -60,16 +58,6 @@ class Work(Protocol):
 
     def finish(self, run: TrackedRun, assignment: Assignment, outcome: Outcome, *, keep_model: bool) -> None:
         """Write what the training left in the run's folder."""
-
-
-def explain_fault(err: Exception) -> str:
-    """Return in one line why a training failed, for the run's tag `status_reason`."""
-    first_line = str(err).partition("\n")[0]
-    if isinstance(err, FakefaceLabError):
-        return first_line
-    if isinstance(err, (MemoryError, tf.errors.ResourceExhaustedError)):
-        return f"out of memory: {first_line or 'no detail'}"
-    return f"{type(err).__name__}: {first_line}"
 
 
 def save_work(work: Work, folder: Path) -> Path:

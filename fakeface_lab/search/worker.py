@@ -4,10 +4,12 @@ Started by `engines.LocalEngine` with an inherited socket; not meant to be calle
 """
 
 import json
+import math
 import os
 import queue
 import sys
 import threading
+import time
 import traceback
 from contextlib import suppress
 from dataclasses import asdict
@@ -17,18 +19,25 @@ from typing import Any
 
 __all__ = ["main"]
 
+# Steps are for a line on the screen; tiny networks take thousands a second.
+_STEP_SECS = 0.2
+
 
 class _Reporter:
     """Sends steps and epochs to the driver as JSON."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._last_step = -math.inf
 
     def send(self, **message: Any) -> None:
         self._connection.send_bytes(json.dumps(message).encode())
 
     def step_ended(self, epoch: int, step: int, num_steps: int) -> None:
-        self.send(kind="step", epoch=epoch, step=step, num_steps=num_steps)
+        now = time.monotonic()
+        if now - self._last_step >= _STEP_SECS:
+            self._last_step = now
+            self.send(kind="step", epoch=epoch, step=step, num_steps=num_steps)
 
     def epoch_ended(self, record: Any) -> None:
         self.send(kind="epoch", record=asdict(record))
@@ -55,8 +64,9 @@ def main(argv: list[str]) -> int:
     # After the reader: loading TensorFlow takes seconds in which the driver may die.
     import psutil
 
-    from fakeface_lab.backend import keras, set_up_process, tf
-    from fakeface_lab.search.work import Assignment, explain_fault, load_work
+    from fakeface_lab.backend import keras, set_up_process
+    from fakeface_lab.search.faults import explain_fault, kind_of_fault
+    from fakeface_lab.search.work import Assignment, load_work
 
     set_up_process(num_threads)
     work = load_work(work_path)
@@ -68,9 +78,7 @@ def main(argv: list[str]) -> int:
             work(Assignment(**order["assignment"]), Path(order["folder"]), reporter)
         except Exception as err:
             traceback.print_exc()
-            # Memory may suffice next time; a fault in the model or its data would be the same in every attempt.
-            is_passing = isinstance(err, (MemoryError, tf.errors.ResourceExhaustedError))
-            reporter.send(kind="died" if is_passing else "failed", reason=explain_fault(err))
+            reporter.send(kind=kind_of_fault(err), reason=explain_fault(err))
         else:
             reporter.send(kind="done", rss_bytes=psutil.Process().memory_info().rss)
         keras.backend.clear_session()

@@ -11,12 +11,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from fakeface_lab.errors import SearchError, TrackingError
+from fakeface_lab.tracking.query import all_experiments, quote, search_runs
 from fakeface_lab.tracking.store import Store, resolve_tracking_uri
 
 __all__ = ["Run", "children_of", "find_named", "find_run", "latest_runs", "open_for_reading"]
-
-_PAGE = 500
-_QUOTE = "'"
 
 
 def open_for_reading(setting: str | None, project: Path) -> Store:
@@ -44,7 +42,10 @@ def open_for_reading(setting: str | None, project: Path) -> Store:
 def latest_runs(store: Store, role: str, limit: int) -> list[Run]:
     """Return the newest runs of a role in all experiments, newest first; superseded ones are left out."""
     found = store.client.search_runs(
-        _experiments(store), f"tags.role = '{role}'", order_by=["attributes.start_time DESC"], max_results=limit
+        all_experiments(store.client),
+        f"tags.role = '{role}'",
+        order_by=["attributes.start_time DESC"],
+        max_results=limit,
     )
     return [run for run in found if "superseded_by" not in run.data.tags]
 
@@ -57,15 +58,12 @@ def find_named(store: Store, word: str) -> Run:
     """
     if re.fullmatch(r"[0-9a-f]{32}", word):
         return find_run(store, word)
-    quoted = word.replace(_QUOTE, 2 * _QUOTE)
-    order = ["attributes.start_time DESC"]
-    searches = store.client.search_runs(
-        _experiments(store), f"tags.search = '{quoted}' and tags.role = 'search'", order_by=order
+    everywhere = all_experiments(store.client)
+    searches = search_runs(
+        store.client, everywhere, f"tags.search = {quote(word)} and tags.role = 'search'", newest_first=True
     )
     current = [run for run in searches if "superseded_by" not in run.data.tags]
-    found = current or list(
-        store.client.search_runs(_experiments(store), f"attributes.run_name = '{quoted}'", order_by=order)
-    )
+    found = current or search_runs(store.client, everywhere, f"attributes.run_name = {quote(word)}", newest_first=True)
     if not found:
         raise SearchError(
             f"{word}: no search or run of that name in {store.uri}; `python -m fakeface_lab.compare` lists the latest"
@@ -91,17 +89,4 @@ def find_run(store: Store, run_id: str) -> Run:
 def children_of(store: Store, parent: Run, role: str) -> list[Run]:
     """Return all child runs of a role, in the order of their creation."""
     query = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}' and tags.role = '{role}'"
-    runs: list[Run] = []
-    token: str | None = None
-    while True:
-        page = store.client.search_runs(
-            [parent.info.experiment_id], query, max_results=_PAGE, order_by=["attributes.start_time"], page_token=token
-        )
-        runs += page
-        token = page.token
-        if not token:
-            return runs
-
-
-def _experiments(store: Store) -> list[str]:
-    return [experiment.experiment_id for experiment in store.client.search_experiments()]
+    return search_runs(store.client, [parent.info.experiment_id], query)

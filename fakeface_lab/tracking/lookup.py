@@ -18,6 +18,7 @@ from mlflow.models import get_model_info
 
 from fakeface_lab.errors import ModelError
 from fakeface_lab.tracking.finding import open_for_reading
+from fakeface_lab.tracking.query import all_experiments, quote
 from fakeface_lab.tracking.store import Store, open_store
 
 __all__ = [
@@ -109,7 +110,7 @@ def find_audit(store: Store, data_digest: str) -> FoundAudit | None:
     All experiments are searched: the same images may lie in a folder of another name.
     """
     found = store.client.search_runs(
-        _experiments(store),
+        all_experiments(store.client),
         f"tags.role = 'audit' and tags.data_digest = '{data_digest}' and attributes.status = 'FINISHED'",
         order_by=["attributes.start_time DESC"],
         max_results=1,
@@ -148,11 +149,10 @@ def find_model(store: Store, word: str) -> FoundModel:
         return _from_run(store, _get_run(store, word))
     if re.fullmatch(r"[^/@]+@[^/@]+", word):
         return _from_address(store, f"models:/{word}")
-    experiments = _experiments(store)
-    quoted = word.replace("'", "''")
+    experiments = all_experiments(store.client)
     runs = store.client.search_runs(
         experiments,
-        f"attributes.run_name = '{quoted}'",
+        f"attributes.run_name = {quote(word)}",
         order_by=["attributes.start_time DESC"],
         max_results=_NUM_LOOKED_AT,
     )
@@ -212,10 +212,6 @@ def _get_run(store: Store, run_id: str) -> Run:
 def _address_of(store: Store, run: Run) -> str | None:
     found = store.client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
     return next((f"models:/{model.model_id}" for model in found if model.status == LoggedModelStatus.READY), None)
-
-
-def _experiments(store: Store) -> list[str]:
-    return [experiment.experiment_id for experiment in store.client.search_experiments()]
 
 
 def _nearest(store: Store, experiments: list[str], word: str) -> str:

@@ -1,6 +1,8 @@
 """Models in MLflow: packed into a folder, logged with signature, example and metrics, loaded again."""
 
+import os
 import shutil
+import zipfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,12 +11,13 @@ from typing import Any
 import mlflow
 import numpy as np
 import numpy.typing as npt
-from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Metric
 from mlflow.models import Model, ModelSignature
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.types import Schema, TensorSpec
 
 from fakeface_lab.backend import keras
+from fakeface_lab.files import sync
 from fakeface_lab.tracking.provenance import package_versions
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import Store
@@ -23,17 +26,21 @@ __all__ = [
     "INPUT_PREFIX",
     "MODEL_NAME",
     "as_model_input",
+    "delete_models",
     "fetch_model",
+    "is_whole",
     "log_model",
     "model_of_run",
     "package_model",
-    "remove_half_logged",
 ]
 
 MODEL_NAME = "model"
 
 # Several inputs without names of their own are called by their number.
 INPUT_PREFIX = "input_"
+
+# Below it a file is on the disk before its run says that it is whole.
+_SMALL_BYTES = 1 << 20
 
 _REQUIREMENTS = ("tensorflow", "keras", "mlflow", "numpy")
 
@@ -78,6 +85,21 @@ def package_model(
         folder.mkdir()
         save(save_exported_model=True)
         inference.save_weights(folder / "data" / "model.weights.h5")
+    for path in folder.rglob("*"):
+        # Weights have checksums (`is_whole`); of this network they would take half a second.
+        if path.is_file() and path.stat().st_size < _SMALL_BYTES:
+            sync(path)
+
+
+def is_whole(folder: Path) -> bool:
+    """Return whether a packed model can be read: after a power failure a large file may be torn."""
+    try:
+        archives = list(folder.rglob("*.keras"))
+        return bool(Model.load(str(folder)).flavors) and all(
+            zipfile.ZipFile(path).testzip() is None for path in archives
+        )
+    except Exception:  # whatever a YAML parser, MLflow or zipfile make of damaged bytes
+        return False
 
 
 def _without_optimizer(model: keras.Model) -> keras.Model:
@@ -155,67 +177,71 @@ def log_model(
 ) -> str:
     """Log a packed model as the output of a run, with the metrics of the kept epoch, and return its model id.
 
-    A model that an earlier, killed attempt left half-logged is removed first; one that is whole is kept as it is.
+    Repeatable: one that is whole is kept as it is, one that an earlier attempt left half-logged is completed.
     """
-    client = run.store.client
-    whole = remove_half_logged(run)
-    if whole is not None:
-        _link(run, whole, step)
-        return whole
-    created = run.writer.call(
-        lambda: client.create_logged_model(
-            run.store.experiment_id,
-            name=MODEL_NAME,
-            source_run_id=run.run_id,
-            params={key: str(value) for key, value in params.items()},
-            model_type=model_type,
-        )
-    )
-    description = Model.load(str(folder))
-    description.run_id = run.run_id
-    description.model_id = description.model_uuid = created.model_id
-    description.artifact_path = created.artifact_location
-    description.save(str(folder / "MLmodel"))
-    entities = [
-        Metric(key, value, timestamp_ms, step, created.model_id, dataset[0], dataset[1][:32])
-        for key, value in metrics.items()
-    ]
-    run.writer.call(lambda: client.log_model_artifacts(created.model_id, str(folder)))
-    run.writer.call(lambda: client.log_batch(run.run_id, metrics=entities))
-    run.writer.call(lambda: client.finalize_logged_model(created.model_id, LoggedModelStatus.READY))
-    _link(run, created.model_id, step)
-    return str(created.model_id)
+    client, store = run.store.client, run.store
+
+    def find_or_make() -> LoggedModel:
+        # The store may have made the model and its answer been lost.
+        if not _models_of(store, run.run_id):
+            client.create_logged_model(
+                store.experiment_id,
+                name=MODEL_NAME,
+                source_run_id=run.run_id,
+                params={key: str(value) for key, value in params.items()},
+                model_type=model_type,
+            )
+        kept, *twins = _models_of(store, run.run_id)
+        for twin in twins:
+            _delete(store, twin)
+        return kept
+
+    model = run.writer.call(find_or_make)
+    if model.status != LoggedModelStatus.READY:
+        description = Model.load(str(folder))
+        description.run_id = run.run_id
+        description.model_id = description.model_uuid = model.model_id
+        description.artifact_path = model.artifact_location
+        description.save(str(folder / "MLmodel.partial"))
+        os.replace(folder / "MLmodel.partial", folder / "MLmodel")
+        entities = [
+            Metric(key, value, timestamp_ms, step, model.model_id, dataset[0], dataset[1][:32])
+            for key, value in metrics.items()
+        ]
+        run.writer.call(lambda: client.log_model_artifacts(model.model_id, str(folder)))
+        run.writer.call(lambda: client.log_batch(run.run_id, metrics=entities))
+        run.writer.call(lambda: client.finalize_logged_model(model.model_id, LoggedModelStatus.READY))
+    run.writer.call(lambda: _link(store, run.run_id, model.model_id, step))
+    return str(model.model_id)
 
 
-def _link(run: TrackedRun, model_id: str, step: int) -> None:
+def _models_of(store: Store, run_id: str) -> list[LoggedModel]:
+    """Return the models of a run, whole ones first, then the oldest."""
+    found = store.client.search_logged_models([store.experiment_id], f"source_run_id = '{run_id}'")
+    return sorted(found, key=lambda model: (model.status != LoggedModelStatus.READY, model.creation_timestamp))
+
+
+def delete_models(store: Store, run_id: str) -> None:
+    """Delete all models that a run logged, with their files."""
+    for model in _models_of(store, run_id):
+        _delete(store, model)
+
+
+def _delete(store: Store, model: LoggedModel) -> None:
+    get_artifact_repository(model.artifact_location, store.uri).delete_artifacts()
+    store.client.delete_logged_model(model.model_id)
+
+
+def _link(store: Store, run_id: str, model_id: str, step: int) -> None:
     """Make the model an output of the run, once: MLflow would list it twice."""
-    client = run.store.client
-    outputs = run.writer.call(lambda: client.get_run(run.run_id)).outputs
+    outputs = store.client.get_run(run_id).outputs
     if not any(output.model_id == model_id for output in outputs.model_outputs):
-        run.writer.call(lambda: client.log_outputs(run.run_id, [LoggedModelOutput(model_id, step)]))
-
-
-def remove_half_logged(run: TrackedRun) -> str | None:
-    """Delete models of this run whose logging was cut off; return the id of a whole one, or None."""
-    client = run.store.client
-    found = run.writer.call(
-        lambda: client.search_logged_models([run.store.experiment_id], f"source_run_id = '{run.run_id}'")
-    )
-    whole = None
-    for model in found:
-        if model.status == LoggedModelStatus.READY:
-            whole = str(model.model_id)
-            continue
-        files = get_artifact_repository(model.artifact_location, run.store.uri)
-        run.writer.call(files.delete_artifacts)
-        run.writer.call(partial(client.delete_logged_model, model.model_id))
-    return whole
+        store.client.log_outputs(run_id, [LoggedModelOutput(model_id, step)])
 
 
 def model_of_run(store: Store, run_id: str) -> str | None:
     """Return the address (`models:/...`) of the model that a run logged, or None."""
-    found = store.client.search_logged_models([store.experiment_id], f"source_run_id = '{run_id}'")
-    ready = [model for model in found if model.status == LoggedModelStatus.READY]
+    ready = [model for model in _models_of(store, run_id) if model.status == LoggedModelStatus.READY]
     return f"models:/{ready[0].model_id}" if ready else None
 
 

@@ -10,7 +10,7 @@ import requests
 from mlflow.exceptions import MlflowException
 from mlflow.protos import databricks_pb2
 
-from fakeface_lab.errors import TrackingError
+from fakeface_lab.errors import TrackingError, without_credentials
 
 __all__ = ["PatientWriter", "is_passing_fault"]
 
@@ -42,11 +42,15 @@ class PatientWriter:
     """Tries each write until it goes through, for at most `patience_secs`; in order, and off the training's thread.
 
     `call` waits for the result; `submit` returns at once. A write must be repeatable: it may be sent twice.
+
+    Args:
+        patience_secs: how long a write is tried.
+        notify: shows a message to the user.
     """
 
     def __init__(self, patience_secs: float, notify: Callable[[str], None] = lambda message: None) -> None:
         self._patience_secs = patience_secs
-        self._notify = notify
+        self.notify = notify
         self._queue: queue.Queue[Callable[[], object]] = queue.Queue()
         self._failure: Exception | None = None
         threading.Thread(target=self._work, name="tracking-writer", daemon=True).start()
@@ -68,6 +72,10 @@ class PatientWriter:
         """
         self._queue.join()
         self._raise_failure()
+
+    def beside(self) -> "PatientWriter":
+        """Return a writer of the same patience whose writes wait for none of this one's."""
+        return PatientWriter(self._patience_secs, self.notify)
 
     def call(self, action: Callable[[], T]) -> T:
         """Drain the queue, then do `action` here with the same patience, and return its result.
@@ -105,7 +113,8 @@ class PatientWriter:
                         f"tracking store: away for {away_secs:.0f} s, longer than --tracking-patience-secs "
                         f"{self._patience_secs:.0f}; start the same command again when it is back ({first_line})"
                     ) from err
-                self._notify(f"tracking store does not answer, trying again in {pause_secs:g} s: {first_line}")
+                reason = without_credentials(first_line)
+                self.notify(f"tracking store does not answer, trying again in {pause_secs:g} s: {reason}")
                 time.sleep(pause_secs)
                 pause_secs = min(2 * pause_secs, _LONGEST_PAUSE_SECS)
 

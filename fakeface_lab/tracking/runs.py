@@ -3,23 +3,29 @@
 import json
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run
+from mlflow.tracking import MlflowClient
 
-from fakeface_lab.errors import FakefaceLabError, TrackingError
+from fakeface_lab.errors import FakefaceLabError, TrackingError, without_credentials
+from fakeface_lab.tracking.owner import OWNER_TAG, PROCESS, lock_of, note_owner, owner_state
 from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.provenance import code_tags
+from fakeface_lab.tracking.query import quote, search_runs
 from fakeface_lab.tracking.store import Store
+from fakeface_lab.tracking.tags import MAX_TAG_CHARS, as_entities
 
-__all__ = ["TrackedRun", "find_latest", "sweep_dead_runs"]
+__all__ = ["TrackedRun", "find_latest", "furthest", "make_once", "remove_twins", "sweep_dead_runs", "twins_of"]
 
-MAX_TAG_CHARS = 5000
+# Given by whoever makes a run, so that it is found again where the store's answer got lost.
+KEY_TAG = "run_key"
 
 
 @dataclass
@@ -55,12 +61,12 @@ class TrackedRun:
         existing_run_id: str | None = None,
     ) -> "TrackedRun":
         """Make a run with its tags in one write, or take the run that `MLFLOW_RUN_ID` names, in its experiment."""
-        all_tags = {"mlflow.runName": name, "num_restarts": "0"} | code_tags() | dict(tags)
+        all_tags = {"mlflow.runName": name, "num_restarts": "0", OWNER_TAG: PROCESS} | code_tags() | dict(tags)
         if parent_run_id is not None:
             all_tags["mlflow.parentRunId"] = parent_run_id
         if existing_run_id is None:
-            run = writer.call(lambda: store.client.create_run(store.experiment_id, tags=all_tags))
-            return cls._open(store, writer, run)
+            all_tags[KEY_TAG] = uuid.uuid4().hex
+            return cls._open(store, writer, make_once(store, writer, all_tags, KEY_TAG))
         try:
             run = writer.call(lambda: store.client.get_run(existing_run_id))
         except TrackingError as err:
@@ -89,20 +95,21 @@ class TrackedRun:
             tracked.written |= {(key, point.step) for point in points}
         writer.call(lambda: store.client.update_run(tracked.run_id, status="RUNNING"))
         num_restarts = int(run.data.tags.get("num_restarts", "-1")) + 1
-        tracked.set_tags({"status_reason": "", "num_restarts": str(num_restarts)})
+        tracked.set_tags({"status_reason": "", "num_restarts": str(num_restarts), OWNER_TAG: PROCESS})
         return tracked
 
     @classmethod
     def _open(cls, store: Store, writer: PatientWriter, run: Run) -> "TrackedRun":
         folder = store.work_folder / run.info.run_id
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.with_suffix(".lock"))
+        lock = lock_of(folder)
         try:
             lock.acquire(timeout=0)
         except Timeout as err:
             raise TrackingError(
                 f"run {run.info.run_name}: another process is writing it; wait for that one or stop it first"
             ) from err
+        note_owner(folder)
         return cls(store, writer, run, folder, lock)
 
     @property
@@ -115,9 +122,22 @@ class TrackedRun:
         """The run's name in the table."""
         return str(self.run.info.run_name)
 
+    def require_owned(self) -> None:
+        """Pass as long as no other process has taken the run over.
+
+        Raises:
+            TrackingError: one has, perhaps because this one was held up for long and seemed dead.
+        """
+        tags = self.writer.call(lambda: self.store.client.get_run(self.run_id)).data.tags
+        if tags.get(OWNER_TAG) != PROCESS:
+            raise TrackingError(
+                f"run {self.name}: another process has taken it over ({tags.get('driver') or 'unnamed'}); this one "
+                f"stops, and what it has written is kept"
+            )
+
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Write tags, cut to what every store takes."""
-        entities = [RunTag(key, value[:MAX_TAG_CHARS]) for key, value in tags.items()]
+        entities = as_entities(tags)
         self.writer.call(lambda: self.store.client.log_batch(self.run_id, tags=entities))
 
     def log_params(self, params: Mapping[str, object]) -> None:
@@ -191,9 +211,11 @@ class TrackedRun:
         """Try once: the program is ending, and a store that is away must not hold it up."""
         client = self.store.client
         try:
-            client.set_tag(self.run_id, "status_reason", reason[:MAX_TAG_CHARS])
+            if client.get_run(self.run_id).data.tags.get(OWNER_TAG) != PROCESS:
+                return
+            client.set_tag(self.run_id, "status_reason", without_credentials(reason)[:MAX_TAG_CHARS])
             if trace is not None:
-                client.log_text(self.run_id, trace, "error.txt")
+                client.log_text(self.run_id, without_credentials(trace), "error.txt")
             client.set_terminated(self.run_id, status)
         except Exception:  # the error that brought us here is the one to report
             pass
@@ -201,33 +223,72 @@ class TrackedRun:
             self.lock.release()
 
 
+def make_once(store: Store, writer: PatientWriter, tags: Mapping[str, str], key: str) -> Run:
+    """Return the run whose tag `key` is the one in `tags`, among the children of its parent; made where there is none.
+
+    A server may make a run and die, or the network fail, before the answer arrives: so each attempt looks first, and
+    of several runs that come to light one is left.
+    """
+    query = f"tags.`{key}` = {quote(tags[key])}"
+    if "mlflow.parentRunId" in tags:
+        query += f" and tags.`mlflow.parentRunId` = '{tags['mlflow.parentRunId']}'"
+
+    def find_or_make() -> Run:
+        client, places = store.client, [store.experiment_id]
+        if not search_runs(client, places, query):
+            client.create_run(store.experiment_id, tags=dict(tags))
+        return remove_twins(client, search_runs(client, places, query))
+
+    return writer.call(find_or_make)
+
+
+def remove_twins(client: MlflowClient, runs: Sequence[Run]) -> Run:
+    """Delete all but the one of several runs that are meant to be one, and return that one."""
+    kept = furthest(runs)
+    for run in runs:
+        if run is not kept:
+            client.delete_run(run.info.run_id)
+    return kept
+
+
+def furthest(runs: Sequence[Run]) -> Run:
+    """Return the one of several runs that are meant to be one: only one of them was ever written to."""
+    return max(
+        runs,
+        key=lambda run: (len(run.data.tags) + len(run.data.params) + len(run.data.metrics), -run.info.start_time),
+    )
+
+
 def find_latest(store: Store, fingerprint: str) -> Run | None:
     """Return the newest run with this fingerprint, finished or to be continued; None if there is none."""
-    found = store.client.search_runs(
-        [store.experiment_id], f"tags.fingerprint = '{fingerprint}'", order_by=["attributes.start_time DESC"]
-    )
-    # A training that diverged would diverge again.
-    return next((run for run in found if "diverged" not in run.data.tags.get("status_reason", "")), None)
+    query = f"tags.fingerprint = '{fingerprint}'"
+    found = [
+        run
+        for run in search_runs(store.client, [store.experiment_id], query, newest_first=True)
+        # A training that diverged would diverge again.
+        if "diverged" not in run.data.tags.get("status_reason", "")
+    ]
+    return furthest(twins_of(found[0], found)) if found else None
+
+
+def twins_of(run: Run, runs: Sequence[Run]) -> list[Run]:
+    """Return those of the runs, itself included, that a lost answer of the store made of one."""
+    key = run.data.tags.get(KEY_TAG)
+    return [run] if key is None else [other for other in runs if other.data.tags.get(KEY_TAG) == key]
 
 
 def sweep_dead_runs(store: Store) -> list[str]:
     """End runs that still say RUNNING although their process is gone; return their names.
 
-    A run of this project keeps a lock file in `mlruns/.work` while its process lives. Runs of other machines have
-    none here and are left alone.
+    Only runs that a process of this project folder wrote last: of others nothing is known here.
     """
     swept = []
-    for run in store.client.search_runs([store.experiment_id], "attributes.status = 'RUNNING'"):
-        lock_path = store.work_folder / f"{run.info.run_id}.lock"
-        if not lock_path.exists():
-            continue
-        try:
-            with FileLock(lock_path, timeout=0):
-                store.client.set_tag(run.info.run_id, "status_reason", "process ended without a word")
+    for run in search_runs(store.client, [store.experiment_id], "attributes.status = 'RUNNING'"):
+        with owner_state(run, store.work_folder / run.info.run_id) as state:
+            if state == "gone":
+                store.client.set_tag(run.info.run_id, "status_reason", "process exited without reporting a status")
                 store.client.set_terminated(run.info.run_id, "KILLED", end_time=time.time_ns() // 1_000_000)
                 swept.append(str(run.info.run_name))
-        except Timeout:
-            continue
     return swept
 
 

@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
 
-from fakeface_lab.errors import TrackingError
+from fakeface_lab.errors import TrackingError, without_credentials
 from fakeface_lab.tracking.patience import is_passing_fault
 
 __all__ = ["Store", "open_store", "resolve_tracking_uri"]
@@ -70,7 +70,9 @@ class Store:
         return f"{self._page()}#/experiments/{self.experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
     def _page(self) -> str:
-        return f"http://127.0.0.1:{UI_PORT}/" if self.is_local else self.uri.rstrip("/") + "/"
+        if self.is_local:
+            return f"http://127.0.0.1:{UI_PORT}/"
+        return without_credentials(self.uri).replace("***@", "").rstrip("/") + "/"
 
 
 def resolve_tracking_uri(setting: str | None, project: Path) -> str:

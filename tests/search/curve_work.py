@@ -1,5 +1,6 @@
 """Something to search that costs milliseconds: a curve instead of a network, with checkpoints, faults and deaths."""
 
+import errno
 import json
 import math
 import os
@@ -11,6 +12,7 @@ from typing import Any, Literal
 
 import keras_tuner
 
+from fakeface_lab.backend import tf
 from fakeface_lab.errors import TrainingDivergedError
 from fakeface_lab.recorder import EpochRecord, Listener
 from fakeface_lab.results import Outcome
@@ -31,8 +33,8 @@ class CurveWork:
     """The score falls with each epoch towards a floor that the values `x` and `kind` set.
 
     Attributes:
-        faults: assignment key to what happens in its second (or only) epoch: `error`, `nan`, `memory`, `exit`, `kill`,
-            `hang`; with `once ` before it only in the first attempt.
+        faults: assignment key to what happens in its second (or only) epoch: `error`, `nan`, `memory`, `disk`,
+            `stumble`, `exit`, `kill`, `hang`; with `once ` before it only in the first attempt.
         trained: file to which each trained epoch is appended.
     """
 
@@ -81,6 +83,10 @@ class CurveWork:
                 raise TrainingDivergedError("training diverged: loss became nan")
             case "memory":
                 raise MemoryError("no room for the weights")
+            case "disk":
+                raise OSError(errno.ENOSPC, "No space left on device")
+            case "stumble":
+                raise tf.errors.InternalError(None, None, "cuDNN is out of order")
             case "exit":
                 os._exit(7)
             case "kill":

@@ -1,15 +1,18 @@
+import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import keras_tuner
 import pytest
 
-from fakeface_lab.errors import AllTrialsFailedError
-from fakeface_lab.search import driver as driver_module
+from fakeface_lab.errors import AllTrialsFailedError, SearchError
 from fakeface_lab.search.driver import Driver, Limits
 from fakeface_lab.search.engines import InlineEngine
 from fakeface_lab.search.ledger import Ledger
+from fakeface_lab.search.retries import MAX_STARTS
 from fakeface_lab.tracking.runs import sweep_dead_runs
 from fakeface_lab.tracking.store import Store
 from tests.search.curve_work import Algorithm, CurveWork, Notes, open_ledger, template
@@ -24,11 +27,12 @@ def run(
     oracle: keras_tuner.Oracle | None = None,
     hours: float | None = None,
     keep_models: str = "all",
+    work: CurveWork | None = None,
     **identity: Any,
 ) -> Ledger:
     """Run, or continue, a search to its end in this process."""
     ledger = open_ledger(store, **identity)
-    work = CurveWork(store.project / "trained.txt", dict(faults or {}))
+    work = work or CurveWork(store.project / "trained.txt", dict(faults or {}))
     try:
         Driver(
             ledger,
@@ -109,10 +113,84 @@ def test_failed_trials_cost_themselves_only_and_are_explained(new_store: Callabl
     assert reasons == [
         "ValueError: a shape does not fit",
         "training diverged: loss became nan",
-        "out of memory: no room for the weights",
+        "3 deaths without a newly finished epoch: out of memory: no room for the weights",
     ]
     store = ledger.parent.store
     assert store.client.get_run(ledger.trials[1].run_id).info.status == "FAILED"
+
+
+def test_a_full_disk_stops_the_search_and_burns_no_trial(new_store: Callable[[str], Store]) -> None:
+    undisturbed = facts(run(new_store("whole")))
+    store = new_store("full")
+    for _ in range(4):  # the fourth would be the twelfth start of the trial: none of them was its fault
+        with pytest.raises(
+            SearchError, match=r"the machine ended 3 attempts in a row \(OSError: .*No space left"
+        ) as err:
+            run(store, faults={f"trial-{number}": "disk" for number in range(2, 6)})
+        assert "the same command resumes once the cause is gone" in str(err.value)
+    assert [trial.record.status for trial in open_ledger_released(store).trials] == ["finished", "finished", "running"]
+    assert facts(run(store)) == undisturbed
+
+
+def test_one_lost_connection_costs_nothing(new_store: Callable[[str], Store]) -> None:
+    undisturbed = facts(run(new_store("whole")))
+    store = new_store("once")
+    notes = Notes()
+    assert facts(run(store, notes=notes, faults={"trial-1": "once disk", "trial-3": "once disk"})) == undisturbed
+    assert len([line for line in notes.lines if line.startswith("died")]) == 2
+
+
+def test_trials_that_all_die_of_the_same_stop_the_search(new_store: Callable[[str], Store]) -> None:
+    store = new_store("stumbling")
+    with pytest.raises(SearchError, match=r"3 trials in a row died of the same .InternalError: cuDNN is out of order"):
+        run(store, faults={f"trial-{number}": "stumble" for number in range(1, 6)})
+    status = [trial.record.status for trial in open_ledger_released(store).trials]
+    assert status == ["finished", "failed", "failed", "running"]
+    assert [trial.record.status for trial in run(store).trials][3:] == ["finished"] * 3
+
+
+def open_ledger_released(store: Store) -> Ledger:
+    ledger = open_ledger(store)
+    ledger.parent.lock.release()
+    return ledger
+
+
+def test_what_a_lost_folder_takes_is_trained_again_and_the_score_stands(new_store: Callable[[str], Store]) -> None:
+    undisturbed = facts(run(new_store("whole")))
+    store = new_store("lost")
+    with pytest.raises(KeyboardInterrupt):
+        run(store, work=Interrupted(store.project / "trained.txt"))
+    ledger = open_ledger_released(store)
+    committed = ledger.trials[0]
+    assert (committed.record.status, committed.is_open) == ("finished", True)
+    shutil.rmtree(store.work_folder / committed.run_id)
+    assert facts(run(store)) == undisturbed
+
+
+@dataclass(frozen=True)
+class Interrupted(CurveWork):
+    """Its search is stopped in the middle of the first upload."""
+
+    def finish(self, run: Any, assignment: Any, outcome: Any, *, keep_model: bool) -> None:
+        raise KeyboardInterrupt
+
+
+@dataclass(frozen=True)
+class SlowlyStored(CurveWork):
+    """Trial 0's files reach the store when all trials are trained, and not before."""
+
+    def finish(self, run: Any, assignment: Any, outcome: Any, *, keep_model: bool) -> None:
+        deadline = time.monotonic() + 240
+        while assignment.key == "trial-0" and "trial-5 4" not in self.trained.read_text():
+            assert time.monotonic() < deadline, "the other trials wait for this upload"
+            time.sleep(0.1)
+        super().finish(run, assignment, outcome, keep_model=keep_model)
+
+
+def test_the_next_trials_do_not_wait_for_an_upload(new_store: Callable[[str], Store]) -> None:
+    undisturbed = facts(run(new_store("whole")))
+    store = new_store("slow")
+    assert facts(run(store, work=SlowlyStored(store.project / "trained.txt"))) == undisturbed
 
 
 def test_all_trials_failing_ends_the_search_with_exit_code_4(new_store: Callable[[str], Store]) -> None:
@@ -169,7 +247,7 @@ def test_a_promoted_trial_goes_on_from_its_parent_and_checkpoints_go_when_unneed
         history = store.client.get_metric_history(trial.run_id, "val_loss")
         assert sorted(point.step for point in history) == [1, 2, 3, 4]
     assert max(kept) >= 5  # a whole rung waits for its promotions
-    assert kept[-1] == 0
+    assert not list(store.work_folder.glob("*/epoch.ckpt"))
 
 
 def test_a_configuration_finished_at_the_same_budget_is_not_trained_again(new_store: Callable[[str], Store]) -> None:
@@ -236,7 +314,7 @@ def test_models_of_trials_that_fell_out_are_deleted(
 @pytest.mark.slow
 def test_ten_starts_without_progress_fail_the_trial(new_store: Callable[[str], Store]) -> None:
     store = new_store("starts")
-    for _ in range(driver_module.MAX_STARTS):
+    for _ in range(MAX_STARTS):
         with pytest.raises(KeyboardInterrupt):
             run(store, notes=Notes(cut_at=1))
     ledger = run(store)

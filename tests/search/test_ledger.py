@@ -1,18 +1,23 @@
-import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from fakeface_lab.errors import SearchError, TrackingError
-from fakeface_lab.search.ledger import Ledger
+from fakeface_lab.search import heartbeat
+from fakeface_lab.search.heartbeat import Heartbeat
+from fakeface_lab.search.ledger import Ledger, LedgerTrial
 from fakeface_lab.search.opening import find_search
-from fakeface_lab.search.presence import Presence, refuse_second_driver
 from fakeface_lab.search.suggestion import Suggestion
 from fakeface_lab.tracking.store import Store
 from tests.search.curve_work import open_ledger
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -25,12 +30,18 @@ def reopened(ledger: Ledger, **identity: Any) -> Ledger:
     return open_ledger(ledger.parent.store, **identity)
 
 
+def finished(ledger: Ledger, trial: LedgerTrial, score: float) -> LedgerTrial:
+    ended = ledger.end(trial, "finished", score)
+    ledger.close(ended, has_model=False, writer=ledger.parent.writer)
+    return ledger.note_closed(ended, has_model=False)
+
+
 def test_a_ledger_read_again_is_the_same(store: Store) -> None:
     ledger = open_ledger(store)
     first = ledger.create(Suggestion({"x": 0.1, "kind": "ä"}, {"tuner/epochs": 2}), "t000", {"seed": "3"})
     second = ledger.create(Suggestion({"x": 1e-300, "kind": "b"}), "t001", {})
     ledger.count_epoch(ledger.count_death(ledger.count_start(second), "gone"), 1)
-    ledger.end(first, "finished", 0.1 + 0.2, tags={"kept_epoch": "2"})
+    finished(ledger, first, 0.1 + 0.2)
     again = reopened(ledger)
     assert again.records == ledger.records
     assert [(record.created_order, record.ended_order) for record in again.records] == [(1, 3), (2, None)]
@@ -43,12 +54,12 @@ def test_a_ledger_read_again_is_the_same(store: Store) -> None:
 
 def test_a_status_that_lags_behind_or_was_overwritten_is_repaired(store: Store) -> None:
     ledger = open_ledger(store)
-    finished = ledger.end(ledger.create(Suggestion({"x": 0.0}), "t000", {}), "finished", 1.0)
+    done = finished(ledger, ledger.create(Suggestion({"x": 0.0}), "t000", {}), 1.0)
     failed = ledger.end(ledger.create(Suggestion({"x": 1.0}), "t001", {}), "failed", None, "a reason")
-    store.client.update_run(finished.run_id, status="RUNNING")
+    store.client.update_run(done.run_id, status="RUNNING")
     store.client.set_terminated(failed.run_id, "KILLED")
     reopened(ledger)
-    statuses = [store.client.get_run(trial.run_id).info.status for trial in (finished, failed)]
+    statuses = [store.client.get_run(trial.run_id).info.status for trial in (done, failed)]
     assert statuses == ["FINISHED", "FAILED"]
 
 
@@ -63,7 +74,7 @@ def test_a_child_is_made_once(store: Store) -> None:
 def test_an_exception_ends_open_children_as_killed(store: Store) -> None:
     ledger = open_ledger(store)
     trial = ledger.create(Suggestion({"x": 0.0}), "t000", {})
-    ended = ledger.end(ledger.create(Suggestion({"x": 1.0}), "t001", {}), "finished", 1.0)
+    ended = finished(ledger, ledger.create(Suggestion({"x": 1.0}), "t001", {}), 1.0)
     with pytest.raises(KeyboardInterrupt), ledger.stopping():
         raise KeyboardInterrupt
     run = store.client.get_run(trial.run_id)
@@ -92,41 +103,146 @@ def test_a_restart_supersedes_and_deletes_nothing(store: Store) -> None:
 
 def test_a_second_driver_in_the_same_project_is_refused(store: Store) -> None:
     ledger = open_ledger(store)
-    with pytest.raises(TrackingError, match="run curves: another process is writing it; wait"):
+    with pytest.raises(TrackingError, match=r"run curves: another process is writing it; wait"):
         open_ledger(store)
     ledger.parent.lock.release()
     open_ledger(store)
 
 
-@pytest.mark.parametrize(
-    ("host", "seen_secs_ago", "is_refused"), [("elsewhere", 5, True), ("elsewhere", 300, False), ("here", 5, True)]
-)
-def test_a_driver_in_another_folder_or_machine_is_told_from_its_sign_of_life(
-    store: Store, host: str, seen_secs_ago: float, is_refused: bool
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat, "BEAT_SECS", 0.2)
+    monkeypatch.setattr(heartbeat, "WATCH_SECS", 2.0)
+
+
+@pytest.fixture
+def elsewhere(store: Store, tmp_path: Path) -> Store:
+    """The same store from another project folder, as another machine sees it."""
+    (tmp_path / "elsewhere").mkdir()
+    return replace(store, project=tmp_path / "elsewhere")
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_driver_elsewhere_is_told_by_its_beating_heart_whatever_the_clocks_and_names(
+    store: Store, elsewhere: Store
 ) -> None:
     ledger = open_ledger(store)
-    with Presence(ledger.parent):
-        found = store.client.get_run(ledger.parent.run_id)
-    sign = json.loads(found.data.tags["driver"])
-    parent = psutil.Process().parent()
-    assert parent is not None
-    sign |= {"seen_secs": time.time() - seen_secs_ago, "pid": parent.pid, "started_secs": parent.create_time()}
-    found.data.tags["driver"] = json.dumps(sign if host == "here" else sign | {"host": host})
-    if not is_refused:
-        refuse_second_driver(found)
-        return
-    with pytest.raises(SearchError, match=rf"search 'curves': process {parent.pid} on .* drives it, last seen 5 s ago"):
-        refuse_second_driver(found)
-    # A dead process on this machine, and one that has the number of a dead one, drive nothing.
-    found.data.tags["driver"] = json.dumps({**sign, "started_secs": parent.create_time() - 100})
-    refuse_second_driver(found)
+    with Heartbeat(ledger.parent), pytest.raises(SearchError, match=r"search 'curves': process .* drives it; wait for"):
+        open_ledger(elsewhere)
+    ledger.parent.require_owned()
 
 
-def test_presence_counts_time_and_leaves_no_sign(store: Store) -> None:
+@pytest.mark.usefixtures("quick")
+def test_a_silent_driver_elsewhere_is_replaced_and_notices(store: Store, elsewhere: Store) -> None:
+    old = open_ledger(store)
+    trial = old.create(Suggestion({"x": 0.0}), "t000", {})
+    Heartbeat(old.parent).__enter__().stop_beating()  # held up: SIGSTOP, a laptop that sleeps
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from fakeface_lab.search import heartbeat; from tests.search.curve_work import open_ledger\n"
+        "from fakeface_lab.tracking.store import open_store\n"
+        "heartbeat.WATCH_SECS = 1.0\n"
+        "ledger = open_ledger(open_store(sys.argv[1], Path(sys.argv[2]), sys.argv[3]))\n"
+        "print(len(ledger.trials), 'trial')\n"
+    )
+    words = [sys.executable, "-c", program, store.uri, str(elsewhere.project), store.experiment_name]
+    assert "1 trial" in subprocess.run(words, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    writes: list[Callable[[], object]] = [
+        lambda: old.create(Suggestion({"x": 1.0}), "t001", {}),
+        lambda: old.end(trial, "finished", 1.0),
+        old.parent.require_owned,
+    ]
+    for write in writes:
+        with pytest.raises(TrackingError, match=r"run curves: another process has taken it over .*; this one stops"):
+            write()
+    assert len(Ledger(old.parent).trials) == 1
+    assert "outcome" not in store.client.get_run(trial.run_id).data.tags
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_killed_driver_of_this_folder_is_not_waited_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = open_ledger(store)
+    Heartbeat(ledger.parent).__enter__().stop_beating()
+    ledger.parent.lock.release()  # as when a process dies
+    monkeypatch.setattr(heartbeat, "WATCH_SECS", 1e9)
+    open_ledger(store)
+
+
+def test_the_heartbeat_counts_time_and_leaves_no_sign(store: Store) -> None:
     parent = open_ledger(store).parent
     for _ in range(2):
-        with Presence(parent) as presence:
+        with Heartbeat(parent) as beating:
             time.sleep(0.2)
     tags = store.client.get_run(parent.run_id).data.tags
     assert tags["driver"] == ""
-    assert 0.4 <= float(tags["used_secs"]) <= presence.used_secs()
+    assert 0.4 <= float(tags["used_secs"]) <= beating.used_secs()
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_heart_beats(store: Store) -> None:
+    parent = open_ledger(store).parent
+    seen: set[str] = set()
+    with Heartbeat(parent):
+        deadline = time.monotonic() + 20
+        while len(seen) < 3 and time.monotonic() < deadline:
+            seen.add(store.client.get_run(parent.run_id).data.tags["driver"])
+            time.sleep(0.05)
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize("name", ["bob's search", 'the "best"', "[/x] y", "50 % {off}; -- x"])
+def test_a_search_of_any_name_resumes(store: Store, name: str) -> None:
+    ledger = open_ledger(store, name)
+    ledger.create(Suggestion({"x": 0.0}), "t000", {})
+    ledger.parent.lock.release()
+    assert len(open_ledger(store, name).trials) == 1
+
+
+def test_a_name_with_both_kinds_of_quotes_is_refused(store: Store) -> None:
+    with pytest.raises(
+        TrackingError, match=r"name a'b\"c: holds both ' and \", which MLflow cannot search for; use one"
+    ):
+        open_ledger(store, "a'b\"c")
+
+
+def test_of_trials_that_a_lost_answer_doubled_the_one_in_use_is_left(store: Store) -> None:
+    ledger = open_ledger(store)
+    trials = [ledger.create(Suggestion({"x": float(number)}), f"t00{number}", {}) for number in range(3)]
+    for trial in trials:  # the empty twins are the newer ones, then the older ones
+        store.client.create_run(store.experiment_id, tags=trial.tags, start_time=trial.run.info.start_time + 1)
+        store.client.create_run(store.experiment_id, tags=trial.tags, start_time=1)
+    ledger.end(trials[0], "finished", 0.5)
+    ledger.count_start(trials[1])
+    again = reopened(ledger)
+    assert [trial.run_id for trial in again.trials[:2]] == [trial.run_id for trial in trials[:2]]
+    assert len(again.children("tags.role = 'trial'")) == 3
+
+
+def test_of_parents_that_a_lost_answer_doubled_the_one_in_use_is_left(store: Store) -> None:
+    ledger = open_ledger(store)
+    parent = store.client.get_run(ledger.parent.run_id)
+    ledger.create(Suggestion({"x": 0.0}), "t000", {})
+    with Heartbeat(ledger.parent):
+        pass
+    store.client.create_run(store.experiment_id, tags=parent.data.tags)
+    again = reopened(ledger)
+    assert (again.parent.run_id, len(again.trials)) == (ledger.parent.run_id, 1)
+    assert len(store.client.search_runs([store.experiment_id], "tags.role = 'search'")) == 1
+
+
+def test_long_values_and_settings_come_back_whole(store: Store) -> None:
+    long: dict[str, Any] = {f"units_{number}": "é" * 90 for number in range(300)}
+    ledger = open_ledger(store, settings=long)
+    ledger.create(Suggestion(long), "t000", {})
+    again = reopened(ledger, settings=long)
+    assert again.records[0].values == long
+    with pytest.raises(SearchError, match=r"settings.units_7: é+ there, 1 now"):
+        reopened(again, settings={**long, "units_7": 1})
+
+
+def test_reading_a_ledger_writes_nothing(store: Store) -> None:
+    ledger = open_ledger(store)
+    ended = ledger.end(ledger.create(Suggestion({"x": 0.0}), "t000", {}), "failed", None, "a reason")
+    store.client.update_run(ended.run_id, status="RUNNING")
+    Ledger(ledger.parent)
+    assert store.client.get_run(ended.run_id).info.status == "RUNNING"

@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from fakeface_lab.backend import keras
 from fakeface_lab.config import Hyperparameters
 from fakeface_lab.model import build_model, fixed_hyperparameters
-from fakeface_lab.tracking.models import log_model, model_of_run, package_model, remove_half_logged
+from fakeface_lab.tracking.models import delete_models, is_whole, log_model, model_of_run, package_model
 from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import Store, open_store
@@ -159,23 +159,44 @@ def test_killed_before_the_link_to_the_run_the_link_is_made_later(run: TrackedRu
     assert outputs(run) == [(whole.model_id, KEPT_EPOCH)]
 
 
-def test_a_half_logged_model_is_removed_with_its_files(run: TrackedRun, log: Log, packed: Path) -> None:
+def test_a_half_logged_model_is_completed(run: TrackedRun, log: Log, packed: Path) -> None:
     client = run.store.client
     half = client.create_logged_model(run.store.experiment_id, name="model", source_run_id=run.run_id)
-    client.log_model_artifacts(half.model_id, str(packed))
-    files = mlflow.artifacts.list_artifacts(artifact_uri=half.artifact_location)
-    assert files
+    client.log_model_artifacts(half.model_id, str(packed / "data"))
     assert model_of_run(run.store, run.run_id) is None, "it is not there before it is whole"
-
-    model_id = log()
-    assert model_id != half.model_id
-    left = client.search_logged_models([run.store.experiment_id], f"source_run_id = '{run.run_id}'")
-    assert [found.model_id for found in left] == [model_id]
-    assert not mlflow.artifacts.list_artifacts(artifact_uri=half.artifact_location)
-    assert outputs(run) == [(model_id, KEPT_EPOCH)]
+    assert log() == half.model_id
+    found = client.search_logged_models([run.store.experiment_id], f"source_run_id = '{run.run_id}'")
+    assert [(model.model_id, model.status) for model in found] == [(half.model_id, LoggedModelStatus.READY)]
+    assert mlflow.keras.load_model(f"models:/{half.model_id}").count_params() > 0
+    assert outputs(run) == [(half.model_id, KEPT_EPOCH)]
 
 
-def test_a_half_logged_model_goes_from_a_folder_with_a_space(
+def test_of_models_that_a_lost_answer_doubled_one_is_left_with_its_files(run: TrackedRun, log: Log) -> None:
+    client = run.store.client
+    twins = [
+        client.create_logged_model(run.store.experiment_id, name="model", source_run_id=run.run_id) for _ in range(2)
+    ]
+    client.finalize_logged_model(twins[1].model_id, LoggedModelStatus.READY)
+    assert log() == twins[1].model_id
+    found = client.search_logged_models([run.store.experiment_id], f"source_run_id = '{run.run_id}'")
+    assert [model.model_id for model in found] == [twins[1].model_id]
+
+
+@pytest.mark.parametrize("name", ["MLmodel", "data/model.keras"])
+def test_a_damaged_package_is_noticed(packed: Path, name: str) -> None:
+    assert is_whole(packed)
+    path = packed / name
+    content = path.read_bytes()
+    middle = len(content) // 2
+    torn = content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :]
+    for damaged in [b""] if name == "MLmodel" else [b"", torn]:
+        path.write_bytes(damaged)
+        assert not is_whole(packed)
+    path.write_bytes(content)
+    assert is_whole(packed)
+
+
+def test_a_model_is_deleted_from_a_folder_with_a_space(
     tmp_path: Path, empty_database: Path, writer: PatientWriter
 ) -> None:
     project = tmp_path / "my faces é"
@@ -188,7 +209,7 @@ def test_a_half_logged_model_goes_from_a_folder_with_a_space(
     (tmp_path / "files" / "weights").write_text("half")
     store.client.log_model_artifacts(half.model_id, str(tmp_path / "files"))
     assert list(project.rglob("weights"))
-    assert remove_half_logged(run) is None
+    delete_models(store, run.run_id)
     assert not list(project.rglob("weights"))
 
 

@@ -292,6 +292,9 @@ def test_dead_runs_are_swept_and_live_ones_are_not(local_store: Store, project: 
     assert local_store.client.get_run(dead_id).info.status == "RUNNING", "nobody could say a word"
     assert sweep_dead_runs(local_store) == ["a run"]
     dead = local_store.client.get_run(dead_id)
-    assert (dead.info.status, dead.data.tags["status_reason"]) == ("KILLED", "process ended without a word")
+    assert (dead.info.status, dead.data.tags["status_reason"]) == (
+        "KILLED",
+        "process exited without reporting a status",
+    )
     for run_id in (of_another_machine.info.run_id, mine.run_id):
         assert local_store.client.get_run(run_id).info.status == "RUNNING"

@@ -1,0 +1,122 @@
+"""One driver at a time, and how long a search has been driven: a heartbeat in the tags of the parent run.
+
+A lock file (`tracking.owner`) stops a second driver in the same project folder. This stops one in another folder or on
+another machine that shares the store. It watches whether the heartbeat changes and compares no clocks. A driver that
+was held up for so long that it seemed dead, and has been replaced, notices before its next write of an event
+(`TrackedRun.require_owned`) and stops. Two drivers that both found a search silent are told apart in the same way: the
+later claim stands. What is left is the moment between reading the claim and the write that follows, some milliseconds.
+"""
+
+import json
+import os
+import socket
+import threading
+import time
+from types import TracebackType
+
+from mlflow.entities import Run
+
+from fakeface_lab.errors import SearchError
+from fakeface_lab.tracking.owner import OWNER_TAG, PROCESS, owner_state
+from fakeface_lab.tracking.patience import PatientWriter
+from fakeface_lab.tracking.runs import TrackedRun
+from fakeface_lab.tracking.store import Store
+from fakeface_lab.tracking.tags import as_entities
+
+__all__ = ["Heartbeat", "refuse_second_driver"]
+
+BEAT_SECS = 20.0
+# A driver elsewhere is considered dead after this long without a heartbeat: three beats.
+WATCH_SECS = 60.0
+_LOOK_SECS = 2.0
+
+
+class Heartbeat:
+    """While it is entered, the parent run says who drives the search, and its time is counted over all restarts."""
+
+    def __init__(self, parent: TrackedRun) -> None:
+        self._parent = parent
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._beat_on, name="heartbeat", daemon=True)
+        self._num_beats = 0
+        self._before_secs = self._started = 0.0
+
+    def __enter__(self) -> "Heartbeat":
+        client, run_id = self._parent.store.client, self._parent.run_id
+        tags = self._parent.writer.call(lambda: client.get_run(run_id)).data.tags
+        self._before_secs, self._started = float(tags.get("used_secs", "0")), time.monotonic()
+        self._parent.set_tags(self._tags(self._sign_of_life()))
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop_beating()
+        if kind is None:
+            self._parent.set_tags(self._tags(""))
+        else:
+            # Once, and not for long: the program is ending.
+            try:
+                self._write_if_ours("")
+            except Exception:  # the error that brought us here is the one to report
+                return
+
+    def stop_beating(self) -> None:
+        """Leave the last sign of life as it is."""
+        self._stopped.set()
+        self._thread.join()
+
+    def used_secs(self) -> float:
+        """Return how long this search was driven, earlier processes included, s."""
+        return self._before_secs + time.monotonic() - self._started
+
+    def _beat_on(self) -> None:
+        while not self._stopped.wait(BEAT_SECS):
+            try:
+                self._write_if_ours(self._sign_of_life())
+            except Exception:  # the store is away: whoever writes results waits for it and reports it
+                continue
+
+    def _write_if_ours(self, driver: str) -> None:
+        client, run_id = self._parent.store.client, self._parent.run_id
+        # Held up for long, this process may have been replaced: its heartbeat must not claim the search back.
+        if client.get_run(run_id).data.tags.get(OWNER_TAG) == PROCESS:
+            client.log_batch(run_id, tags=as_entities(self._tags(driver)))
+
+    def _sign_of_life(self) -> str:
+        self._num_beats += 1
+        facts = {"host": socket.gethostname(), "pid": os.getpid(), "process": PROCESS, "num_beats": self._num_beats}
+        return json.dumps(facts)
+
+    def _tags(self, driver: str) -> dict[str, str]:
+        return {"driver": driver, "used_secs": f"{self.used_secs():.1f}"}
+
+
+def refuse_second_driver(store: Store, writer: PatientWriter, parent: Run) -> None:
+    """Pass where nobody drives the search; takes up to `WATCH_SECS` where that must be found out.
+
+    Raises:
+        SearchError: a living process does; names it.
+    """
+    sign = parent.data.tags.get("driver", "")
+    if not sign:
+        return
+    other = json.loads(sign)
+    who = f"process {other['pid']} on {other['host']}"
+    name = parent.info.run_name
+    is_driven = SearchError(f"search {name!r}: {who} drives it; wait for that process, or stop it first")
+    with owner_state(parent, store.work_folder / parent.info.run_id) as state:
+        if state == "gone":
+            return
+        if state == "alive":
+            raise is_driven
+    writer.notify(f"search {name}: {who} may be driving it; watching its heartbeat for {WATCH_SECS:.0f} s")
+    deadline = time.monotonic() + WATCH_SECS
+    while time.monotonic() < deadline:
+        time.sleep(min(_LOOK_SECS, WATCH_SECS / 4))
+        now = writer.call(lambda: store.client.get_run(parent.info.run_id)).data.tags.get("driver", "")
+        if not now:
+            return
+        if now != sign:
+            raise is_driven
