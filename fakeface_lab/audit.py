@@ -67,7 +67,7 @@ def run_audit(settings: AuditProgramSettings) -> AuditResult:
     from fakeface_lab.data.sources import find_source
     from fakeface_lab.data.splits import make_split, write_ledger
     from fakeface_lab.evaluation.audit import AuditSettings
-    from fakeface_lab.recording import begin_recording, remove_work_folder
+    from fakeface_lab.recording import begin_recording
     from fakeface_lab.terminal import console
     from fakeface_lab.tracking.patience import PatientWriter
     from fakeface_lab.tracking.runs import TrackedRun
@@ -98,7 +98,7 @@ def run_audit(settings: AuditProgramSettings) -> AuditResult:
         run.log_metrics(inspection.metrics(), 0, time.time_ns() // 1_000_000)
         verdict = {"audit_worst": card.worst or "", "audit_verdict": headline(card)}
         run.set_tags(verdict | {"mlflow.note.content": audit_note(card)})
-    remove_work_folder(run)
+    run.remove_files()
     print_card(card)
     print_places(store, run.name, run.run_id)
     return AuditResult(run.run_id, card.worst, card.verdict, inspection.metrics())

@@ -96,7 +96,7 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
                     model, training, images, split, run.folder, progress, open_test=split.test_is_validation
                 )
         recording.finish_recording(run, outcome, params, images)
-    recording.remove_work_folder(run)
+    run.remove_files()
     as_documented = source.is_documented and training == Training(Hyperparameters(), 300, training.seed, 10)
     console.print_outcome(outcome, beside_documented=as_documented and split.test_is_validation)
     console.print_audit(find_audit(store, images.digest), settings.data)

@@ -55,7 +55,7 @@ def run_evaluation(settings: EvaluateSettings) -> EvaluationResult:
     """
     from fakeface_lab.backend import set_up_process
     from fakeface_lab.console import print_places
-    from fakeface_lab.recording import begin_recording, remove_work_folder
+    from fakeface_lab.recording import begin_recording
     from fakeface_lab.terminal import console, say
     from fakeface_lab.tracking.lookup import find_audit, find_model, open_for_models
     from fakeface_lab.tracking.patience import PatientWriter
@@ -102,7 +102,7 @@ def run_evaluation(settings: EvaluateSettings) -> EvaluationResult:
             run.upload(Path(folder))
         run.log_metrics(metrics, 0, time.time_ns() // 1_000_000)
         run.set_tags(result.tags | {"mlflow.note.content": "\n".join(f"- {sentence}" for sentence in sentences)})
-    remove_work_folder(run)
+    run.remove_files()
     print_evaluation(sentences, result.shown() | chosen.side_by_side(found, metrics))
     print_places(found.store, run.name, run.run_id)
     return EvaluationResult(run.run_id, metrics, tuple(sentences))

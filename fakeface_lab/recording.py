@@ -7,7 +7,6 @@ any two of them goes on where it was, and writes nothing twice.
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,7 +33,6 @@ __all__ = [
     "fingerprint",
     "finish_recording",
     "open_run",
-    "remove_work_folder",
     "training_params",
 ]
 
@@ -163,9 +161,3 @@ def finish_recording(
         timestamp_ms=outcome.ended_at_ms,
         dataset=(images.source.name, images.digest),
     )
-
-
-def remove_work_folder(run: TrackedRun) -> None:
-    """Delete the run's local files; call it after its final status is in the store."""
-    shutil.rmtree(run.folder, ignore_errors=True)
-    run.folder.with_suffix(".lock").unlink(missing_ok=True)

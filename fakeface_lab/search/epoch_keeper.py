@@ -28,11 +28,19 @@ class EpochKeeper(TrainingRecorder):
 
     An epoch that an earlier attempt has reported is not reported again: it is no progress, and the run has its point.
     With the same figures it keeps its time too, so that the run gets no second point for it in the end.
+
+    Args:
+        folder: of the run.
+        listener: takes each new epoch.
+        objective: what the weights are judged by.
+        begin_epoch: called with the number of each epoch that begins, from 0.
+        can_resume: whether checkpoints are of use.
+        needs_objective: whether an epoch, counted from 1, must have the objective.
     """
 
     def __init__(
         self, folder: Path, listener: Listener, objective: keras_tuner.Objective, begin_epoch: Callable[[int], None],
-        *, can_resume: bool, needs_objective: bool,
+        *, can_resume: bool, needs_objective: Callable[[int], bool],
     ) -> None:  # fmt: skip
         super().__init__(folder, listener, keep="best", objective=objective.name, direction=objective.direction)
         self.params: dict[str, Any] = {}
@@ -55,7 +63,9 @@ class EpochKeeper(TrainingRecorder):
         """Write the weights if they are the best, and the checkpoint, beside the next epoch; report after it."""
         record = self._record(logs or {})
         previous, name = self.kept_epoch, self._objective
-        if name not in record.metrics or not self.records or self._is_kept(record):
+        # Without a figure to judge by, as before the first validation, the last weights count.
+        is_judged = bool(self.records) and name in self.records[previous - 1].metrics
+        if not is_judged or (name in record.metrics and self._is_kept(record)):
             self._progress.kept_epoch = record.epoch
         self._progress.records.append(record)
         self._write(previous, has_weights=self.kept_epoch == record.epoch, has_checkpoint=self._can_resume)
@@ -85,7 +95,7 @@ class EpochKeeper(TrainingRecorder):
         self._require_finite(metrics, f"epoch {len(self.records) + 1}, validation")
         if self._kt_objective.has_value(metrics):
             metrics[self._objective] = float(self._kt_objective.get_value(metrics))
-        elif self._needs_objective:
+        elif self._needs_objective(len(self.records) + 1):
             raise SearchError(
                 f"objective {self._objective}: an epoch has {', '.join(metrics)}; choose one of them, or give "
                 f"validation_data for those that begin with val_"

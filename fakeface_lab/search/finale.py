@@ -13,7 +13,6 @@ from mlflow.entities import Run
 
 from fakeface_lab.errors import SearchError
 from fakeface_lab.evaluation.comparison import Judgement
-from fakeface_lab.recording import remove_work_folder
 from fakeface_lab.results import read_outcome
 from fakeface_lab.search.engines import Engine, Event
 from fakeface_lab.search.heartbeat import Heartbeat
@@ -144,7 +143,7 @@ class _Retraining:
                 self._work.finish(run, assignment, outcome, keep_model=True)
                 del self._running[event.key]
                 run.end("FINISHED")
-                remove_work_folder(run)
+                run.remove_files()
             case "died" if self._num_deaths.get(event.key, 0) + 1 < _MAX_DEATHS:
                 self._num_deaths[event.key] = self._num_deaths.get(event.key, 0) + 1
                 self._show(f"{run.name}: {event.reason}; trying again")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from fakeface_lab.backend import keras, keras_tuner
 from fakeface_lab.data.pipeline import epoch_order
@@ -76,6 +77,11 @@ class FitArguments:
         """
         return self.train is not None and not self.callbacks
 
+    def is_validated(self, epoch: int) -> bool:
+        """Return whether `fit` validates after an epoch, counted from 1."""
+        when = self.kwargs.get("validation_freq", 1)
+        return epoch % when == 0 if isinstance(when, int) else epoch in when
+
     def example(self) -> Any | None:
         """Return one row of the input with its batch dimension, structured as the model takes it; None if unknown."""
         if self.train is not None:
@@ -90,10 +96,11 @@ class FitArguments:
         """Return name, digest and shapes of the data: every number of arrays, else only what is known of their form."""
         hashed, shapes = hashlib.sha256(), {}
         for name, leaf in _leaves({"train": self.train, "args": list(self.args), **self.kwargs}):
-            if isinstance(leaf, np.ndarray):
-                shapes[name] = f"{leaf.dtype} {leaf.shape}"
+            if isinstance(leaf, (np.ndarray, pd.DataFrame, pd.Series)):
+                dtypes = " ".join(map(str, leaf.dtypes)) if isinstance(leaf, pd.DataFrame) else str(leaf.dtype)
+                shapes[name] = f"{dtypes} {leaf.shape}"
                 hashed.update(f"{name} {shapes[name]}".encode())
-                hashed.update(np.ascontiguousarray(leaf).data)
+                hashed.update(_content(leaf))
             elif hasattr(leaf, "element_spec"):
                 shapes[name] = str(leaf.element_spec)
                 hashed.update(f"{name} {shapes[name]}".encode())
@@ -219,6 +226,16 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(part, f"{name}.{index}".strip("."))
     else:
         yield name, value
+
+
+def _content(table: npt.NDArray[Any] | pd.DataFrame | pd.Series) -> bytes | memoryview:
+    """Return what a table holds, the same in every process: an array of objects holds addresses."""
+    if isinstance(table, (pd.DataFrame, pd.Series)):
+        names = list(table.columns) if isinstance(table, pd.DataFrame) else [table.name]
+        return repr(names).encode() + pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes()
+    if table.dtype.hasobject:
+        return pd.util.hash_array(table.ravel(), categorize=False).tobytes()
+    return np.ascontiguousarray(table).reshape(-1).view(np.uint8).data
 
 
 def _has_array(value: Any) -> bool:

@@ -7,6 +7,7 @@ data come in the same order again.
 
 import copy
 import json
+import math
 import re
 import shutil
 from collections.abc import Mapping
@@ -129,7 +130,8 @@ class HypermodelWork:
         own_fit = has_own_fit(self.recipe.hypermodel)
         keeper = EpochKeeper(
             folder, listener, self.objective, order.begin if order else lambda epoch: None,
-            can_resume=self.fit.can_resume, needs_objective=not own_fit,
+            can_resume=self.fit.can_resume,
+            needs_objective=(lambda epoch: False) if own_fit else self.fit.is_validated,
         )  # fmt: skip
         done = keeper.restore(model) if self.fit.can_resume else 0
         if done:
@@ -163,8 +165,9 @@ class HypermodelWork:
         model.summary(print_fn=lambda line: lines.append(line), line_length=90)
         (artifacts / "layers.txt").write_text("\n".join(lines) + "\n")
         records = keeper.records
-        in_all = set(records[0].metrics).intersection(*(record.metrics for record in records))
-        history = {name: [record.metrics[name] for record in records] for name in records[0].metrics if name in in_all}
+        names = dict.fromkeys(name for record in records for name in record.metrics)
+        # Not each epoch need be validated.
+        history = {name: [record.metrics.get(name, math.nan) for record in records] for name in names}
         for name, figure in curve_figures(history, keeper.kept_epoch).items():
             figure.savefig(artifacts / f"curve_{name}.png", dpi=100)
         metadata = {"objective": self.objective.name, "seed": assignment.seed, "data_digest": self.dataset[1]}

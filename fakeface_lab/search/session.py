@@ -114,6 +114,7 @@ def search_detector(settings: TuneSettings) -> SearchResult:
         _describe(ledger, settings, images, direction, num_threads)
         swept = ledger.parent.writer.call(lambda: sweep_dead_runs(store))
         result = _search(settings, ledger, template, work, num_threads, len(swept))
+    ledger.parent.remove_files()
     print_places(ledger.parent.store, ledger.parent.name, ledger.parent.run_id)
     return result
 

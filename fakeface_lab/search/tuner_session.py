@@ -5,7 +5,6 @@ from typing import Any
 
 from fakeface_lab.backend import keras_tuner
 from fakeface_lab.console import print_places
-from fakeface_lab.recording import remove_work_folder
 from fakeface_lab.search.closing import close_tuner_search
 from fakeface_lab.search.counts import num_trials_at_most
 from fakeface_lab.search.driver import Driver, Limits
@@ -94,7 +93,7 @@ def run_tuner_search(
         with SearchProgress(ledger, objective.name, objective.direction, num_trials) as progress:
             Driver(ledger, template, work, engine, limits, seed=seed, observer=progress).run()
         close_tuner_search(ledger, objective.name, objective.direction)
-    remove_work_folder(parent)
+    parent.remove_files()
     print_places(parent.store, parent.name, parent.run_id)
 
 

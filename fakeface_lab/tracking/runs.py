@@ -1,17 +1,19 @@
 """One run in MLflow: made or found again, written with explicit steps and times, ended on every path."""
 
 import json
+import shutil
 import time
 import traceback
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from fakeface_lab.errors import FakefaceLabError, TrackingError, without_credentials
@@ -22,7 +24,16 @@ from fakeface_lab.tracking.query import quote, search_runs
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.tracking.tags import MAX_TAG_CHARS, as_entities
 
-__all__ = ["TrackedRun", "find_latest", "furthest", "make_once", "remove_twins", "sweep_dead_runs", "twins_of"]
+__all__ = [
+    "KEY_TAG",
+    "TrackedRun",
+    "find_latest",
+    "furthest",
+    "make_once",
+    "remove_twins",
+    "sweep_dead_runs",
+    "twins_of",
+]
 
 # Given by whoever makes a run, so that it is found again where the store's answer got lost.
 KEY_TAG = "run_key"
@@ -190,6 +201,10 @@ class TrackedRun:
         self.writer.call(lambda: self.store.client.set_terminated(self.run_id, status))
         self.lock.release()
 
+    def remove_files(self) -> None:
+        """Delete the run's local files; call it after its final status is in the store."""
+        _remove(self.folder)
+
     @contextmanager
     def ending(self) -> Iterator["TrackedRun"]:
         """End the run as FINISHED, FAILED (errors) or KILLED (Ctrl-C, SIGTERM), and pass the exception on."""
@@ -280,8 +295,10 @@ def twins_of(run: Run, runs: Sequence[Run]) -> list[Run]:
 def sweep_dead_runs(store: Store) -> list[str]:
     """End runs that still say RUNNING although their process is gone; return their names.
 
-    Only runs that a process of this project folder wrote last: of others nothing is known here.
+    Only runs that a process of this project folder wrote last: of others nothing is known here. Folders that finished
+    runs have left behind, because they were killed before they could remove them, are removed.
     """
+    _remove_left_folders(store)
     swept = []
     for run in search_runs(store.client, [store.experiment_id], "attributes.status = 'RUNNING'"):
         with owner_state(run, store.work_folder / run.info.run_id) as state:
@@ -290,6 +307,24 @@ def sweep_dead_runs(store: Store) -> list[str]:
                 store.client.set_terminated(run.info.run_id, "KILLED", end_time=time.time_ns() // 1_000_000)
                 swept.append(str(run.info.run_name))
     return swept
+
+
+def _remove_left_folders(store: Store) -> None:
+    for folder in store.work_folder.glob("*/"):
+        try:
+            run = store.client.get_run(folder.name)
+        except MlflowException:  # of another store
+            continue
+        # A trial's checkpoint may still be promoted: its search cleans up.
+        if run.info.status != "FINISHED" or run.data.tags.get("role") == "trial":
+            continue
+        with suppress(Timeout), lock_of(folder).acquire(timeout=0):
+            _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.with_suffix(".lock").unlink(missing_ok=True)
 
 
 def _is_number(value: object) -> bool:

@@ -1,15 +1,18 @@
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras_tuner
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from keras_tuner.src.engine.hypermodel import get_hypermodel
 
 from fakeface_lab.backend import keras, tf
+from fakeface_lab.errors import SearchError
 from fakeface_lab.recorder import EpochRecord
 from fakeface_lab.results import Outcome
 from fakeface_lab.search.fit_arguments import EpochOrder, bind_fit_arguments
@@ -213,6 +216,42 @@ def test_digest_reads_every_number() -> None:
     digests = {work(build, data, large).dataset[1] for data in (large, other)}
     assert len(digests) == 2
     assert work(build, large, other).dataset[1] == work(build, large.copy(), other.copy()).dataset[1]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda last: np.array(["".join(["a", "b"]), 1.5, None, last], dtype=object),
+        lambda last: np.array(["2024-01-01", f"2024-01-0{last}"], dtype="datetime64[s]"),
+        lambda last: pd.DataFrame({"word": ["x", f"y{last}"], "number": [1, 2]}),
+        lambda last: pd.DataFrame({f"column {last}": ["x", "y"]}),
+        lambda last: np.array([(1, 2.0), (3, last)], dtype=[("a", "i4"), ("b", "f8")]),
+        lambda last: np.array(["x", f"y{last}"]),
+    ],
+    ids=["objects", "dates", "table", "columns", "structured", "text"],
+)
+def test_digest_is_of_the_content_whatever_the_type(make: Callable[[int], Any]) -> None:
+    first, again, other = (work(validation_data=(X, {"extra": make(last)})).dataset[1] for last in (3, 3, 4))
+    assert first == again
+    assert first != other
+
+
+@pytest.mark.parametrize("when", [2, [2, 3]])
+def test_only_validated_epochs_are_candidates(when: int | list[int], tmp_path: Path) -> None:
+    trained = work(validation_data=(X, Y), validation_freq=when)
+    outcome, _ = run(trained, tmp_path / "run")
+    judged = {record.epoch: record.metrics["val_loss"] for record in outcome.records if "val_loss" in record.metrics}
+    assert list(judged) == ([2, 4] if when == 2 else [2, 3])
+    assert outcome.kept_epoch == min(judged, key=lambda epoch: judged[epoch])
+    plain, _ = run(work(validation_data=(X, Y)), tmp_path / "plain")
+    losses, plain_losses = ([record.metrics["loss"] for record in one.records] for one in (outcome, plain))
+    assert losses == plain_losses
+
+
+def test_a_misspelled_objective_is_refused_at_the_first_validated_epoch(tmp_path: Path) -> None:
+    trained = work(objective="val_los", validation_data=(X, Y), validation_freq=2)
+    with pytest.raises(SearchError, match=r"objective val_los: an epoch has .*; choose one of them, or give"):
+        run(trained, tmp_path / "run")
 
 
 def test_an_undeclared_hyperparameter_is_told(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import keras_tuner
 import numpy as np
 import pandas as pd
@@ -536,6 +537,36 @@ def test_killed_driver_goes_on_and_ends_with_the_same_result(tmp_path: Path, emp
     for _, curve, score in recorded(cut):
         assert [step for step, _ in curve] == [1, 2, 3, 4]
         assert float(score) == min(value for _, value in curve)
+
+
+class Sleepy(keras_tuner.HyperModel):
+    """Its training says nothing for longer than a worker may be silent."""
+
+    def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
+        return small(hp)
+
+    def fit(self, hp: keras_tuner.HyperParameters, model: keras.Model, *args: Any, **kwargs: Any) -> float:
+        time.sleep(6)
+        return 0.5
+
+
+@pytest.mark.slow
+def test_a_silent_fit_of_the_users_own_is_not_taken_for_hung_unless_asked(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fakeface_lab.search.tuner._HANG_SECS", 2.0)
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    tuner = Tuner(random_oracle(1), Sleepy(), project_name="patient", engine="local")
+    tuner.search(X, Y, verbose=0)
+    assert [trial.status for trial in tuner.oracle.trials.values()] == ["COMPLETED"]
+    hasty = Tuner(random_oracle(1), Sleepy(), project_name="hasty", engine="local", hang_secs=2.0)
+    with pytest.raises((AllTrialsFailedError, SearchError), match="hung: no training step for 2 s"):
+        hasty.search(X, Y, verbose=0)
+
+
+def test_a_hang_limit_of_nothing_is_refused(project: Path) -> None:
+    with pytest.raises(ConfigError, match="hang_secs = 0: give seconds above 0"):
+        inline(hang_secs=0)
 
 
 def test_package_gives_the_tuner_and_nothing_else() -> None:

@@ -8,14 +8,17 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
 from mlflow.tracking import MlflowClient
 
 from fakeface_lab.errors import TrackingError, TrainingDivergedError
 from fakeface_lab.tracking.patience import PatientWriter
-from fakeface_lab.tracking.runs import TrackedRun, find_latest, sweep_dead_runs
+from fakeface_lab.tracking.runs import KEY_TAG, TrackedRun, find_latest, make_once, sweep_dead_runs
 from fakeface_lab.tracking.store import Store
 
 NOW_MS = 1_760_000_000_000
@@ -298,3 +301,100 @@ def test_dead_runs_are_swept_and_live_ones_are_not(local_store: Store, project: 
     )
     for run_id in (of_another_machine.info.run_id, mine.run_id):
         assert local_store.client.get_run(run_id).info.status == "RUNNING"
+
+
+class Forgetful(MlflowClient):
+    """Its server carries out what it is asked to, and the answer gets lost."""
+
+    def __init__(self, uri: str, num_lost: int) -> None:
+        super().__init__(uri)
+        self.num_lost = num_lost
+
+    def create_run(self, *args: Any, **kwargs: Any) -> Run:
+        made: Run = super().create_run(*args, **kwargs)
+        if self.num_lost:
+            self.num_lost -= 1
+            raise MlflowException("connection dropped", INTERNAL_ERROR)
+        return made
+
+
+def test_a_run_whose_answer_got_lost_is_not_made_again(store: Store, writer: PatientWriter) -> None:
+    forgetful = replace(store, client=Forgetful(store.uri, num_lost=2))
+    run = TrackedRun.create(forgetful, writer, "a run", {"role": "baseline"})
+    found = store.client.search_runs([store.experiment_id], "tags.role = 'baseline'")
+    assert [made.info.run_id for made in found] == [run.run_id]
+
+
+def test_of_runs_that_were_made_twice_the_written_one_is_left(store: Store, writer: PatientWriter) -> None:
+    run = TrackedRun.create(store, writer, "a run", {"fingerprint": "f"})
+    tags = store.client.get_run(run.run_id).data.tags
+    twins = [store.client.create_run(store.experiment_id, tags=tags, start_time=time) for time in (1, 2**41)]
+    run.log_params({"a": 1})
+    run.log_metrics({"b": 1.0}, 1, 1)
+    writer.drain()
+    latest = find_latest(store, "f")
+    assert latest is not None
+    assert latest.info.run_id == run.run_id
+    kept = make_once(store, writer, tags, KEY_TAG)
+    assert kept.info.run_id == run.run_id
+    stages = [store.client.get_run(twin.info.run_id).info.lifecycle_stage for twin in twins]
+    assert stages == ["deleted", "deleted"]
+
+
+def test_folders_that_finished_runs_left_are_removed_and_others_are_not(
+    local_store: Store, writer: PatientWriter
+) -> None:
+    runs = {
+        name: TrackedRun.create(local_store, writer, name, {"role": role})
+        for name, role in (("final", "final"), ("trial", "trial"), ("open", "baseline"), ("held", "final"))
+    }
+    for name in ("final", "trial", "held"):
+        runs[name].end("FINISHED")
+    runs["held"].lock.acquire()
+    (local_store.work_folder / "of another store").mkdir()
+    sweep_dead_runs(local_store)
+    assert [name for name, run in runs.items() if run.folder.exists()] == ["trial", "open", "held"]
+    assert (local_store.work_folder / "of another store").exists()
+    runs["held"].lock.release()
+
+
+def test_a_lock_file_that_is_left_here_ends_no_run_that_is_written_elsewhere(
+    local_store: Store, writer: PatientWriter, tmp_path: Path
+) -> None:
+    run = TrackedRun.create(local_store, writer, "a run", {})
+    run.lock.release()  # its process here is gone
+    (tmp_path / "elsewhere").mkdir()
+    elsewhere = replace(local_store, project=tmp_path / "elsewhere")
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from fakeface_lab.tracking.patience import PatientWriter; from fakeface_lab.tracking.runs import TrackedRun\n"
+        "from fakeface_lab.tracking.store import open_store\n"
+        "store = open_store(sys.argv[1], Path(sys.argv[2]), sys.argv[3])\n"
+        "TrackedRun.reopen(store, PatientWriter(20), store.client.get_run(sys.argv[4]))\n"
+        "sys.stdout.write('open'); sys.stdout.flush(); sys.stdin.read()\n"
+    )
+    words = [sys.executable, "-c", program, elsewhere.uri, str(elsewhere.project), elsewhere.experiment_name]
+    other = subprocess.Popen([*words, run.run_id], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout is not None
+        assert other.stdout.read(4) == "open"
+        assert sweep_dead_runs(local_store) == []
+        assert local_store.client.get_run(run.run_id).info.status == "RUNNING"
+        with pytest.raises(TrackingError, match=r"run a run: another process has taken it over .*; this one stops"):
+            run.require_owned()
+    finally:
+        other.kill()
+        other.communicate()
+    assert sweep_dead_runs(elsewhere) == ["a run"]
+
+
+def test_a_password_reaches_neither_trace_nor_reason(local_store: Store, writer: PatientWriter) -> None:
+    run = TrackedRun.create(local_store, writer, "a run", {})
+    address = "https://me:" + "secret" + "@host/api"
+    with pytest.raises(RuntimeError), run.ending():
+        raise RuntimeError(f"{address}: refused")
+    written = local_store.client.get_run(run.run_id).data.tags["status_reason"]
+    trace = Path(local_store.client.download_artifacts(run.run_id, "error.txt")).read_text()
+    assert written == "RuntimeError: https://***@host/api: refused"
+    assert "RuntimeError: https://***@host/api: refused" in trace
+    assert "secret@" not in trace

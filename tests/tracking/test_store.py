@@ -6,11 +6,14 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
 import pytest
 
+from fakeface_lab.config import BaselineSettings
+from fakeface_lab.console import print_places
 from fakeface_lab.errors import TrackingError
 from fakeface_lab.tracking.store import Store, open_store, resolve_tracking_uri
 from tests.mlflow_server import Server
@@ -154,3 +157,17 @@ def test_a_kill_while_the_tables_are_made_leaves_a_store_that_can_be_opened(proj
     process.communicate()
     assert open_store(None, project, "faces").experiment_name == "faces"
     assert {path.name for path in project.glob("mlflow.db*")} <= {"mlflow.db", "mlflow.db.lock"}
+
+
+def test_a_password_in_the_address_is_shown_nowhere(
+    project: Path, local_store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = "http://me:secret@127.0.0.1:9"
+    with pytest.raises(TrackingError, match=r"tracking store http://\*\*\*@127.0.0.1:9: no answer") as err:
+        open_store(uri, project, "faces")
+    print_places(replace(local_store, uri=uri), "a run", "0" * 32)
+    settings = BaselineSettings(tracking_uri=uri)
+    shown = [str(err.value), capsys.readouterr().out, str(settings.model_dump()), settings.model_dump_json()]
+    assert [text for text in shown if "secret" in text] == []
+    assert "http://127.0.0.1:9/#/experiments/" in shown[1]
+    assert settings.tracking_uri == uri
