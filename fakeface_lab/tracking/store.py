@@ -21,10 +21,14 @@ __all__ = ["Store", "open_store", "resolve_tracking_uri"]
 
 UI_PORT = 5000
 
-_EXPERIMENT_NOTE = (
-    "Real or fake faces. Compare runs on the same data and split only (tag `split`): tick two runs and press Compare. "
-    "Trials of a search are grouped under it while the table is sorted by Created."
-)
+_EXPERIMENT_TAGS = {
+    "mlflow.note.content": (
+        "Compare runs on the same data and split only (tag `split`): tick two runs and press Compare. Trials of a "
+        "search are grouped under it while the table is sorted by Created."
+    ),
+    # Without it the page guesses, and may open on its empty pages for language models.
+    "mlflow.experimentKind": "custom_model_development",
+}
 
 
 @dataclass(frozen=True)
@@ -161,18 +165,11 @@ def _get_or_create_experiment(client: MlflowClient, uri: str, project: Path, nam
         # A store without a server would put artifacts below the folder that happens to be the current one.
         location = (project / "mlruns" / name.replace("/", "-")).as_uri() if urlparse(uri).scheme == "sqlite" else None
         try:
-            experiment_id: str = client.create_experiment(name, artifact_location=location)
+            return str(client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS))
         except MlflowException as err:
             if err.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
             return str(client.get_experiment_by_name(name).experiment_id)
-        for key, value in {
-            "mlflow.note.content": _EXPERIMENT_NOTE,
-            # Without it the page guesses, and may open on its empty pages for language models.
-            "mlflow.experimentKind": "custom_model_development",
-        }.items():
-            client.set_experiment_tag(experiment_id, key, value)
-        return experiment_id
     if found.lifecycle_stage == "deleted":
         raise TrackingError(
             f"tracking store {uri}: experiment {name} was deleted; restore it with `mlflow experiments restore "
