@@ -20,7 +20,7 @@ PROGRAMS = {"baseline", "tune", "audit", "evaluate", "compare", "predict", "data
 # A unit is a module or a folder of the package. It imports itself and what stands above it in this list, so that
 # whatever is left can be read, tested and changed without what stands below it.
 LAYERS = [
-    {"errors", "documented", "terminal"},
+    {"background", "documented", "errors", "files", "terminal"},
     {"config"},
     {"backend", "cli"},
     {"augmentation", "checkpoint", "evaluation", "model", "tracking"},
