@@ -60,9 +60,7 @@ def simulate(algorithm: Algorithm, num_trials: int, num_workers: int) -> tuple[l
             answer, taken_secs = timed_ask(template, trials)
             secs.append(taken_secs)
         if isinstance(answer, Suggestion):
-            trials.append(
-                TrialRecord(len(trials), answer.values, answer.bracket_values, order, None, "running", None)
-            )
+            trials.append(TrialRecord(len(trials), answer.values, answer.bracket_values, order, None, "running", None))
         else:
             oldest = running[0]
             is_failed = failed_parent(oldest.bracket_values, trials) is not None or oldest.sequence % 10 == 9

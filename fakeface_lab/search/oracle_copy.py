@@ -166,7 +166,7 @@ class OracleCopy:
             fit()
 
     def _set_score(self, trial: Any) -> None:
-        trial.score = self._scores.pop(trial.trial_id)
+        trial.score = self._scores[trial.trial_id]
         trial.best_step = 0
 
     def _answer(self, status: str, values: Mapping[str, Any]) -> Answer:

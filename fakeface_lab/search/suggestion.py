@@ -10,15 +10,17 @@ ledger and asked.
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from operator import attrgetter
+from typing import Any
 
 import keras_tuner
 from keras_tuner import oracles as kt_oracles
 from sklearn.exceptions import ConvergenceWarning
 
 from fakeface_lab.search.counts import Value
-from fakeface_lab.search.oracle_copy import Answer, OracleCopy
+from fakeface_lab.search.oracle_copy import Answer, OracleCopy, is_kerastuners_own
 from fakeface_lab.search.oracles import PARENT, far_apart_seed, first_values, is_value_of
 from fakeface_lab.search.records import TrialRecord, another_search, check_consistent
 from fakeface_lab.search.replay import ask_replayed
@@ -80,7 +82,8 @@ def suggest(template: keras_tuner.Oracle, trials: Sequence[TrialRecord]) -> Sugg
         check_consistent(ledger)
         return Exhausted(f"all {template.max_trials} trials have been started")
     bayesian = isinstance(template, kt_oracles.BayesianOptimizationOracle)
-    answer = _ask_bayesian(template, ledger) if bayesian else ask_replayed(template, ledger)
+    with _fits_silent() if bayesian or not is_kerastuners_own(template) else nullcontext():
+        answer = _ask_bayesian(template, ledger) if bayesian else ask_replayed(template, ledger)
     if answer.status == "RUNNING":
         return Suggestion(
             dict(answer.values), dict(answer.bracket_values), failed_parent(answer.bracket_values, ledger)
@@ -107,11 +110,7 @@ def _ask_bayesian(template: keras_tuner.Oracle, ledger: Sequence[TrialRecord]) -
     ended = [trial for trial in ledger if trial.status != "running"]
     running = [trial for trial in ledger if trial.status == "running"]
     seed, worst = far_apart_seed(template.seed, len(ledger)), _worst_score(template, ended)
-    # On few trials the kernel's length scales run into their bounds; the fit is still usable.
-    with (
-        OracleCopy(template, seed) as oracle,
-        warnings.catch_warnings(action="ignore", category=ConvergenceWarning),
-    ):
+    with OracleCopy(template, seed) as oracle:
         for trial in ended:
             oracle.put(trial.sequence, trial.values)
             # The Gaussian process needs a number to stay away from: a failure is as bad as the worst score so far.
@@ -123,6 +122,15 @@ def _ask_bayesian(template: keras_tuner.Oracle, ledger: Sequence[TrialRecord]) -
         answer = oracle.ask(len(ledger)) if ledger else oracle.put(0, first_values(template))
         is_repeated = any(dict(trial.values) == answer.values for trial in ledger)
         return oracle.draw_new() if is_repeated else answer
+
+
+def _fits_silent() -> AbstractContextManager[Any]:
+    """Ignore that on few trials a Gaussian process runs into the bounds of its length scales: it is still usable.
+
+    The filters of warnings belong to the whole process: they are left alone where nothing is fitted, so that a
+    thread may ask.
+    """
+    return warnings.catch_warnings(action="ignore", category=ConvergenceWarning)
 
 
 def _worst_score(template: keras_tuner.Oracle, ended: Sequence[TrialRecord]) -> float | None:

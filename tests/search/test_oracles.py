@@ -1,11 +1,14 @@
 """The user's own oracles, wrong settings, and the sizes of spaces and searches."""
 
+import itertools
 import threading
 from pathlib import Path
 from typing import Any
 
 import keras_tuner
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from keras_tuner import oracles as kt_oracles
 from keras_tuner.src.engine.oracle import LOCKS, THREADS
 
@@ -163,6 +166,44 @@ def test_sizes_of_a_space_equal_what_a_search_tries() -> None:
     assert len(drawn) == 2 * (1 + 2 * 4) + 1
     assert num_configurations(odd_space()) == 3 * (1 + 2 * 4)
     assert num_configurations(wide_space()) is None
+
+
+def test_many_independent_conditions_are_counted_at_once() -> None:
+    """One by one, the branches of forty switches would outlast any search."""
+    space = keras_tuner.HyperParameters()
+    for index in range(40):
+        space.Boolean(f"has_layer_{index}")
+        with space.conditional_scope(f"has_layer_{index}", [True]):
+            space.Choice(f"units_{index}", [16, 32, 64])
+    assert num_configurations(space) == num_grid_combinations(space) == 4**40
+
+
+@st.composite
+def nested_spaces(draw: st.DrawFn) -> keras_tuner.HyperParameters:
+    """Up to six hyperparameters of two or three values, conditional ones in conditional ones."""
+    space = keras_tuner.HyperParameters()
+
+    def fill(depth: int) -> None:
+        for _ in range(draw(st.integers(1, 2)) if depth == 0 else 1):
+            name = f"hp_{len(space.space)}"
+            space.Choice(name, draw(st.sampled_from([[0, 1], [0, 1, 2]])))
+            if depth < 2 and draw(st.booleans()):
+                with space.conditional_scope(name, draw(st.sampled_from([[0], [1], [0, 1]]))):
+                    fill(depth + 1)
+
+    fill(0)
+    return space
+
+
+@settings(max_examples=50, deadline=None)
+@given(nested_spaces())
+def test_size_of_a_space_equals_the_number_of_its_configurations(space: keras_tuner.HyperParameters) -> None:
+    found = set()
+    for values in itertools.product(*(hp.values for hp in space.space)):
+        space.values = dict(zip((hp.name for hp in space.space), values, strict=True))
+        space.ensure_active_values()
+        found.add(tuple(sorted(space.values.items())))
+    assert num_configurations(space) == len(found)
 
 
 @pytest.mark.parametrize(
