@@ -116,6 +116,7 @@ def forgeries(table: Table, middle: int) -> list[Table]:
         replace(trial, sequence=middle + 1),
     ]
     late = TrialRecord(len(table), trial.values, trial.bracket_values, num + 1, num, "finished", 0.5)
+    later = replace(late, created_order=num + 2, ended_order=num + 3)
     return [
         *([*table[:middle], other, *table[middle + 1 :]] for other in altered),
         cut(table, num // 2),
@@ -124,6 +125,7 @@ def forgeries(table: Table, middle: int) -> list[Table]:
         [*table, replace(late, created_order=num - 1, ended_order=num)],
         [*table, replace(late, sequence=len(table) + 1, ended_order=num + 2)],
         [*table, replace(late, ended_order=num + 2)],
+        [*table, later, replace(later, sequence=len(table) + 1, created_order=num, ended_order=num + 1)],
     ]
 
 
