@@ -4,6 +4,7 @@ Hyperband's rounds are asked from KerasTuner 1.4.8 itself, through members that 
 `_get_num_brackets`, `_get_num_rounds` and `_get_size`.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -69,23 +70,29 @@ def num_trials_at_most(oracle: keras_tuner.Oracle) -> int | None:
 
 
 def _num_combinations(space: keras_tuner.HyperParameters, values_of: Callable[[Any], Sequence[Value] | None]) -> float:
-    """Multiply the numbers of values, and branch where another hyperparameter depends on the value."""
-    parents = {condition.name for hp in space.space for condition in hp.conditions}
+    """Multiply the numbers of values, and branch where another hyperparameter depends on the value.
 
-    def num_from(index: int, chosen: Values) -> float:
+    What is left to count depends on few of the values chosen before; equal rests are counted once.
+    """
+    needed = [{condition.name for hp in space.space[index:] for condition in hp.conditions}
+              for index in range(len(space.space) + 1)]  # fmt: skip
+
+    @functools.cache
+    def num_from(index: int, chosen: frozenset[tuple[str, Value]]) -> float:
         if index == len(space.space):
             return 1
         hp = space.space[index]
-        if not all(condition.is_active(chosen) for condition in hp.conditions):
-            return num_from(index + 1, chosen)
+        rest = frozenset(pair for pair in chosen if pair[0] in needed[index + 1])
+        if not all(condition.is_active(dict(chosen)) for condition in hp.conditions):
+            return num_from(index + 1, rest)
         values = values_of(hp)
         if values is None:
             return math.inf
-        if hp.name in parents:
-            return sum(num_from(index + 1, chosen | {hp.name: value}) for value in values)
-        return len(values) * num_from(index + 1, chosen)
+        if hp.name in needed[index + 1]:
+            return sum(num_from(index + 1, rest | {(hp.name, value)}) for value in values)
+        return len(values) * num_from(index + 1, rest)
 
-    return num_from(0, {})
+    return num_from(0, frozenset())
 
 
 def _grid_values(hp: Any) -> Sequence[Value]:

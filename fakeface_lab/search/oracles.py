@@ -1,49 +1,45 @@
-"""KerasTuner's oracles as this project uses them: built from a spec, copied, asked once, dropped.
+"""KerasTuner's oracles as this project uses them: built from a spec, and copied with another seed.
 
 A *template* is an oracle that has no trials: one of ours (`build_oracle`) or the user's own. It is never
-asked itself. `EphemeralOracle` copies it, is fed what the ledger knows, answers once and leaves nothing
-behind. What to feed, and in which order, is decided in `suggestion`; nothing here knows the ledger.
+asked itself; see `oracle_copy`.
 
-Members of KerasTuner 1.4.8 that are not public and that are used here: `_save_trial`, `_seed_state`,
-`_max_collisions`, `_random_values`, and the module's `LOCKS` and `THREADS`, for each oracle; `_random_state`,
-`_make_gpr` and `_vectorize_trials` for the Bayesian one.
+Members of KerasTuner 1.4.8 that are not public and that are used here: `_seed_state` for each oracle;
+`_random_state` and `_make_gpr` for the Bayesian one.
 """
 
 import copy
-import sys
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import Any, Literal, get_args
 
 import keras_tuner
 import numpy as np
 from keras_tuner import oracles as kt_oracles
 from keras_tuner.engine import hyperparameters as kt_hyperparameters
-from keras_tuner.src.engine.oracle import LOCKS, THREADS
-from sklearn.exceptions import ConvergenceWarning
 
 from fakeface_lab.errors import SearchError
-from fakeface_lab.search.counts import Value, Values, num_configurations
+from fakeface_lab.search.counts import Value, Values
 
 __all__ = [
+    "BRACKET_PREFIX",
+    "PARENT",
     "Algorithm",
-    "Answer",
-    "EphemeralOracle",
     "OracleSpec",
     "build_oracle",
     "default_values",
     "far_apart_seed",
+    "first_values",
     "is_value_of",
+    "refuse_repeated_choices",
     "reseeded",
 ]
 
 Algorithm = Literal["random", "grid", "bayesian", "hyperband"]
 
+BRACKET_PREFIX = "tuner/"  # of Hyperband's own entries among the values of a trial
+PARENT = "tuner/trial_id"
+
 _GOLDEN_STEP = 2_654_435_769  # 2**32 divided by the golden ratio: multiples of it keep apart from each other
-_DRAWS_PER_CONFIGURATION = 20  # a configuration left over is then missed with a chance of exp(-20)
-_MAX_CONFIGURATIONS_TO_EXHAUST = 1_000  # a larger space is not searched to its last configuration
 
 
 @dataclass(frozen=True)
@@ -97,7 +93,7 @@ def build_oracle(spec: OracleSpec) -> keras_tuner.Oracle:
         case "random":
             return kt_oracles.RandomSearchOracle(max_trials=spec.max_trials, **shared)
         case "grid":
-            _refuse_repeated_choices(spec.space)
+            refuse_repeated_choices(spec.space)
             return kt_oracles.GridSearchOracle(max_trials=spec.max_trials, **shared)
         case "bayesian":
             return kt_oracles.BayesianOptimizationOracle(
@@ -127,7 +123,12 @@ def _build_hyperband(spec: OracleSpec, shared: Mapping[str, Any]) -> keras_tuner
     return oracle
 
 
-def _refuse_repeated_choices(space: keras_tuner.HyperParameters) -> None:
+def refuse_repeated_choices(space: keras_tuner.HyperParameters) -> None:
+    """Refuse a space whose grid would never end.
+
+    Raises:
+        SearchError: a choice lists a value twice.
+    """
     for hp in space.space:
         values = hp.values if isinstance(hp, kt_hyperparameters.Choice) else []
         repeated = next((value for value in values if values.count(value) > 1), None)
@@ -168,110 +169,20 @@ def reseeded(oracle: keras_tuner.Oracle, seed: int) -> keras_tuner.Oracle:
     return other
 
 
-class Answer(NamedTuple):
-    """What an oracle said: RUNNING with the values to try, IDLE (ask again after an end) or STOPPED."""
-
-    status: str
-    values: dict[str, Any]
-
-
-class EphemeralOracle:
-    """A copy of a template that is fed, asked once and forgotten; a context manager.
-
-    It writes nothing to disk, prints nothing, never retries, never gives up over failures, and takes up no
-    hyperparameters that the template does not have. Trials are named by their sequence number.
-    """
-
-    def __init__(self, template: keras_tuner.Oracle, seed: int | None = None):
-        """Copy `template`, with another `seed` if one is given.
-
-        Raises:
-            SearchError: the template already has trials, cannot be copied, or is a grid that would never end.
-        """
-        if isinstance(template, kt_oracles.GridSearchOracle):
-            _refuse_repeated_choices(template.hyperparameters)
-        if template.trials:
-            raise SearchError(
-                f"oracle {type(template).__name__}: already holds {len(template.trials)} trials, but a "
-                "search keeps its trials in the tracking store; pass a new oracle"
-            )
-        self._oracle = reseeded(template, template.seed if seed is None else seed)
-        self._oracle.verbose = 0  # before any trial: its display knows no trial begun in silence
-        self._oracle.tune_new_entries = self._oracle.allow_new_entries = False
-        self._oracle.max_retries_per_trial = 0
-        self._oracle.max_consecutive_failed_trials = sys.maxsize
-        self._oracle._max_collisions = _num_draws_before_exhausted(self._oracle.hyperparameters)
-        self._oracle.save = lambda: None
-        self._oracle._save_trial = lambda trial: None
-        self._oracle.score_trial = self._set_score
-        self._trials: dict[int, Any] = {}
-        self._scores: dict[str, float] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        # These two module dictionaries would keep every oracle alive for as long as the program runs.
-        LOCKS.pop(self._oracle, None)
-        THREADS.pop(self._oracle, None)
-
-    def put(self, sequence: int, values: Mapping[str, Any]) -> Answer:
-        """Create a trial with the given values, whatever the oracle itself would suggest."""
-        self._oracle.populate_space = lambda trial_id: {"status": "RUNNING", "values": dict(values)}
-        try:
-            return self.ask(sequence)
-        finally:
-            del self._oracle.populate_space  # uncovers the method of the class
-
-    def ask(self, sequence: int) -> Answer:
-        """Return the oracle's next suggestion, which is from then on a running trial of it."""
-        with warnings.catch_warnings():
-            # On few trials the kernel's length scales run into their bounds; the fit is still usable.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            trial = self._oracle.create_trial(str(sequence))
-        if trial.status == "RUNNING":
-            self._trials[sequence] = trial
-        return Answer(trial.status, self._as_declared(trial.hyperparameters.values))
-
-    def tell(self, sequence: int, score: float | None) -> None:
-        """End a trial with its score (infinite allowed), or as failed if there is none."""
-        trial = self._trials[sequence]
-        trial.status = "FAILED" if score is None else "COMPLETED"
-        if score is not None:
-            self._scores[trial.trial_id] = score
-        self._oracle.end_trial(trial)
-
-    def fit_to_scores(self) -> None:
-        """Fit the Gaussian process to the trials told so far, for the guesses it makes about running ones."""
-        vectors, scores = self._oracle._vectorize_trials()
-        if len(scores):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)
-                self._oracle.gpr.fit(vectors, scores)
-
-    def draw_new(self) -> Answer:
-        """Return random values that no trial has, or STOPPED if there are none left."""
-        values = self._oracle._random_values()
-        return Answer("STOPPED", {}) if values is None else Answer("RUNNING", self._as_declared(values))
-
-    def _set_score(self, trial: Any) -> None:
-        trial.score = self._scores[trial.trial_id]
-        trial.best_step = 0
-
-    def _as_declared(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return plain values: the Gaussian process yields NumPy floats, the grid some floats for an Int."""
-        ints = {hp.name for hp in self._oracle.hyperparameters.space if isinstance(hp, kt_hyperparameters.Int)}
-        plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
-        return {name: int(value) if name in ints else value for name, value in plain.items()}
-
-
 def default_values(space: keras_tuner.HyperParameters) -> Values:
     """Return the default of every hyperparameter that is active when all have their defaults."""
     defaults = keras_tuner.HyperParameters()
     defaults.merge(space.space)
     return dict(defaults.values)
+
+
+def first_values(template: keras_tuner.Oracle) -> Values:
+    """Return the values of trial 0: all defaults; for Hyperband the full budget too, in no bracket."""
+    values = default_values(template.hyperparameters)
+    if isinstance(template, kt_oracles.HyperbandOracle):
+        full_budget = {"epochs": template.max_epochs, "initial_epoch": 0, "bracket": -1, "round": 0}
+        values |= {BRACKET_PREFIX + name: value for name, value in full_budget.items()}
+    return values
 
 
 def is_value_of(hp: Any, value: Value) -> bool:
@@ -281,8 +192,3 @@ def is_value_of(hp: Any, value: Value) -> bool:
     if isinstance(hp, kt_hyperparameters.Int | kt_hyperparameters.Float):
         return isinstance(value, int | float) and bool(hp.min_value <= value <= hp.max_value)
     return value in hp.values
-
-
-def _num_draws_before_exhausted(space: keras_tuner.HyperParameters) -> int:
-    num = num_configurations(space)
-    return _DRAWS_PER_CONFIGURATION * min(num or sys.maxsize, _MAX_CONFIGURATIONS_TO_EXHAUST)

@@ -1,0 +1,96 @@
+"""What it costs to ask what to try next, at the size a search has reached.
+
+    python benchmarks/suggestion_cost.py
+    python benchmarks/suggestion_cost.py --algorithms bayesian --trials 100 300 1000
+
+Searches are simulated: trials end at once with a score, nothing is trained or stored. CPU seconds of this process.
+*First ask* is that of a search just started again, *warm ask* the median of the last questions of one that ran on,
+*whole life* the sum over all questions. The Bayesian search keeps nothing from one question to the next, and its
+ledger is drawn at random: it has a first ask only.
+"""
+
+import argparse
+import statistics
+import time
+from dataclasses import replace
+
+import keras_tuner
+
+from fakeface_lab.search.oracles import Algorithm, OracleSpec, build_oracle
+from fakeface_lab.search.suggestion import Suggestion, TrialRecord, failed_parent, suggest
+
+__all__: list[str] = []
+
+NUM_WARM_ASKS = 100
+
+
+def space() -> keras_tuner.HyperParameters:
+    """Eight hyperparameters of a small network; a grid over them has 80,640 combinations."""
+    space = keras_tuner.HyperParameters()
+    space.Float("learning_rate", 1e-5, 1e-2, sampling="log", default=1e-3)
+    space.Int("dropout_percent", 0, 60, step=10, default=30)
+    space.Int("filters", 8, 64, step=8, default=32)
+    space.Int("dense_units", 32, 512, step=32, default=128)
+    space.Choice("batch_size", [16, 32, 64], default=32)
+    space.Boolean("augmentation", default=True)
+    space.Choice("optimizer", ["adam", "sgd", "rmsprop"])
+    space.Fixed("image_size", 300)
+    return space
+
+
+def new_template(algorithm: Algorithm) -> keras_tuner.Oracle:
+    """Return an oracle that no question was put to; Hyperband with iterations enough for any number of trials."""
+    return build_oracle(OracleSpec(algorithm, space(), max_epochs=81, iterations=1_000))
+
+
+def timed_ask(template: keras_tuner.Oracle, trials: list[TrialRecord]) -> tuple[object, float]:
+    """Return an answer and its CPU seconds."""
+    started = time.process_time()
+    answer = suggest(template, trials)
+    return answer, time.process_time() - started
+
+
+def simulate(algorithm: Algorithm, num_trials: int, num_workers: int) -> tuple[list[TrialRecord], list[float]]:
+    """Return the ledger of a search with some trials running, and the CPU seconds of each of its questions."""
+    template, trials, secs, order = new_template(algorithm), list[TrialRecord](), list[float](), 0
+    while len(trials) < num_trials:
+        running = [trial for trial in trials[-50 * num_workers :] if trial.status == "running"]
+        answer: object = None
+        if len(running) < num_workers:
+            answer, taken_secs = timed_ask(template, trials)
+            secs.append(taken_secs)
+        if isinstance(answer, Suggestion):
+            trials.append(TrialRecord(len(trials), answer.values, answer.bracket_values, order, None, "running", None))
+        else:
+            oldest = running[0]
+            is_failed = failed_parent(oldest.bracket_values, trials) is not None or oldest.sequence % 10 == 9
+            score = None if is_failed else oldest.sequence * 0.618 % 1
+            trials[oldest.sequence] = replace(
+                oldest, ended_order=order, status="failed" if is_failed else "finished", score=score
+            )
+        order += 1
+    return trials, secs
+
+
+def main() -> None:
+    """Measure and print a table in Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--algorithms", nargs="+", default=["random", "grid", "hyperband"])
+    parser.add_argument("--trials", type=int, nargs="+", default=[1_000, 2_000, 10_000])
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 4])
+    options = parser.parse_args()
+    print(f"| algorithm | running | trials | first ask, s | warm ask, s | whole life, s |\n|{'---|' * 6}")
+    for algorithm in options.algorithms:
+        for num_workers in options.workers:
+            for num_trials in options.trials:
+                is_bayesian = algorithm == "bayesian"
+                trials, secs = simulate("random" if is_bayesian else algorithm, num_trials, num_workers)
+                _, first_secs = timed_ask(new_template(algorithm), trials)
+                warm_secs = statistics.median(secs[-NUM_WARM_ASKS:])
+                rest = "– | –" if is_bayesian else f"{warm_secs:.4f} | {sum(secs):.1f}"
+                running = sum(trial.status == "running" for trial in trials)
+                print(f"| {algorithm} | {running} | {num_trials:,} | {first_secs:.2f} | {rest} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""The user's own oracles, wrong settings, and the sizes of spaces and searches."""
+
+import itertools
+import threading
+from pathlib import Path
+from typing import Any
+
+import keras_tuner
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras_tuner import oracles as kt_oracles
+from keras_tuner.src.engine.oracle import LOCKS, THREADS
+
+from fakeface_lab.errors import SearchError
+from fakeface_lab.search.counts import (
+    num_configurations,
+    num_grid_combinations,
+    num_hyperband_trials,
+    num_trials_at_most,
+)
+from fakeface_lab.search.oracles import OracleSpec, build_oracle, reseeded
+from fakeface_lab.search.suggestion import TrialRecord, suggest
+from tests.search.simulated_search import (
+    configurations,
+    cut,
+    ended,
+    kerastuner_alone,
+    num_events,
+    plane,
+    score_or_fail,
+    search,
+    shuffled,
+    small_space,
+    spec_of,
+    wide_space,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:keras_tuner.*")
+
+
+class Countdown(keras_tuner.Oracle):
+    """A user's oracle: from the largest number of units down, once each trial before has ended."""
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        if self.ongoing_trials:
+            return {"status": "IDLE"}
+        units = 128 - 32 * (len(self.trials) - 1)
+        if units < 32:
+            return {"status": "STOPPED"}
+        return {"status": "RUNNING", "values": {"units": units, "rate": 0.01}}
+
+
+def users_oracles() -> list[keras_tuner.Oracle]:
+    objective = keras_tuner.Objective("f1", "max")
+    return [
+        kt_oracles.RandomSearchOracle(objective, max_trials=6, seed=5, hyperparameters=wide_space()),
+        kt_oracles.GridSearchOracle(objective, hyperparameters=small_space()),
+        kt_oracles.BayesianOptimizationOracle(objective, 5, 3, seed=5, hyperparameters=wide_space()),
+        kt_oracles.HyperbandOracle(objective, 4, 2, seed=5, hyperparameters=wide_space()),
+        Countdown(["val_loss", objective], hyperparameters=small_space()),
+    ]
+
+
+@pytest.mark.parametrize("index", range(5))
+def test_users_oracle_is_continued_from_every_event(index: int) -> None:
+    whole = search(users_oracles()[index], score_or_fail, num_workers=2, pick=shuffled)
+    assert len(whole) > 4
+    for num_kept in range(0, num_events(whole) + 1, 3):
+        again = users_oracles()[index]
+        assert search(again, score_or_fail, cut(whole, num_kept), 2, shuffled) == whole
+
+
+@pytest.mark.parametrize("kind", [kt_oracles.RandomSearchOracle, kt_oracles.BayesianOptimizationOracle])
+def test_users_oracle_that_was_given_no_seed_is_continued_with_the_recorded_one(kind: type[keras_tuner.Oracle]) -> None:
+    first, second = (kind("val_loss", 6, hyperparameters=plane()) for _ in range(2))
+    first.num_initial_points = second.num_initial_points = 3
+    table = search(reseeded(first, 71))
+    assert search(reseeded(second, 71), begun=table[:3]) == table
+
+
+def test_error_in_a_users_oracle_reaches_the_user_and_holds_no_lock() -> None:
+    class Broken(keras_tuner.Oracle):
+        def populate_space(self, trial_id: str) -> dict[str, Any]:
+            raise RuntimeError("out of ideas")
+
+    template = Broken("val_loss", hyperparameters=small_space())
+    table = [ended(TrialRecord(0, {"units": 64, "rate": 0.001}, {}, 0, None, "running", None), 1, 0.5)]
+    num_locks = len(LOCKS), len(THREADS)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="out of ideas"):
+            suggest(template, table)
+    assert (len(LOCKS), len(THREADS)) == num_locks
+
+
+def test_oracle_with_trials_of_its_own_is_refused(tmp_path: Path) -> None:
+    oracle = users_oracles()[0]
+    kerastuner_alone(oracle, tmp_path, 2)
+    with pytest.raises(SearchError, match=r"RandomSearchOracle: already holds 2 trials, .*; pass a new oracle"):
+        suggest(oracle, [])
+
+
+def test_oracle_that_cannot_be_copied_is_refused() -> None:
+    oracle = users_oracles()[0]
+    oracle.guard = threading.Lock()
+    with pytest.raises(SearchError, match=r"RandomSearchOracle: cannot be copied .*; keep open files, locks"):
+        suggest(oracle, [])
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (spec_of("random", seed=-1), "search seed: -1 is negative; give 0 or a larger integer"),
+        (
+            spec_of("hyperband", max_epochs=None),
+            "hyperband: max_epochs None, .*give max_epochs of at least 1",
+        ),
+        (spec_of("hyperband", factor=1), "a factor of at least 2"),
+        (spec_of("hyperband", iterations=0), "at least 1 iteration"),
+    ],
+)
+def test_wrong_settings_are_refused(spec: OracleSpec, message: str) -> None:
+    with pytest.raises(SearchError, match=message):
+        build_oracle(spec)
+
+
+def test_unknown_algorithm_is_refused() -> None:
+    unknown: Any = "genetic"
+    message = "algorithm: 'genetic' is unknown; choose one of random, grid, bayesian, hyperband"
+    with pytest.raises(SearchError, match=message):
+        build_oracle(OracleSpec(unknown, small_space()))
+
+
+def test_grid_with_a_repeated_choice_is_refused() -> None:
+    space = keras_tuner.HyperParameters()
+    space.Choice("units", [32, 64, 32])
+    with pytest.raises(SearchError, match="search space: units lists 32 twice; a grid needs each value once"):
+        build_oracle(spec_of("grid", space=space))
+    with pytest.raises(SearchError, match="units lists 32 twice"):
+        suggest(kt_oracles.GridSearchOracle("val_loss", hyperparameters=space), [])
+
+
+def test_grid_over_log_steps_keeps_integers() -> None:
+    space = keras_tuner.HyperParameters()
+    space.Int("batch_size", 2, 32, step=2, sampling="log", default=8)
+    values = [trial.values["batch_size"] for trial in search(build_oracle(spec_of("grid", space=space)))]
+    assert sorted(values) == [2, 4, 8, 16, 32]
+    assert all(type(value) is int for value in values)
+
+
+def odd_space() -> keras_tuner.HyperParameters:
+    """Ranges whose sizes are easy to get wrong: off-grid defaults, no steps, a dependent hyperparameter."""
+    space = keras_tuner.HyperParameters()
+    space.Int("units", 10, 40, step=20, default=15)  # 10, 30 and the default 15
+    space.Choice("kind", ["a", "b", "c"])
+    with space.conditional_scope("kind", ["b", "c"]):
+        space.Int("depth", 1, 4, sampling="log")  # 1, 2, 3, 4
+    return space
+
+
+def test_sizes_of_a_space_equal_what_a_search_tries() -> None:
+    grid = search(build_oracle(spec_of("grid", space=odd_space())))
+    assert num_grid_combinations(odd_space()) == len(grid) == len(set(configurations(grid))) == 3 * (1 + 2 * 4)
+    drawn = search(build_oracle(spec_of("random", space=odd_space(), max_trials=None)))
+    # The default 15 is no value that can be drawn: it is tried in trial 0 only.
+    assert len(drawn) == 2 * (1 + 2 * 4) + 1
+    assert num_configurations(odd_space()) == 3 * (1 + 2 * 4)
+    assert num_configurations(wide_space()) is None
+
+
+def test_many_independent_conditions_are_counted_at_once() -> None:
+    """One by one, the branches of forty switches would outlast any search."""
+    space = keras_tuner.HyperParameters()
+    for index in range(40):
+        space.Boolean(f"has_layer_{index}")
+        with space.conditional_scope(f"has_layer_{index}", [True]):
+            space.Choice(f"units_{index}", [16, 32, 64])
+    assert num_configurations(space) == num_grid_combinations(space) == 4**40
+
+
+@st.composite
+def nested_spaces(draw: st.DrawFn) -> keras_tuner.HyperParameters:
+    """Up to six hyperparameters of two or three values, conditional ones in conditional ones."""
+    space = keras_tuner.HyperParameters()
+
+    def fill(depth: int) -> None:
+        for _ in range(draw(st.integers(1, 2)) if depth == 0 else 1):
+            name = f"hp_{len(space.space)}"
+            space.Choice(name, draw(st.sampled_from([[0, 1], [0, 1, 2]])))
+            if depth < 2 and draw(st.booleans()):
+                with space.conditional_scope(name, draw(st.sampled_from([[0], [1], [0, 1]]))):
+                    fill(depth + 1)
+
+    fill(0)
+    return space
+
+
+@settings(max_examples=50, deadline=None)
+@given(nested_spaces())
+def test_size_of_a_space_equals_the_number_of_its_configurations(space: keras_tuner.HyperParameters) -> None:
+    found = set()
+    for values in itertools.product(*(hp.values for hp in space.space)):
+        space.values = dict(zip((hp.name for hp in space.space), values, strict=True))
+        space.ensure_active_values()
+        found.add(tuple(sorted(space.values.items())))
+    assert num_configurations(space) == len(found)
+
+
+@pytest.mark.parametrize(
+    ("max_epochs", "factor", "iterations"), [(1, 3, 1), (4, 2, 1), (9, 3, 2), (10, 3, 1), (27, 3, 1)]
+)
+def test_hyperband_runs_as_many_trials_as_announced(max_epochs: int, factor: int, iterations: int) -> None:
+    spec = spec_of("hyperband", max_epochs=max_epochs, factor=factor, iterations=iterations)
+    template = build_oracle(spec)
+    assert num_hyperband_trials(template) == num_trials_at_most(template) == len(search(template))
+
+
+def test_most_trials_of_a_search() -> None:
+    assert num_trials_at_most(build_oracle(spec_of("grid"))) == 12
+    assert num_trials_at_most(build_oracle(spec_of("grid", max_trials=5))) == 5
+    assert num_trials_at_most(build_oracle(spec_of("random", space=small_space(), max_trials=50))) == 12
+    assert num_trials_at_most(build_oracle(spec_of("bayesian"))) == 6
+    assert num_trials_at_most(build_oracle(spec_of("random", max_trials=None))) is None
+    endless = kt_oracles.HyperbandOracle("val_loss", hyperband_iterations=None, hyperparameters=small_space())
+    assert num_hyperband_trials(endless) is None
