@@ -88,9 +88,12 @@ def _promotable(trials: Sequence[LedgerTrial], template: keras_tuner.Oracle) -> 
     if not isinstance(template, kt_oracles.HyperbandOracle):
         return set()
     rounds: dict[tuple[int, int], list[LedgerTrial]] = defaultdict(list)
+    children: dict[int, list[LedgerTrial]] = defaultdict(list)
     for trial in trials:
         values = trial.record.bracket_values
         rounds[int(values["tuner/bracket"]), int(values["tuner/round"])].append(trial)
+        if "tuner/trial_id" in values:
+            children[int(values["tuner/trial_id"])].append(trial)
     needed = set()
     for (bracket, round_num), members in rounds.items():
         if bracket < 0 or round_num + 1 >= template._get_num_rounds(bracket):
@@ -100,10 +103,9 @@ def _promotable(trials: Sequence[LedgerTrial], template: keras_tuner.Oracle) -> 
         for place, trial in enumerate(members):
             # Hyperband runs its brackets over and over; each time a round has `size` places.
             is_next_full = len(promoted) >= (place // size + 1) * next_size
-            children = [child for child in promoted if child.record.bracket_values.get("tuner/trial_id")
-                        == trial.record.sequence]  # fmt: skip
-            is_in_use = any(child.record.status == "running" for child in children)
-            if trial.record.status == "finished" and (is_in_use or (not children and not is_next_full)):
+            own = children[trial.record.sequence]
+            is_in_use = any(child.record.status == "running" for child in own)
+            if trial.record.status == "finished" and (is_in_use or (not own and not is_next_full)):
                 needed.add(trial.record.sequence)
     return needed
 
