@@ -1,0 +1,359 @@
+"""Program: is a search whose process was killed after any one of its writes the same as an undisturbed one?
+
+    python -m tests.cut_at_every_write --algorithm hyperband --engine inline --folder /tmp/cut
+    python -m tests.cut_at_every_write --kind disk --when before --from 20 --to 40 --folder /tmp/cut
+    python -m tests.cut_at_every_write --list --kind worker --folder /tmp/cut
+
+A small search (or `--program baseline`) runs to its end; the others are killed at their k-th write (`write_counter`
+says what counts), started again until they end, and compared with the first one in everything that they left in the
+store and on disk (`search_state`). One line for each k; lines go to `results.txt` in the folder too, and a k that is
+there is not tried again. `--chain` kills one search at all the given k, one life each. Exit code 1: differences.
+
+Processes are forked from one that has loaded TensorFlow and never used it, and a store with empty tables is copied:
+loading takes longer than the search. TensorFlow runs without graphs, whose tracing takes most of so short a training.
+`--cold` starts them as a user does. Workers are always programs of their own.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from tests.kill_search import write_project
+from tests.write_counter import Cut, Kind, install_from_environment, read_log, write_hook
+
+__all__ = ["Lives", "main", "started", "waited"]
+
+_LIFE_SECS = 600  # a life that takes longer hangs
+_MAX_STARTS = 3  # of a life that ends with an error of its own
+Program = Literal["tune", "baseline"]
+
+
+@dataclass(frozen=True)
+class Lives:
+    """How a program is run, killed and compared.
+
+    Attributes:
+        program: which one.
+        words: its command line; `resumed` is added in later lives.
+        folder: holds one project folder a k.
+        hook: folder with the module that arms a process.
+        cold: whether each life is a program of its own rather than a fork of this one.
+        uri: of the store; None: a file in the project folder.
+    """
+
+    program: Program
+    words: list[str]
+    resumed: list[str]
+    folder: Path
+    hook: Path
+    cold: bool
+    uri: str | None = None
+
+    def run(self, name: str, cuts: list[Cut]) -> tuple[Path, list[str], list[str]]:
+        """Run to the end through all cuts; return the project folder, the writes at the cuts, and the errors."""
+        project = self.folder / name
+        shutil.rmtree(project, ignore_errors=True)
+        (project / "experiments").mkdir(parents=True)
+        if self.uri is None:
+            shutil.copy(self.folder / "empty.db", project / "mlflow.db")
+        labels, errors = [], list[str]()
+        undisturbed = Cut("store", 0, "after", str(project), str(project / "log-end"))
+        lives = [*(replace(cut, root=str(project), log=str(project / "log-writes")) for cut in cuts), undisturbed]
+        while lives and len(errors) < _MAX_STARTS:
+            cut = lives.pop(0)
+            Path(cut.log).unlink(missing_ok=True)
+            code = self._live(project, cut)
+            killed = cut.kind != "worker" or cut.with_driver
+            if cut.at and len(writes := read_log(Path(cut.log))) >= cut.at:
+                labels.append(writes[cut.at - 1])
+                if killed != (code == -signal.SIGKILL):
+                    errors.append(f"killed at {labels[-1]!r}, it ended with {code}: {_last_line(project)}")
+            elif code != 0:
+                errors.append(f"ended with {code}: {_last_line(project)}")
+                lives.insert(0, undisturbed)
+        return project, labels, errors
+
+    def _live(self, project: Path, cut: Cut) -> int:
+        """Run one life and return its exit code, negative for a signal."""
+        words = self.words + (self.resumed if (project / "log.txt").exists() else [])
+        variables = cut.environment(self.hook) | {"FAKEFACE_CACHE": str(self.folder / "cache"), "COLUMNS": "200"}
+        if self.uri is not None:
+            variables["MLFLOW_TRACKING_URI"] = self.uri
+        process = started(self.program, words, project, variables, self.cold)
+        code = waited(process)
+        _wait_for_workers(project)
+        return code
+
+
+def started(program: Program, words: list[str], project: Path, variables: dict[str, str], cold: bool) -> psutil.Process:
+    """Start a program in its project folder, in a process group of its own."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_TRACKING", "FAKEFACE_"))}
+    environment = kept | variables
+    log = os.open(project / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    try:
+        if cold:
+            command = [sys.executable, "-m", f"fakeface_lab.{program}", *words]
+            return psutil.Popen(
+                command, cwd=project, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
+        sys.stdout.flush()
+        pid = os.fork()
+        if pid == 0:
+            _become(program, words, project, environment, log)
+        return psutil.Process(pid)
+    finally:
+        os.close(log)
+
+
+def _become(program: Program, words: list[str], project: Path, environment: dict[str, str], log: int) -> None:
+    code = 1
+    try:
+        os.setsid()
+        os.chdir(project)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.environ.clear()
+        os.environ.update(environment)
+        # As Python does it at the start of a program.
+        sys.path[:0] = environment["PYTHONPATH"].split(os.pathsep)
+        sys.argv = [program, *words]
+        install_from_environment()
+        import importlib
+
+        code = importlib.import_module(f"fakeface_lab.{program}").main(words)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def waited(process: psutil.Process) -> int:
+    """Return the exit code of a process, which is killed when it takes too long."""
+    try:
+        return int(process.wait(_LIFE_SECS))
+    except psutil.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return 124
+
+
+def _wait_for_workers(project: Path) -> None:
+    """Wait until the workers of a killed driver have noticed; they end themselves."""
+    deadline = time.monotonic() + 10
+    while any(str(project) in " ".join(_command(process)) for process in psutil.process_iter()):
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"workers of {project} outlived their driver by 10 s")
+        time.sleep(0.05)
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        words: list[str] = process.cmdline()
+    except psutil.Error:
+        return []
+    return words if "fakeface_lab.search.worker" in words else []
+
+
+def _last_line(project: Path) -> str:
+    lines = (project / "log.txt").read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "no word"
+
+
+def _in_child(action: Callable[[], Any]) -> Any:
+    """Return what `action` returns, done in a process of its own: MLflow starts threads, and threads do not fork."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.close(reader)
+            with os.fdopen(writer, "w") as pipe:
+                json.dump(action(), pipe)
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        text = pipe.read()
+    if os.waitpid(pid, 0)[1] != 0:
+        raise RuntimeError("reading a search failed")
+    return json.loads(text)
+
+
+def _prepare(folder: Path) -> None:
+    """Load what a life needs, and make the tables that it starts from."""
+
+    def make_tables() -> None:
+        from fakeface_lab.tracking.store import open_store
+
+        with tempfile.TemporaryDirectory() as scratch:
+            open_store(None, Path(scratch), "Default")
+            shutil.copy(Path(scratch) / "mlflow.db", folder / "empty.db")
+
+    import fakeface_lab.baseline
+    import fakeface_lab.recording
+    import fakeface_lab.results
+    import fakeface_lab.search.local_engine
+    import fakeface_lab.search.session
+    import fakeface_lab.tracking.lookup
+    from fakeface_lab.backend import tf
+
+    tf.config.run_functions_eagerly(True)
+    if not (folder / "empty.db").exists():
+        _in_child(make_tables)
+
+
+def _state(lives: Lives, project: Path) -> Any:
+    from tests.search_state import read_state
+
+    return read_state(lives.uri or f"sqlite:///{project / 'mlflow.db'}", project)
+
+
+def _try(lives: Lives, name: str, cuts: list[Cut], undisturbed: Any) -> list[str]:
+    """Return the labels of the writes that were cut, and all differences."""
+    from tests.search_state import differences
+
+    project, labels, errors = lives.run(name, cuts)
+    found = errors + differences(undisturbed, _in_child(lambda: _state(lives, project)))
+    if not found:
+        shutil.rmtree(project)
+    return ["; ".join(labels) or "it ended before this write", *found]
+
+
+def _sweep(lives: Lives, cuts: list[list[Cut]], names: list[str], undisturbed: Any, jobs: int, results: Path) -> int:
+    """Try each list of cuts, several at a time; return the number of those with differences."""
+    num_bad, running = 0, dict[int, tuple[str, int, float]]()
+    waiting = list(zip(names, cuts, strict=True))
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            name, these = waiting.pop(0)
+            reader, writer = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                lines = ["", "the test itself failed"]
+                try:
+                    lines = _try(lives, name, these, undisturbed)
+                except BaseException as err:
+                    lines = ["", f"the test itself failed: {err!r}"]
+                finally:
+                    with os.fdopen(writer, "w") as pipe:
+                        pipe.write("\n".join(line.replace("\n", " ") for line in lines))
+                    os._exit(0)
+            os.close(writer)
+            running[pid] = (name, reader, time.monotonic())
+        pid, _ = os.waitpid(-1, 0)
+        name, reader, began = running.pop(pid)
+        with os.fdopen(reader) as pipe:
+            label, *found = pipe.read().splitlines()
+        num_bad += bool(found)
+        verdict = f"{len(found)} differences" if found else "the same"
+        text = "\n".join([f"{name} {verdict} ({time.monotonic() - began:.0f} s): {label}",
+                          *(f"    {line}" for line in found)])  # fmt: skip
+        print(text, flush=True)
+        with results.open("a") as file:
+            file.write(text + "\n")
+    return num_bad
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--program", choices=["tune", "baseline"], default="tune")
+    parser.add_argument("--algorithm", choices=["random", "grid", "bayesian", "hyperband"], default="random")
+    parser.add_argument("--engine", choices=["local", "inline"], default="local")
+    parser.add_argument("--trials", type=int, default=3, help="Hyperband has its own number (default 3)")
+    parser.add_argument("--final-seeds", type=int, default=1, help="retrained at the end (default 1)")
+    parser.add_argument("--kind", choices=["store", "disk", "worker"], default="store", help="which writes are counted")
+    parser.add_argument("--when", choices=["before", "after"], default="after", help="killed before or after the write")
+    parser.add_argument("--with-driver", action="store_true", help="kind worker: the driver dies with its worker")
+    parser.add_argument("--from", type=int, default=1, dest="first", help="first write (default 1)")
+    parser.add_argument("--to", type=int, default=0, dest="last", help="last write; default: of an undisturbed life")
+    parser.add_argument("--every", type=int, default=1, help="step (default 1)")
+    parser.add_argument("--sample", type=int, default=0, help="that many of them, drawn at random")
+    parser.add_argument("--seed", type=int, default=0, help="of --sample (default 0)")
+    parser.add_argument("--chain", action="store_true", help="kill one search at all of them, one life after the other")
+    parser.add_argument("--list", action="store_true", help="print the writes of an undisturbed life and end")
+    parser.add_argument("--cold", action="store_true", help="start each life as a user does")
+    parser.add_argument("--jobs", type=int, default=1, help="searches at the same time (default 1)")
+    parser.add_argument("--folder", type=Path, help="where to work; default: a temporary folder")
+    return parser.parse_args(argv)
+
+
+def _lives(given: argparse.Namespace, folder: Path) -> Lives:
+    images = folder / "data"
+    if not images.exists():
+        write_project(images, given.algorithm, 1, given.final_seeds, given.trials)
+    words = ["--data", str(images / "images"), "--image-size", "24", "--epochs", "2", "--threads", "1"]
+    resumed = ["--resume"]
+    if given.program == "tune":
+        words, resumed = ["--config", str(images / "search.toml"), "--epochs", "2", "--engine", given.engine], []
+    else:
+        words += ["--hyperparameters.filters-1", "8", "--hyperparameters.dense-units", "8", "--split", "sealed"]
+    return Lives(given.program, words, resumed, folder, write_hook(folder / "hook"), given.cold)
+
+
+def _run(given: argparse.Namespace, folder: Path) -> int:
+    _prepare(folder)
+    lives = _lives(given, folder)
+    kind: Kind = given.kind
+    began = time.monotonic()
+    project, _, errors = lives.run("undisturbed", [Cut(kind, 10**9, "after", "", "")])
+    if errors:
+        raise RuntimeError(f"the undisturbed search: {errors}")
+    writes = read_log(project / "log-writes")
+    shutil.rmtree(project)
+    if given.list:
+        print("\n".join(writes))
+        return 0
+    # A life that is not armed: counting must change nothing.
+    project, _, errors = lives.run("undisturbed", [])
+    undisturbed = _in_child(lambda: _state(lives, project))
+    print(f"{given.program} {given.algorithm} {given.engine}: {len(writes)} writes ({kind}), "
+          f"{(time.monotonic() - began) / 2:.1f} s a life", flush=True)  # fmt: skip
+    numbers = list(range(given.first, (given.last or len(writes)) + 1, given.every))
+    if given.sample:
+        numbers = sorted(random.Random(given.seed).sample(numbers, min(given.sample, len(numbers))))
+        print(f"seed {given.seed}: {numbers}", flush=True)
+    cuts = [[Cut(kind, number, given.when, "", "", given.with_driver)] for number in numbers]
+    names = [f"{given.program}-{given.algorithm}-{given.engine}-{kind}-{given.when}-{number}" for number in numbers]
+    if given.chain:
+        cuts, names = [[cut for one in cuts for cut in one]], [f"chain-{names[0]}"]
+    results = folder / "results.txt"
+    done = {line.split()[0] for line in read_log(results) if not line.startswith(" ") and line}
+    todo = [(these, name) for these, name in zip(cuts, names, strict=True) if name not in done]
+    num_bad = _sweep(lives, [these for these, _ in todo], [name for _, name in todo], undisturbed, given.jobs, results)
+    print(f"{len(todo)} tried, {num_bad} with differences, {time.monotonic() - began:.0f} s")
+    return 1 if num_bad else 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the test that the command line describes."""
+    given = _arguments(argv)
+    if given.folder is not None:
+        given.folder.mkdir(parents=True, exist_ok=True)
+        return _run(given, given.folder.resolve())
+    with tempfile.TemporaryDirectory() as temporary:
+        return _run(given, Path(temporary).resolve())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
