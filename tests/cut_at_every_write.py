@@ -7,7 +7,8 @@
 A small search (or `--program baseline`) runs to its end; the others are killed at their k-th write (`write_counter`
 says what counts), started again until they end, and compared with the first one in everything that they left in the
 store and on disk (`search_state`). One line for each k; lines go to `results.txt` in the folder too, and a k that is
-there is not tried again. `--chain` kills one search at all the given k, one life each. Exit code 1: differences.
+there is not tried again. `--match` kills at the first write whose line in `--list` it finds instead; given several
+times, and with `--chain`, one search is killed again and again, one life each. Exit code 1: differences.
 
 Processes are forked from one that has loaded TensorFlow and never used it, and a store with empty tables is copied:
 loading takes longer than the search. TensorFlow runs without graphs, whose tracing takes most of so short a training.
@@ -15,9 +16,11 @@ loading takes longer than the search. TensorFlow runs without graphs, whose trac
 """
 
 import argparse
+import gc
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -26,7 +29,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +38,7 @@ import psutil
 from tests.kill_search import write_project
 from tests.write_counter import Cut, Kind, install_from_environment, read_log, write_hook
 
-__all__ = ["Lives", "main", "started", "waited"]
+__all__ = ["Lives", "in_child", "main", "prepare"]
 
 _LIFE_SECS = 600  # a life that takes longer hangs
 _MAX_STARTS = 3  # of a life that ends with an error of its own
@@ -52,7 +55,7 @@ class Lives:
         folder: holds one project folder a k.
         hook: folder with the module that arms a process.
         cold: whether each life is a program of its own rather than a fork of this one.
-        uri: of the store; None: a file in the project folder.
+        variables: further environment; with `MLFLOW_TRACKING_URI` the store is no file in the project folder.
     """
 
     program: Program
@@ -61,28 +64,39 @@ class Lives:
     folder: Path
     hook: Path
     cold: bool
-    uri: str | None = None
+    variables: dict[str, str] = field(default_factory=dict)
 
-    def run(self, name: str, cuts: list[Cut]) -> tuple[Path, list[str], list[str]]:
-        """Run to the end through all cuts; return the project folder, the writes at the cuts, and the errors."""
+    def run(
+        self, name: str, cuts: list[Cut], look: Callable[[Path], list[str]] = lambda project: []
+    ) -> tuple[Path, list[str], list[str]]:
+        """Run to the end through all cuts; return the project folder, the writes at the cuts, and the errors.
+
+        Args:
+            name: of the project folder, which is made anew.
+            cuts: where the lives end, the last one excepted.
+            look: called after each cut; returns what is wrong then.
+        """
         project = self.folder / name
         shutil.rmtree(project, ignore_errors=True)
         (project / "experiments").mkdir(parents=True)
-        if self.uri is None:
+        if "MLFLOW_TRACKING_URI" not in self.variables:
             shutil.copy(self.folder / "empty.db", project / "mlflow.db")
         labels, errors = [], list[str]()
         undisturbed = Cut("store", 0, "after", str(project), str(project / "log-end"))
+        num_failures = 0
         lives = [*(replace(cut, root=str(project), log=str(project / "log-writes")) for cut in cuts), undisturbed]
-        while lives and len(errors) < _MAX_STARTS:
+        while lives and num_failures < _MAX_STARTS:
             cut = lives.pop(0)
             Path(cut.log).unlink(missing_ok=True)
             code = self._live(project, cut)
             killed = cut.kind != "worker" or cut.with_driver
-            if cut.at and len(writes := read_log(Path(cut.log))) >= cut.at:
+            if cut.at and len(writes := read_log(Path(cut.log), cut.match)) >= cut.at:
                 labels.append(writes[cut.at - 1])
+                errors += [f"at {labels[-1]}: {line}" for line in look(project)]
                 if killed != (code == -signal.SIGKILL):
                     errors.append(f"killed at {labels[-1]!r}, it ended with {code}: {_last_line(project)}")
             elif code != 0:
+                num_failures += 1
                 errors.append(f"ended with {code}: {_last_line(project)}")
                 lives.insert(0, undisturbed)
         return project, labels, errors
@@ -91,17 +105,15 @@ class Lives:
         """Run one life and return its exit code, negative for a signal."""
         words = self.words + (self.resumed if (project / "log.txt").exists() else [])
         variables = cut.environment(self.hook) | {"FAKEFACE_CACHE": str(self.folder / "cache"), "COLUMNS": "200"}
-        if self.uri is not None:
-            variables["MLFLOW_TRACKING_URI"] = self.uri
-        process = started(self.program, words, project, variables, self.cold)
-        code = waited(process)
+        process = _started(self.program, words, project, variables | self.variables, self.cold)
+        code = _waited(process)
         _wait_for_workers(project)
         return code
 
 
-def started(program: Program, words: list[str], project: Path, variables: dict[str, str], cold: bool) -> psutil.Process:
+def _started(program: Program, words: list[str], project: Path, variables: dict[str, str], cold: bool) -> psutil.Process:
     """Start a program in its project folder, in a process group of its own."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_TRACKING", "FAKEFACE_"))}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_TRACKING", "MLFLOW_EXPERIMENT", "FAKEFACE_"))}
     environment = kept | variables
     log = os.open(project / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     try:
@@ -145,7 +157,7 @@ def _become(program: Program, words: list[str], project: Path, environment: dict
         os._exit(code)
 
 
-def waited(process: psutil.Process) -> int:
+def _waited(process: psutil.Process) -> int:
     """Return the exit code of a process, which is killed when it takes too long."""
     try:
         return int(process.wait(_LIFE_SECS))
@@ -177,7 +189,7 @@ def _last_line(project: Path) -> str:
     return lines[-1] if lines else "no word"
 
 
-def _in_child(action: Callable[[], Any]) -> Any:
+def in_child(action: Callable[[], Any]) -> Any:
     """Return what `action` returns, done in a process of its own: MLflow starts threads, and threads do not fork."""
     reader, writer = os.pipe()
     pid = os.fork()
@@ -200,7 +212,7 @@ def _in_child(action: Callable[[], Any]) -> Any:
     return json.loads(text)
 
 
-def _prepare(folder: Path) -> None:
+def prepare(folder: Path) -> None:
     """Load what a life needs, and make the tables that it starts from."""
 
     def make_tables() -> None:
@@ -216,28 +228,35 @@ def _prepare(folder: Path) -> None:
     import fakeface_lab.search.local_engine
     import fakeface_lab.search.session
     import fakeface_lab.tracking.lookup
+    import tests.search_state
     from fakeface_lab.backend import tf
 
     tf.config.run_functions_eagerly(True)
+    gc.freeze()  # Keras collects garbage after each training: half a second for what is loaded here
     if not (folder / "empty.db").exists():
-        _in_child(make_tables)
+        in_child(make_tables)
 
 
 def _state(lives: Lives, project: Path) -> Any:
     from tests.search_state import read_state
 
-    return read_state(lives.uri or f"sqlite:///{project / 'mlflow.db'}", project)
+    return read_state(f"sqlite:///{project / 'mlflow.db'}", project)
 
 
 def _try(lives: Lives, name: str, cuts: list[Cut], undisturbed: Any) -> list[str]:
     """Return the labels of the writes that were cut, and all differences."""
-    from tests.search_state import differences
+    from tests.search_state import broken_promises, differences
 
-    project, labels, errors = lives.run(name, cuts)
-    found = errors + differences(undisturbed, _in_child(lambda: _state(lives, project)))
+    def look(project: Path) -> list[str]:
+        return broken_promises(undisturbed, in_child(lambda: _state(lives, project)))
+
+    project, labels, errors = lives.run(name, cuts, look)
+    found = errors + differences(undisturbed, in_child(lambda: _state(lives, project)))
     if not found:
         shutil.rmtree(project)
-    return ["; ".join(labels) or "it ended before this write", *found]
+    if len(labels) < len(cuts):
+        found.append(f"only {len(labels)} of {len(cuts)} kills: it ended before the others")
+    return ["; ".join(labels), *found]
 
 
 def _sweep(lives: Lives, cuts: list[list[Cut]], names: list[str], undisturbed: Any, jobs: int, results: Path) -> int:
@@ -290,6 +309,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--every", type=int, default=1, help="step (default 1)")
     parser.add_argument("--sample", type=int, default=0, help="that many of them, drawn at random")
     parser.add_argument("--seed", type=int, default=0, help="of --sample (default 0)")
+    parser.add_argument("--match", action="append", help="regular expression for the write, instead of a number")
     parser.add_argument("--chain", action="store_true", help="kill one search at all of them, one life after the other")
     parser.add_argument("--list", action="store_true", help="print the writes of an undisturbed life and end")
     parser.add_argument("--cold", action="store_true", help="start each life as a user does")
@@ -312,31 +332,32 @@ def _lives(given: argparse.Namespace, folder: Path) -> Lives:
 
 
 def _run(given: argparse.Namespace, folder: Path) -> int:
-    _prepare(folder)
+    prepare(folder)
     lives = _lives(given, folder)
     kind: Kind = given.kind
     began = time.monotonic()
-    project, _, errors = lives.run("undisturbed", [Cut(kind, 10**9, "after", "", "")])
+    project, _, errors = lives.run("undisturbed", [Cut(kind, 0, "after", "", "")])
     if errors:
         raise RuntimeError(f"the undisturbed search: {errors}")
     writes = read_log(project / "log-writes")
-    shutil.rmtree(project)
     if given.list:
         print("\n".join(writes))
         return 0
-    # A life that is not armed: counting must change nothing.
-    project, _, errors = lives.run("undisturbed", [])
-    undisturbed = _in_child(lambda: _state(lives, project))
+    undisturbed = in_child(lambda: _state(lives, project))
     print(f"{given.program} {given.algorithm} {given.engine}: {len(writes)} writes ({kind}), "
-          f"{(time.monotonic() - began) / 2:.1f} s a life", flush=True)  # fmt: skip
+          f"{time.monotonic() - began:.1f} s a life", flush=True)  # fmt: skip
+    cut = Cut(kind, 1, given.when, "", "", given.with_driver)
     numbers = list(range(given.first, (given.last or len(writes)) + 1, given.every))
     if given.sample:
         numbers = sorted(random.Random(given.seed).sample(numbers, min(given.sample, len(numbers))))
         print(f"seed {given.seed}: {numbers}", flush=True)
-    cuts = [[Cut(kind, number, given.when, "", "", given.with_driver)] for number in numbers]
+    cuts = [[replace(cut, at=number)] for number in numbers]
     names = [f"{given.program}-{given.algorithm}-{given.engine}-{kind}-{given.when}-{number}" for number in numbers]
+    if given.match:
+        cuts = [[replace(cut, match=match)] for match in given.match]
+        names = [re.sub(r"\W+", "-", match) for match in given.match]
     if given.chain:
-        cuts, names = [[cut for one in cuts for cut in one]], [f"chain-{names[0]}"]
+        cuts, names = [[cut for one in cuts for cut in one]], ["chain"]
     results = folder / "results.txt"
     done = {line.split()[0] for line in read_log(results) if not line.startswith(" ") and line}
     todo = [(these, name) for these, name in zip(cuts, names, strict=True) if name not in done]

@@ -22,7 +22,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
-__all__ = ["differences", "read_state"]
+__all__ = ["broken_promises", "differences", "read_state"]
 
 # Times and memory.
 _MEASURED_METRICS = {"epoch_secs", "train_secs", "peak_rss_bytes"}
@@ -35,15 +35,18 @@ _MEASURED_PICTURES = {"cost.png"}
 State = dict[str, Any]
 
 
-def read_state(uri: str, project: Path) -> State:
-    """Return the state of the only search or baseline in a store.
+def read_state(uri: str, project: Path, experiment: str | None = None) -> State:
+    """Return the state of the only search or baseline in a store or in one experiment of it.
 
     Args:
         uri: of the store.
         project: its project folder.
+        experiment: name of the experiment; None: all.
     """
     client = MlflowClient(uri)
     experiments = client.search_experiments(view_type=ViewType.ALL)
+    if experiment is not None:
+        experiments = [one for one in experiments if one.name == experiment]
     ids = [experiment.experiment_id for experiment in experiments]
     runs = list(client.search_runs(ids, run_view_type=ViewType.ALL, max_results=1000))
     names = _Names(project)
@@ -59,7 +62,7 @@ def read_state(uri: str, project: Path) -> State:
         of_run[str(model.source_run_id)].append(model)
         names.add(model.model_id, f"model {len(of_run[str(model.source_run_id)])} of {names.of(model.source_run_id)}")
     state: State = {
-        "experiments": [(one.name, one.lifecycle_stage, names.in_tags(one.tags)) for one in experiments],
+        "experiments": [(one.name if experiment is None else "", one.lifecycle_stage, names.in_tags(one.tags)) for one in experiments],
         "registry": _read_registry(client, names),
         "files": _read_files(project, names, {run.info.run_id for run in runs} | {model.model_id for model in models}),
     }
@@ -92,6 +95,19 @@ def differences(undisturbed: Any, other: Any, where: str = "") -> list[str]:
     return [f"{where}: {_short(undisturbed)} undisturbed, {_short(other)} here"]
 
 
+def broken_promises(undisturbed: State, state: State) -> list[str]:
+    """Return what is wrong with a search at a moment of its life: these things hold always, not only in the end."""
+    found = []
+    for name, facts in state.items():
+        if name.startswith("model ") and facts["status"] == "READY":
+            found += differences(undisturbed.get(name, {}).get("files"), facts["files"], f"READY {name}")
+        if name.startswith("run ") and facts["status"] == "FINISHED" and facts["tags"].get("role") != "search":
+            found += differences(undisturbed.get(name), facts, f"FINISHED {name}")
+        if name.startswith("run final-") and facts["metrics"] and not state["run search"]["tags"].get("test_openings"):
+            found.append(f"{name}: trained, and the opening of the test split is not counted")
+    return found
+
+
 class _Names:
     """Replaces ids and places by names that are equal in equal searches."""
 
@@ -106,7 +122,7 @@ class _Names:
         return self._names.get(one, "unknown")
 
     def in_text(self, text: str) -> str:
-        text = text.replace(self._project, "<project>")
+        text = re.sub(r"mlflow-artifacts:/[0-9]+/", "mlflow-artifacts:/", text.replace(self._project, "<project>"))
         text = re.sub(r"\b(m-)?[0-9a-f]{32}\b", lambda found: f"<{self._names.get(found[0], found[0])}>", text)
         # The table of trials shows rounded times, and the verdict's line a run's first characters.
         text = re.sub(r"\b[0-9]+(\.[0-9]+)? (ms|s|min|h)\b", "<time>", text)
@@ -187,7 +203,9 @@ def _read_files(project: Path, names: _Names, known: set[str]) -> State:
     for path in project.rglob("*"):
         place = path.relative_to(project)
         is_in_store = place.parts[0] == "mlruns" and place.parts[1:2] != (".work",) and known & set(place.parts)
-        if not is_in_store and not place.name.startswith("log"):
+        # MLflow leaves the empty folder of a model that is deleted.
+        is_empty = path.is_dir() and place.parts[1:2] != (".work",) and not any(one.is_file() for one in path.rglob("*"))
+        if not is_in_store and not is_empty and not place.name.startswith("log"):
             found[names.in_text(str(place))] = "a folder" if path.is_dir() else "a file"
     return found
 

@@ -44,6 +44,7 @@ class Cut:
         root: the project folder.
         log: file to which each write adds a line.
         with_driver: a worker takes its driver with it.
+        match: regular expression; only writes whose line in the log it finds are counted.
     """
 
     kind: Kind
@@ -52,6 +53,7 @@ class Cut:
     root: str
     log: str
     with_driver: bool = False
+    match: str = ""
 
     def environment(self, hook: Path) -> dict[str, str]:
         """Return the variables that arm a process and its children; `hook` is a folder made by `write_hook`."""
@@ -66,9 +68,10 @@ def write_hook(folder: Path) -> Path:
     return folder
 
 
-def read_log(path: Path) -> list[str]:
+def read_log(path: Path, match: str = "") -> list[str]:
     """Return what the writes were, in their order."""
-    return path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [line for line in lines if re.search(match, line)]
 
 
 def install_from_environment() -> None:
@@ -92,23 +95,24 @@ class _Counter:
     @contextmanager
     def counted(self, label: str) -> Iterator[None]:
         """Count the write done inside, and die before or after it if it is the one."""
-        is_last = self._next(f"{_masked(label)} <- {_callers()}") == self.cut.at
+        is_last = self._is_last(f"{_masked(label)} <- {_callers()}")
         if is_last and self.cut.when == "before":
             self._die()
         yield
         if is_last:
             self._die()
 
-    def _next(self, line: str) -> int:
+    def _is_last(self, label: str) -> bool:
         # In a file, because a search may start several workers one after the other.
         with self._lock:
             descriptor = _os_open(self.cut.log, os.O_RDWR | os.O_CREAT | os.O_APPEND)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            num_bytes = os.fstat(descriptor).st_size
-            number = 1 + os.pread(descriptor, num_bytes, 0).count(b"\n")
-            os.write(descriptor, f"{number} {line}\n".encode())
+            earlier = os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode().splitlines()
+            line = f"{1 + len(earlier)} {label}"
+            os.write(descriptor, f"{line}\n".encode())
             os.close(descriptor)
-        return number
+        matching = [one for one in [*earlier, line] if re.search(self.cut.match, one)]
+        return len(matching) == self.cut.at and matching[-1] == line
 
     def _die(self) -> None:
         if self.cut.with_driver:
