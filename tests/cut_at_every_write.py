@@ -17,6 +17,7 @@ loading takes longer than the search. TensorFlow runs without graphs, whose trac
 
 import argparse
 import gc
+import importlib
 import json
 import os
 import random
@@ -111,10 +112,12 @@ class Lives:
         return code
 
 
-def _started(program: Program, words: list[str], project: Path, variables: dict[str, str], cold: bool) -> psutil.Process:
+def _started(
+    program: Program, words: list[str], project: Path, variables: dict[str, str], cold: bool
+) -> psutil.Process:
     """Start a program in its project folder, in a process group of its own."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_TRACKING", "MLFLOW_EXPERIMENT", "FAKEFACE_"))}
-    environment = kept | variables
+    foreign = ("MLFLOW_TRACKING", "MLFLOW_EXPERIMENT", "FAKEFACE_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)} | variables
     log = os.open(project / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     try:
         if cold:
@@ -146,8 +149,6 @@ def _become(program: Program, words: list[str], project: Path, environment: dict
         sys.path[:0] = environment["PYTHONPATH"].split(os.pathsep)
         sys.argv = [program, *words]
         install_from_environment()
-        import importlib
-
         code = importlib.import_module(f"fakeface_lab.{program}").main(words)
     except BaseException:
         traceback.print_exc()
@@ -222,13 +223,9 @@ def prepare(folder: Path) -> None:
             open_store(None, Path(scratch), "Default")
             shutil.copy(Path(scratch) / "mlflow.db", folder / "empty.db")
 
-    import fakeface_lab.baseline
-    import fakeface_lab.recording
-    import fakeface_lab.results
-    import fakeface_lab.search.local_engine
-    import fakeface_lab.search.session
-    import fakeface_lab.tracking.lookup
-    import tests.search_state
+    for name in ("fakeface_lab.baseline", "fakeface_lab.results", "fakeface_lab.search.local_engine",
+                 "fakeface_lab.search.session", "tests.search_state"):  # fmt: skip
+        importlib.import_module(name)
     from fakeface_lab.backend import tf
 
     tf.config.run_functions_eagerly(True)

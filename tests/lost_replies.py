@@ -34,6 +34,7 @@ from tests.write_counter import read_log, write_hook
 
 __all__ = ["main", "proxy"]
 
+_OURS = {"host", "connection"}
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "server", "date"}
 _READING = re.compile(r"/(search|search-datasets|get-history-bulk|get)$")
 
@@ -79,7 +80,7 @@ def _serve(
         def handle_one(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             server = http.client.HTTPConnection(host, timeout=120)
-            headers = {name: value for name, value in self.headers.items() if name.lower() not in ("host", "connection")}
+            headers = {name: value for name, value in self.headers.items() if name.lower() not in _OURS}
             server.request(self.command, self.path, body, headers)
             answer = server.getresponse()
             content = answer.read()

@@ -62,7 +62,10 @@ def read_state(uri: str, project: Path, experiment: str | None = None) -> State:
         of_run[str(model.source_run_id)].append(model)
         names.add(model.model_id, f"model {len(of_run[str(model.source_run_id)])} of {names.of(model.source_run_id)}")
     state: State = {
-        "experiments": [(one.name if experiment is None else "", one.lifecycle_stage, names.in_tags(one.tags)) for one in experiments],
+        "experiments": {
+            one.name if experiment is None else "": [one.lifecycle_stage, names.in_tags(one.tags)]
+            for one in experiments
+        },
         "registry": _read_registry(client, names),
         "files": _read_files(project, names, {run.info.run_id for run in runs} | {model.model_id for model in models}),
     }
@@ -204,8 +207,9 @@ def _read_files(project: Path, names: _Names, known: set[str]) -> State:
         place = path.relative_to(project)
         is_in_store = place.parts[0] == "mlruns" and place.parts[1:2] != (".work",) and known & set(place.parts)
         # MLflow leaves the empty folder of a model that is deleted.
-        is_empty = path.is_dir() and place.parts[1:2] != (".work",) and not any(one.is_file() for one in path.rglob("*"))
-        if not is_in_store and not is_empty and not place.name.startswith("log"):
+        is_empty = path.is_dir() and not any(one.is_file() for one in path.rglob("*"))
+        is_deleted = is_empty and "models" in place.parts and ".work" not in place.parts
+        if not is_in_store and not is_deleted and not place.name.startswith("log"):
             found[names.in_text(str(place))] = "a folder" if path.is_dir() else "a file"
     return found
 

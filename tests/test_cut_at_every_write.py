@@ -30,5 +30,34 @@ def cut(*words: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
 
 
+@pytest.mark.timeout(600)
 def test_a_search_killed_at_its_critical_moments_is_the_same() -> None:
     cut("--trials", "2", "--chain", *(f"--match={match}" for match in MOMENTS))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("algorithm", ["grid", "bayesian", "hyperband"])
+def test_another_algorithm_killed_at_some_writes_is_the_same(algorithm: str) -> None:
+    cut("--algorithm", algorithm, "--sample", "8")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_search_killed_at_some_writes_to_disk_is_the_same(when: str) -> None:
+    cut("--kind", "disk", "--when", when, "--sample", "8")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("words", [(), ("--with-driver",)])
+def test_a_search_whose_worker_is_killed_at_some_writes_is_the_same(words: tuple[str, ...]) -> None:
+    cut("--engine", "local", "--kind", "worker", "--sample", "4", *words)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("kind", ["store", "disk"])
+def test_a_baseline_killed_at_some_writes_and_resumed_is_the_same(kind: str) -> None:
+    cut("--program", "baseline", "--kind", kind, "--sample", "8")

@@ -168,8 +168,9 @@ def _count_disk(counter: _Counter) -> None:
         """Return a path relative to the project, None if it is elsewhere or the store's own."""
         if isinstance(path, int):
             return None
-        folder = os.getcwd() if dir_fd is None else os.readlink(f"/proc/self/fd/{dir_fd}")
-        whole = os.path.abspath(os.path.join(folder, os.fsdecode(path)))
+        folder = Path.cwd() if dir_fd is None else Path(f"/proc/self/fd/{dir_fd}").readlink()
+        # Not resolved: a link is a file of its own.
+        whole = os.path.normpath(folder / os.fsdecode(path))
         is_ours = whole.startswith(root) and not whole.startswith((root + "mlflow.db", root + "log"))
         return whole.removeprefix(root) if is_ours else None
 
