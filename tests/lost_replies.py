@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -216,8 +217,12 @@ def _plans(given: argparse.Namespace, requests: list[str]) -> Iterator[tuple[str
     for line in requests[given.first - 1 :: given.every]:
         place, kind = line.split(maxsplit=1)
         if given.all or kind not in kinds:
-            yield f"{given.mode}-{place}", lambda _kind, number, _first, at=int(place): number == at
+            yield f"{given.mode}-{place}", partial(_is_at, int(place))
         kinds.add(kind)
+
+
+def _is_at(place: int, _kind: str, number: int, _is_first: bool) -> bool:
+    return number == place
 
 
 if __name__ == "__main__":

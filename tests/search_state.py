@@ -16,7 +16,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-import yaml
 from mlflow.entities import LoggedModel, LoggedModelStatus, Run, ViewType
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
@@ -236,10 +235,11 @@ def _read_file(path: Path, names: _Names) -> Any:
                 rows = csv.DictReader(io.StringIO(names.in_text(content.decode())))
                 return [{key: value for key, value in row.items() if key not in _MEASURED_KEYS} for row in rows]
             case "" if path.name == "MLmodel":
-                return _unmeasured(yaml.safe_load(names.in_text(content.decode())))
+                lines = names.in_text(content.decode()).splitlines()
+                return [line for line in lines if line.strip().partition(":")[0] not in _MEASURED_KEYS]
             case _:
                 return names.in_text(content.decode())
-    except (ValueError, OSError, zipfile.BadZipFile, yaml.YAMLError) as err:
+    except (ValueError, OSError, zipfile.BadZipFile) as err:
         return f"damaged, {len(content)} bytes: {err}"
 
 

@@ -134,7 +134,8 @@ def _count_store(counter: _Counter) -> None:
         if words:
             changes.found = [*getattr(changes, "found", []), f"{words[1]} {words[2]}"]
 
-    commit, rollback = DefaultDialect.do_commit, DefaultDialect.do_rollback
+    commit: Callable[..., None] = DefaultDialect.do_commit
+    rollback: Callable[..., None] = DefaultDialect.do_rollback
 
     def do_commit(dialect: DefaultDialect, connection: Any) -> None:
         found, changes.found = Counter(getattr(changes, "found", [])), []
