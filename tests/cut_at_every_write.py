@@ -96,7 +96,9 @@ class Lives:
                 errors += [f"at {labels[-1]}: {line}" for line in look(project)]
                 if killed != (code == -signal.SIGKILL):
                     errors.append(f"killed at {labels[-1]!r}, it ended with {code}: {_last_line(project)}")
-            elif code != 0:
+            elif code == 0:
+                break
+            else:
                 num_failures += 1
                 errors.append(f"ended with {code}: {_last_line(project)}")
                 lives.insert(0, undisturbed)

@@ -25,9 +25,11 @@ __all__ = ["broken_promises", "differences", "read_state"]
 
 # Times and memory.
 _MEASURED_METRICS = {"epoch_secs", "train_secs", "peak_rss_bytes"}
-# `used_secs` is a time; the others count how often a process was started or died, which is what the test does to it.
-_MEASURED_TAGS = {"used_secs", "num_restarts", "num_starts", "num_deaths"}
-_MEASURED_KEYS = _MEASURED_METRICS | {"utc_time_created", "date_saved", "model_size_bytes"}
+# A time, how often a process was started or died, which is what the test does to it, and what git says meanwhile.
+_MEASURED_TAGS = {"used_secs", "num_restarts", "num_starts", "num_deaths", "mlflow.source.git.commit",
+                  "mlflow.source.git.dirty"}  # fmt: skip
+# `resume` is how the last process was started.
+_MEASURED_KEYS = _MEASURED_METRICS | {"utc_time_created", "date_saved", "model_size_bytes", "resume"}
 # Bars of measured times.
 _MEASURED_PICTURES = {"cost.png"}
 
@@ -105,8 +107,8 @@ def broken_promises(undisturbed: State, state: State) -> list[str]:
             found += differences(undisturbed.get(name, {}).get("files"), facts["files"], f"READY {name}")
         if name.startswith("run ") and facts["status"] == "FINISHED" and facts["tags"].get("role") != "search":
             found += differences(undisturbed.get(name), facts, f"FINISHED {name}")
-        if name.startswith("run final-") and facts["metrics"] and not state["run search"]["tags"].get("test_openings"):
-            found.append(f"{name}: trained, and the opening of the test split is not counted")
+        if name.startswith("run final-") and facts["params"] and not state["run search"]["tags"].get("test_openings"):
+            found.append(f"{name}: begun, and the opening of the test split is not counted")
     return found
 
 

@@ -17,7 +17,7 @@ MOMENTS = [
     r"INSERT inputs .* _link",
     r"INSERT tags .* end <- driver",
     r"INSERT logged_models ",
-    r"INSERT tags .* count_opening",
+    r"INSERT params .* begin_recording",  # of a final: those of the trials are there
     r"INSERT model_versions",
     r"INSERT tags .* _register_once",
     r"UPDATE runs .* ending",
@@ -33,6 +33,21 @@ def cut(*words: str) -> None:
 @pytest.mark.timeout(600)
 def test_a_search_killed_at_its_critical_moments_is_the_same() -> None:
     cut("--trials", "2", "--chain", *(f"--match={match}" for match in MOMENTS))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.xfail(strict=True, reason="known: move it to MOMENTS when it is mended")
+@pytest.mark.parametrize(
+    "moment",
+    [
+        r"INSERT experiments ",  # its note and kind are never written
+        r"UPDATE runs .* end <- finale",  # the final's folder and checkpoint stay for ever
+        r"INSERT registered_model_aliases",  # the tag `registered` lacks the champion
+    ],
+)
+def test_a_search_killed_at_a_moment_that_leaves_a_trace(moment: str) -> None:
+    cut("--trials", "2", "--match", moment)
 
 
 @pytest.mark.slow

@@ -98,9 +98,11 @@ class _Counter:
         is_last = self._is_last(f"{_masked(label)} <- {_callers()}")
         if is_last and self.cut.when == "before":
             self._die()
-        yield
-        if is_last:
-            self._die()
+        try:
+            yield
+        finally:  # a call that fails is none, but counted
+            if is_last:
+                self._die()
 
     def _is_last(self, label: str) -> bool:
         # In a file, because a search may start several workers one after the other.
