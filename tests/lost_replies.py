@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.cut_at_every_write import Lives, in_child, prepare
 from tests.kill_search import write_project
+from tests.lives import Lives, in_child, prepare
 from tests.mlflow_server import Server
 from tests.write_counter import read_log, write_hook
 
