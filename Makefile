@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-real check ui clean
+.PHONY: help setup demo test test-slow test-real kills mutants check ui clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -31,6 +31,19 @@ test-slow: $(READY)  ## the tests that take minutes
 
 test-real: $(READY)  ## the tests on the 1,289 real images (FAKEFACE_DATA names their folder)
 	$(BIN)/python -m pytest -n 0 -m real_data
+
+kills: $(READY)  ## a small search and a baseline killed after each of their writes: hours
+	for algorithm in random grid bayesian hyperband; do \
+	    $(BIN)/python -m tests.cut_at_every_write --engine inline --algorithm $$algorithm || exit 1; done
+	for when in before after; do for program in tune baseline; do \
+	    $(BIN)/python -m tests.cut_at_every_write --engine inline --program $$program --kind disk --when $$when || exit 1; \
+	    done; done
+	$(BIN)/python -m tests.cut_at_every_write --program baseline
+	$(BIN)/python -m tests.cut_at_every_write --kind worker
+	for mode in drop 503; do $(BIN)/python -m tests.lost_replies --one-by-one --mode $$mode || exit 1; done
+
+mutants: $(READY)  ## faults put into a copy of the code, which a test must notice: minutes
+	$(BIN)/python -m tests.mutants
 
 check: $(READY)  ## lint, types, tests
 	$(BIN)/ruff check .

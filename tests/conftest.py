@@ -1,5 +1,6 @@
 """Fixtures that many tests share: a project folder of its own for each test, tiny image folders, real stores."""
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -22,6 +23,13 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # press Ctrl-C would test the shell.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is loaded by now out of garbage collections: Keras asks for one after each training."""
+    gc.collect()
+    gc.freeze()
+
 
 MakeImages = Callable[..., Path]
 

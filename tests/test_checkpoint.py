@@ -1,7 +1,14 @@
 """Epoch checkpoints: exact, whole or not at all, and only for the model they were made of."""
 
+import io
+import itertools
+import multiprocessing
+import os
+import signal
 import threading
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -177,12 +184,41 @@ def test_every_truncation_is_noticed(whole: bytes, tmp_path: Path) -> None:
 
 
 def test_a_killed_write_leaves_the_old_checkpoint(model: keras.Model, whole: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "epoch.ckpt"
-    path.write_bytes(whole)
-    unwritable = STATE | {"broken": object()}
-    with pytest.raises(TypeError):
-        save_checkpoint(path, Snapshot().take(model), unwritable)
-    assert path.read_bytes() == whole
+    path, snapshot = tmp_path / "epoch.ckpt", Snapshot().take(model)
+    # Forks of a process that has loaded the module and never started TensorFlow.
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload([__name__])
+    for num_written in itertools.count():
+        path.write_bytes(whole)
+        process = server.Process(target=_save_until_killed, args=(path, snapshot, num_written))
+        process.start()
+        process.join(60)
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
+        assert path.read_bytes() == whole
+        # The half-written file is in nobody's way.
+        save_checkpoint(path, snapshot, STATE)
+        assert read_state(path) == STATE
+    assert num_written > 2 * len(arrays(model)), "a header and the data of each array"
+    assert read_state(path) == STATE | {"kept_epoch": 2}
+
+
+def _save_until_killed(path: Path, snapshot: Snapshot, num_written: int) -> None:
+    """Save, and die by SIGKILL when that many pieces are in the file."""
+    pieces = itertools.count()
+
+    class Deadly(io.FileIO):
+        def write(self, piece: Any) -> int:
+            if next(pieces) == num_written:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().write(piece)
+
+    def open_deadly(name: Path, mode: str) -> io.FileIO:
+        return Deadly(name, mode.replace("b", ""))
+
+    zipfile.io.open = open_deadly  # type: ignore[attr-defined]
+    save_checkpoint(path, snapshot, STATE | {"kept_epoch": 2})
 
 
 def test_a_checkpoint_of_another_shape_is_refused(whole: bytes, tmp_path: Path) -> None:

@@ -1,0 +1,145 @@
+"""Program: does a test notice each of these faults?
+
+    python -m tests.mutants                  # all
+    python -m tests.mutants ready heartbeat  # those whose names contain one of the words
+
+Each fault is put into a copy of the project, where the tests named beside it must fail; without it they must pass.
+Exit code 1: a fault that no test notices, or a text that is not exactly once where it should be.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["MUTANTS", "Mutant", "main", "mutated"]
+
+PROJECT = Path(__file__).parents[1]
+_COPIED = ("fakeface_lab", "tests", "experiments", "benchmarks", "docs", "pyproject.toml", "Makefile", "README.md")
+_CRITICAL_MOMENTS = "tests/test_cut_at_every_write.py::test_a_search_killed_at_its_critical_moments_is_the_same"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A fault.
+
+    Attributes:
+        name: what is wrong then.
+        file: where, from the project folder.
+        old: text that occurs exactly once in the file.
+        new: what stands in its place.
+        tests: which must fail, as pytest takes them.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+MUTANTS = (
+    Mutant(
+        "a model is READY before its files are there",
+        "fakeface_lab/tracking/models.py",
+        """    run.writer.call(lambda: client.log_model_artifacts(created.model_id, str(folder)))
+    run.writer.call(lambda: client.log_batch(run.run_id, metrics=entities))
+    run.writer.call(lambda: client.finalize_logged_model(created.model_id, LoggedModelStatus.READY))
+""",
+        """    run.writer.call(lambda: client.finalize_logged_model(created.model_id, LoggedModelStatus.READY))
+    run.writer.call(lambda: client.log_model_artifacts(created.model_id, str(folder)))
+    run.writer.call(lambda: client.log_batch(run.run_id, metrics=entities))
+""",
+        (_CRITICAL_MOMENTS,),
+    ),
+    Mutant(
+        "finals that are registered are registered again",
+        "fakeface_lab/search/session.py",
+        """    if done.get("runs") == these:
+        return dict(done["aliases"])
+""",
+        "",
+        (_CRITICAL_MOMENTS,),
+    ),
+    Mutant(
+        "the opening of the test split is counted after the finals",
+        "fakeface_lab/search/session.py",
+        """    num_openings = count_opening(ledger, best, seeds)
+    finals = run_finals(ledger, work, engine, best, ledger.trials[0], seeds, console.print)
+""",
+        """    finals = run_finals(ledger, work, engine, best, ledger.trials[0], seeds, console.print)
+    num_openings = count_opening(ledger, best, seeds)
+""",
+        (_CRITICAL_MOMENTS,),
+    ),
+    Mutant(
+        "the heartbeat does nothing",
+        "fakeface_lab/search/presence.py",
+        """                self._parent.store.client.log_batch(self._parent.run_id, tags=self._tags(_sign_of_life()))
+""",
+        "                pass\n",
+        ("tests/search/test_presence.py",),
+    ),
+    Mutant(
+        "a checkpoint is written into the old one",
+        "fakeface_lab/checkpoint.py",
+        '    partial = path.with_suffix(".partial")\n',
+        "    partial = path\n",
+        ("tests/test_checkpoint.py::test_a_killed_write_leaves_the_old_checkpoint",),
+    ),
+)
+
+
+def mutated(mutant: Mutant, text: str) -> str:
+    """Return the file's text with the fault in it.
+
+    Raises:
+        ValueError: the text to replace is not there, or more than once.
+    """
+    if text.count(mutant.old) != 1:
+        raise ValueError(f"{mutant.name}: {mutant.file} has the text {text.count(mutant.old)} times, not once")
+    return text.replace(mutant.old, mutant.new)
+
+
+def _fails(root: Path, tests: tuple[str, ...]) -> bool:
+    words = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-x", "-p", "no:cacheprovider", "--no-header"]
+    environment = os.environ | {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([*words, "-m", "", *tests], cwd=root, env=environment, capture_output=True, text=True)
+    if done.returncode not in (0, 1):
+        raise RuntimeError(f"pytest could not run {tests}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return done.returncode == 1
+
+
+def main(argv: list[str]) -> int:
+    """Try the faults whose names contain one of the words; all without words."""
+    chosen = [mutant for mutant in MUTANTS if not argv or any(word in mutant.name for word in argv)]
+    num_bad = 0
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        for name in _COPIED:
+            whole = PROJECT / name
+            if whole.is_dir():
+                shutil.copytree(whole, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+            elif whole.exists():
+                shutil.copy(whole, root / name)
+        sound = {tests: not _fails(root, tests) for tests in dict.fromkeys(mutant.tests for mutant in chosen)}
+        for mutant in chosen:
+            began = time.monotonic()
+            path = root / mutant.file
+            text = path.read_text()
+            path.write_text(mutated(mutant, text))
+            is_noticed = sound[mutant.tests] and _fails(root, mutant.tests)
+            path.write_text(text)
+            verdict = "noticed" if is_noticed else "NOT NOTICED" if sound[mutant.tests] else "TESTS FAIL WITHOUT IT"
+            print(f"{verdict} ({time.monotonic() - began:.0f} s): {mutant.name}", flush=True)
+            num_bad += not is_noticed
+    print(f"{len(chosen)} faults, {num_bad} not noticed")
+    return 1 if num_bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

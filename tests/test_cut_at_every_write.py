@@ -1,0 +1,78 @@
+"""A search and a baseline killed after chosen writes; `cut_at_every_write` itself tries them all."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[1]
+
+# In the order of a search's life: each kills one life of the same search.
+MOMENTS = [
+    r"INSERT runs .* create <- opening",
+    r"INSERT runs .* find_or_make",
+    r"count_start",
+    r"UPDATE logged_models ",
+    r"INSERT inputs .* _link",
+    r"INSERT tags .* end <- driver",
+    r"INSERT logged_models ",
+    r"INSERT params .* begin_recording",  # of a final: those of the trials are there
+    r"INSERT model_versions",
+    r"INSERT tags .* _register_once",
+    r"UPDATE runs .* ending",
+]
+
+
+def cut(*words: str) -> None:
+    command = [sys.executable, "-m", "tests.cut_at_every_write", "--engine", "inline", *words]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+
+
+@pytest.mark.timeout(600)
+def test_a_search_killed_at_its_critical_moments_is_the_same() -> None:
+    cut("--trials", "2", "--chain", *(f"--match={match}" for match in MOMENTS))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.xfail(strict=True, reason="known: move it to MOMENTS when it is mended")
+@pytest.mark.parametrize(
+    "moment",
+    [
+        r"INSERT experiments ",  # its note and kind are never written
+        r"UPDATE runs .* end <- finale",  # the final's folder and checkpoint stay for ever
+        r"INSERT registered_model_aliases",  # the tag `registered` lacks the champion
+    ],
+)
+def test_a_search_killed_at_a_moment_that_leaves_a_trace(moment: str) -> None:
+    cut("--trials", "2", "--match", moment)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("algorithm", ["grid", "bayesian", "hyperband"])
+def test_another_algorithm_killed_at_some_writes_is_the_same(algorithm: str) -> None:
+    cut("--algorithm", algorithm, "--sample", "8")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_search_killed_at_some_writes_to_disk_is_the_same(when: str) -> None:
+    cut("--kind", "disk", "--when", when, "--sample", "8")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("words", [(), ("--with-driver",)])
+def test_a_search_whose_worker_is_killed_at_some_writes_is_the_same(words: tuple[str, ...]) -> None:
+    cut("--engine", "local", "--kind", "worker", "--sample", "4", *words)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("kind", ["store", "disk"])
+def test_a_baseline_killed_at_some_writes_and_resumed_is_the_same(kind: str) -> None:
+    cut("--program", "baseline", "--kind", kind, "--sample", "8")
