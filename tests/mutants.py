@@ -46,13 +46,13 @@ MUTANTS = (
     Mutant(
         "a model is READY before its files are there",
         "fakeface_lab/tracking/models.py",
-        """    run.writer.call(lambda: client.log_model_artifacts(created.model_id, str(folder)))
-    run.writer.call(lambda: client.log_batch(run.run_id, metrics=entities))
-    run.writer.call(lambda: client.finalize_logged_model(created.model_id, LoggedModelStatus.READY))
+        """        run.writer.call(lambda: client.log_model_artifacts(model.model_id, str(folder)))
+        run.writer.call(lambda: client.log_batch(run.run_id, metrics=entities))
+        run.writer.call(lambda: client.finalize_logged_model(model.model_id, LoggedModelStatus.READY))
 """,
-        """    run.writer.call(lambda: client.finalize_logged_model(created.model_id, LoggedModelStatus.READY))
-    run.writer.call(lambda: client.log_model_artifacts(created.model_id, str(folder)))
-    run.writer.call(lambda: client.log_batch(run.run_id, metrics=entities))
+        """        run.writer.call(lambda: client.finalize_logged_model(model.model_id, LoggedModelStatus.READY))
+        run.writer.call(lambda: client.log_model_artifacts(model.model_id, str(folder)))
+        run.writer.call(lambda: client.log_batch(run.run_id, metrics=entities))
 """,
         (_CRITICAL_MOMENTS,),
     ),
@@ -78,11 +78,11 @@ MUTANTS = (
     ),
     Mutant(
         "the heartbeat does nothing",
-        "fakeface_lab/search/presence.py",
-        """                self._parent.store.client.log_batch(self._parent.run_id, tags=self._tags(_sign_of_life()))
+        "fakeface_lab/search/heartbeat.py",
+        """                self._write_if_ours(self._sign_of_life())
 """,
         "                pass\n",
-        ("tests/search/test_presence.py",),
+        ("tests/search/test_ledger.py::test_the_heart_beats",),
     ),
     Mutant(
         "a checkpoint is written into the old one",
