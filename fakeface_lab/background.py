@@ -1,4 +1,4 @@
-"""Work beside the main thread, one piece after the other, that the end of the program does not wait for."""
+"""Work beside the main thread that the end of the program does not wait for."""
 
 import queue
 import threading
@@ -12,15 +12,17 @@ T = TypeVar("T")
 
 
 class Background:
-    """A thread of its own that does what is submitted, in order.
+    """Threads that begin what is submitted in the order of its submission.
 
-    Unlike the threads of `concurrent.futures` it is a daemon: Ctrl-C must not wait for minutes of upload.
+    Unlike those of `concurrent.futures` they are daemons: Ctrl-C must not wait for minutes of upload.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, num_threads: int = 1) -> None:
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._is_closed = False
-        threading.Thread(target=self._work, name=name, daemon=True).start()
+        self._num_threads = num_threads
+        for _ in range(num_threads):
+            threading.Thread(target=self._work, name=name, daemon=True).start()
 
     def submit(self, action: Callable[[], T]) -> Future[T]:
         """Queue `action` and return its future."""
@@ -36,9 +38,10 @@ class Background:
         return future
 
     def close(self) -> None:
-        """End the thread after what it is doing now; what is queued is not begun."""
+        """End the threads after what they are doing now; what is queued is not begun."""
         self._is_closed = True
-        self._queue.put(None)
+        for _ in range(self._num_threads):
+            self._queue.put(None)
 
     def _work(self) -> None:
         while (settle := self._queue.get()) is not None and not self._is_closed:

@@ -35,7 +35,7 @@ _POLL_SECS = 1.0
 # Most suggestions are there within this time; a slower one is looked after again so often.
 _SUGGESTION_SECS = 0.2
 # Files of so many ended trials may wait on this disk for a slow store.
-_MAX_UPLOADS = 8
+_MAX_UPLOADS = 16
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ class Driver:
         assignment = Assignment(_key(trial), trial.record.values, self._epochs(trial.record.bracket_values), self._seed)
         run = TrackedRun.reopen(self._ledger.parent.store, self._ledger.parent.writer, trial.run)
         self._running[_key(trial)] = _Open(trial, assignment, run)
-        self._uploads.begin(run, assignment)
+        self._uploads.begin(trial, run, assignment)
         self._attempt(_key(trial))
 
     def _attempt(self, key: str) -> None:

@@ -1,10 +1,10 @@
-"""What trials leave behind on its way to the store, beside the search: one upload after the other.
+"""What trials leave behind on its way to the store, beside the search.
 
 A trial's score is in the ledger before; what was cut off is uploaded again after a restart.
 """
 
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 
 from filelock import BaseFileLock
@@ -18,11 +18,15 @@ from fakeface_lab.tracking.runs import TrackedRun
 
 __all__ = ["Uploads"]
 
+# One model that takes minutes must not hold up the others.
+_NUM_THREADS = 4
+
 
 @dataclass
 class _Upload:
     """One upload; `trial` is None for what is written before the training."""
 
+    sequence: int
     job: Future[None]
     trial: LedgerTrial | None = None
     has_model: bool = False
@@ -34,7 +38,7 @@ class Uploads:
 
     def __init__(self, ledger: Ledger, work: Work) -> None:
         self._ledger, self._work = ledger, work
-        self._background = Background("uploads")
+        self._background = Background("uploads", _NUM_THREADS)
         # Its own: what waits in the search's writer must not wait for a model.
         self._writer = ledger.parent.writer.beside()
         self._pending: list[_Upload] = []
@@ -44,18 +48,21 @@ class Uploads:
         """Sequences of the ended trials whose files are not all in the store yet."""
         return {upload.trial.record.sequence for upload in self._pending if upload.trial is not None}
 
-    def begin(self, run: TrackedRun, assignment: Assignment) -> None:
+    def begin(self, trial: LedgerTrial, run: TrackedRun, assignment: Assignment) -> None:
         """Write what is known before the first epoch."""
         own = replace(run, writer=self._writer)
-        self._submit(lambda: self._work.begin(own, assignment))
+        job = self._background.submit(lambda: self._work.begin(own, assignment))
+        self._pending.append(_Upload(trial.record.sequence, job))
 
     def finish(
         self, trial: LedgerTrial, run: TrackedRun, assignment: Assignment, outcome: Outcome, *, keep_model: bool
     ) -> None:
         """Write what the training has left in the run's folder, and close the trial."""
-        own = replace(run, writer=self._writer)
+        own, before = replace(run, writer=self._writer), self._jobs_of(trial)
 
         def upload() -> None:
+            for job in before:
+                job.result()
             self._work.finish(own, assignment, outcome, keep_model=keep_model)
             if not keep_model:  # an earlier attempt may have begun to upload one, when the trial still ranked higher
                 self._writer.call(lambda: delete_models(own.store, own.run_id))
@@ -65,8 +72,11 @@ class Uploads:
 
     def repeat(self, trial: LedgerTrial, source: LedgerTrial) -> None:
         """Give a trial the figures of the one that was the same, uploaded before it, and close it."""
+        before = self._jobs_of(source)
 
         def upload() -> None:
+            for job in before:
+                job.result()
             self._ledger.copy_figures(trial, source, self._writer)
             self._ledger.close(trial, has_model=False, writer=self._writer)
 
@@ -79,10 +89,10 @@ class Uploads:
             TrackingError: the store stayed away too long, or refused.
         """
         if timeout_secs and self._pending:
-            wait([self._pending[0].job], timeout_secs)
+            wait([upload.job for upload in self._pending], timeout_secs, FIRST_COMPLETED)
         has_settled = False
-        while self._pending and self._pending[0].job.done():
-            upload = self._pending.pop(0)
+        for upload in [upload for upload in self._pending if upload.job.done()]:
+            self._pending.remove(upload)
             try:
                 upload.job.result()
             finally:
@@ -100,11 +110,16 @@ class Uploads:
             if upload.lock is not None:
                 upload.lock.release()
 
+    def _jobs_of(self, trial: LedgerTrial) -> list[Future[None]]:
+        """Return what must be done before more is written of a trial; it was submitted earlier, so it has begun."""
+        return [upload.job for upload in self._pending if upload.sequence == trial.record.sequence]
+
     def _submit(
         self,
         action: Callable[[], None],
-        trial: LedgerTrial | None = None,
+        trial: LedgerTrial,
         has_model: bool = False,
         lock: BaseFileLock | None = None,
     ) -> None:
-        self._pending.append(_Upload(self._background.submit(action), trial, has_model, lock))
+        job = self._background.submit(action)
+        self._pending.append(_Upload(trial.record.sequence, job, trial, has_model, lock))
