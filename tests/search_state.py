@@ -26,8 +26,8 @@ __all__ = ["broken_promises", "differences", "read_state"]
 # Times and memory.
 _MEASURED_METRICS = {"epoch_secs", "train_secs", "peak_rss_bytes"}
 # A time, how often a process was started or died, which is what the test does to it, and what git says meanwhile.
-_MEASURED_TAGS = {"used_secs", "run_key", "owner", "num_restarts", "num_starts", "num_deaths", "mlflow.source.git.commit",
-                  "mlflow.source.git.dirty"}  # fmt: skip
+_MEASURED_TAGS = {"used_secs", "run_key", "owner", "num_restarts", "num_starts", "num_deaths",
+                  "mlflow.source.git.commit", "mlflow.source.git.dirty"}  # fmt: skip
 # `resume` is how the last process was started.
 _MEASURED_KEYS = _MEASURED_METRICS | {"utc_time_created", "date_saved", "model_size_bytes", "resume"}
 # Bars of measured times.
