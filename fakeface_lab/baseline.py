@@ -51,6 +51,7 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
     from fakeface_lab.tracking.models import model_of_run
     from fakeface_lab.tracking.patience import PatientWriter
     from fakeface_lab.tracking.runs import sweep_dead_runs
+    from fakeface_lab.tracking.seal import describe_openings, record_opening, seal_key
     from fakeface_lab.tracking.store import open_store
     from fakeface_lab.training import Training
 
@@ -87,6 +88,9 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
         sweep_dead_runs(store)
         console.print_places(run.store, run.name, run.run_id)
         recording.begin_recording(run, params, images, settings.model_dump(), num_threads)
+        test_set = seal_key(images.digest, split.name, split.seed)
+        if split.test_is_validation:
+            record_opening(run, test_set, "each epoch")
         outcome = read_outcome(run.folder)
         if outcome is None:
             model = training.build()
@@ -99,6 +103,8 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
     recording.remove_work_folder(run)
     as_documented = source.is_documented and training == Training(Hyperparameters(), 300, training.seed, 10)
     console.print_outcome(outcome, beside_documented=as_documented and split.test_is_validation)
+    if split.test_is_validation:
+        console.console.print(f"[bold]seal[/]      {describe_openings(store, test_set)}")
     console.print_audit(find_audit(store, images.digest), settings.data)
     console.print_places(run.store, run.name, run.run_id)
     return BaselineResult(run.run_id, model_of_run(run.store, run.run_id), outcome.metrics)
