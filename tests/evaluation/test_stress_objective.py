@@ -180,9 +180,9 @@ def test_the_sentence_says_it_all() -> None:
         r"paired bootstrap\); clean, the best configuration has 257/258 right and the documented one 258/258; at its "
         r"worst, the best configuration \(crop_70\) has 0\.8450 \(218/258, 95 % interval 0\.\d{4}-0\.\d{4}\) and the "
         r"documented one \(crop_70\) 0\.6124 \(158/258, 95 % interval 0\.\d{4}-0\.\d{4}\)\. worst_stress of single "
-        r"seeds: the best configuration 0\.8450 \(1 seed\), the documented one 0\.6124 \(1 seed\)\. This is about these "
-        r"two trained models, not about their configurations: for that, each needs at least 3 seeds\. These images show a "
-        r"true difference in worst_stress in 80 % of cases from about 0\.0\d{3} on\.",
+        r"seeds: the best configuration 0\.8450 \(1 seed\), the documented one 0\.6124 \(1 seed\)\. This is about "
+        r"these two trained models, not about their configurations: for that, each needs at least 3 seeds\. These "
+        r"images show a true difference in worst_stress in 80 % of cases from about 0\.0\d{3} on\.",
         text,
     ), text
 
