@@ -157,8 +157,9 @@ def compare_under_stress(
     and Hinkley 1997, section 5.2; `scipy.stats.bootstrap(method="basic")`): the lowest of several noisy means is too
     low by an amount that differs between the models, and the basic interval takes that off where the percentile
     interval adds it a second time. In simulations of 258 images and five equally bad conditions against a single bad
-    one it held the truth in 94 % of cases, the percentile interval in 77 %. Below six images that tell the two apart no
-    interval is to be believed, and the verdict says so.
+    one it held the truth in 94 % of cases, the percentile interval in 84 % (`benchmarks/stress_interval.py`). Below six
+    images that tell the two apart no interval is to be believed, and the verdict says so. "Better" and "worse" need the
+    seeds to lie apart as well, as in `comparison.compare`.
 
     Args:
         is_positive: bool (N,); both classes occur.

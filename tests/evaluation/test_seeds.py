@@ -1,5 +1,7 @@
 """The exact rank-sum test of seeds against SciPy and by counting, and what it means below four seeds."""
 
+from collections import Counter
+from itertools import product
 from math import comb
 
 import numpy as np
@@ -44,6 +46,17 @@ def test_equal_configurations_are_told_apart_as_rarely_as_promised() -> None:
         figures = rng.standard_cauchy((600, 2, num_seeds))
         share = np.mean([seed_test(*pair).is_apart for pair in figures])
         assert share == pytest.approx(most, abs=0.03)
+
+
+def test_the_documented_seeds_are_told_apart_in_4_percent_of_equal_configurations() -> None:
+    errors = (2, 2, 0, 11, 1)
+    draws = Counter(tuple(sorted(draw)) for draw in product(errors, repeat=3))
+    num_apart = sum(
+        times * others
+        for (draw, times), (other, others) in product(draws.items(), repeat=2)
+        if seed_test(draw, other).is_apart
+    )
+    assert num_apart / sum(draws.values()) ** 2 == pytest.approx(0.0396, abs=1e-4)
 
 
 def test_one_seed_cannot_deny_anything() -> None:
