@@ -22,7 +22,7 @@ RATE, BEST_RATE = 0.85, 0.98
 def draw(rng: np.random.Generator, rates: tuple[float, ...], truth: BoolArray) -> FloatArray:
     """Return scores (1, num_conditions, num_images) of a model right at these rates; conditions share hard images."""
     shared, own = rng.standard_normal(truth.size), rng.standard_normal((len(rates), truth.size))
-    is_right = (shared + own) / np.sqrt(2) < norm.ppf(rates)[:, None]
+    is_right = (shared + own) / np.sqrt(2) < np.asarray(norm.ppf(rates))[:, None]
     return np.asarray(np.where(is_right == truth, 0.9, 0.1)[None])
 
 

@@ -56,7 +56,7 @@ def simulate(
             [_draw(rng, difficulty, models, int(rng.choice(spread) + rng.poisson(more))) for _ in range(num_seeds)]
         )
         sides.append(np.where(truth, of_truth, 1 - of_truth))
-    return compare(truth, *sides, num_resamples=2)
+    return compare(truth, sides[0], sides[1], num_resamples=2)
 
 
 def _draw(rng: np.random.Generator, difficulty: Scores, models: Models, num_errors: int) -> Scores:

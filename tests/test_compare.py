@@ -76,7 +76,7 @@ def test_several_comparisons_are_adjusted(store: Store, tmp_path: Path, capsys: 
 def test_how_often_the_test_images_were_opened_is_said(
     store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    opened = {"test_opened": f"{'d' * 32} sealed seed 0", "test_openings": "2"}
+    opened: dict[str, Any] = {"test_opened": f"{'d' * 32} sealed seed 0", "test_openings": "2"}
     record(store, tmp_path, "good", scores_with_wrong(range(2)), **opened)
     record(store, tmp_path, "bad", scores_with_wrong(range(2, 22)))
     record(store, tmp_path, "elsewhere", scores_with_wrong(range(2)), split_seed=1)

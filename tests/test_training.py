@@ -256,7 +256,8 @@ def test_scores_after_each_epoch_are_those_of_its_weights(
     recorder = uninterrupted["best"][1]
     scores = recorder.epoch_scores
     assert scores is not None
-    assert (scores.shape, scores.dtype) == ((3, len(VALIDATION_ROWS)), np.float32)
+    assert scores.shape == (3, len(VALIDATION_ROWS))
+    assert scores.dtype == np.float32
     for record, own in zip(recorder.records, scores, strict=True):
         of_truth = np.where(LABELS[VALIDATION_ROWS] == 0, own, 1 - own.astype(np.float64))
         assert -np.log(of_truth).mean() == pytest.approx(record.metrics["val_loss"], abs=1e-5)

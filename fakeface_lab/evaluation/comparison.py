@@ -246,7 +246,7 @@ def compare(
     return Comparison(
         mcnemar((candidate.mean(axis=0) > threshold) == truth, (reference.mean(axis=0) > threshold) == truth),
         seed_test(*(((side > threshold) == truth).mean(axis=1) for side in sides)),
-        _log_loss(*(log_losses(truth, side.mean(axis=0)) for side in sides), num_resamples),
+        _log_loss(log_losses(truth, candidate.mean(axis=0)), log_losses(truth, reference.mean(axis=0)), num_resamples),
     )
 
 

@@ -40,13 +40,14 @@ def mcnemar_power(num_images: int, error_rate_a: float, error_rate_b: float, alp
     only_a, only_b = error_rate_b * (1 - error_rate_a), error_rate_a * (1 - error_rate_b)
     if only_a + only_b == 0:
         return 0.0
-    low, high = binom.ppf([_NEGLIGIBLE, 1 - _NEGLIGIBLE], num_images, only_a + only_b)
-    num_discordant = np.arange(max(int(low), 1), int(high) + 1)
+    low, high = (int(binom.ppf(share, num_images, only_a + only_b)) for share in (_NEGLIGIBLE, 1 - _NEGLIGIBLE))
+    num_discordant = np.arange(max(low, 1), high + 1)
     # The largest number of images right with B alone at which the two-sided p-value is still below alpha; -1: none.
-    most = binom.ppf(alpha / 2, num_discordant, 0.5) - 1
-    most -= 2 * binom.cdf(most, num_discordant, 0.5) >= alpha  # the test is "below", and ppf is "not below"
-    seen: FloatArray = binom.cdf(most, num_discordant, only_b / (only_a + only_b))
-    return float(binom.pmf(num_discordant, num_images, only_a + only_b) @ seen)
+    most: FloatArray = np.asarray(binom.ppf(alpha / 2, num_discordant, 0.5) - 1)
+    # The test asks for less than alpha, the quantile for no more.
+    most -= np.asarray(2 * binom.cdf(most, num_discordant, 0.5) >= alpha)
+    seen: FloatArray = np.asarray(binom.cdf(most, num_discordant, only_b / (only_a + only_b)))
+    return float(np.asarray(binom.pmf(num_discordant, num_images, only_a + only_b)) @ seen)
 
 
 def detectable_difference(num_images: int, error_rate: float, alpha: float = 0.05, power: float = 0.8) -> float | None:

@@ -49,8 +49,9 @@ def log_trials(
                 table.writerow((f"{image}.png", "", label, "validation", float(value), float(1 - value)))
         run = store.client.create_run(store.experiment_id, run_name=f"trial {len(trials)}")
         store.client.log_artifact(run.info.run_id, str(path))
-        if by_epoch is not None and by_epoch[place] is not None:
-            np.save(folder / "epoch_scores.npy", by_epoch[place])
+        epochs = None if by_epoch is None else by_epoch[place]
+        if epochs is not None:
+            np.save(folder / "epoch_scores.npy", epochs)
             store.client.log_artifact(run.info.run_id, str(folder / "epoch_scores.npy"))
         values: dict[str, Value] = {"learning_rate": rate, "filters_1": 8, "precision": "float32"}
         trials.append(ScoredTrial(run, values, score))
