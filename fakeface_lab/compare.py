@@ -108,8 +108,7 @@ def _print_standings(store: "Store", standings: "Sequence[Standing]") -> None:
 
 
 def _exit_code(verdicts: list[str], require: str | None) -> int:
-    is_reached = require is None or (bool(verdicts) and all(verdict == require for verdict in verdicts))
-    return 0 if is_reached else EXIT_NOT_BETTER
+    return 0 if require is None or (verdicts and all(verdict == require for verdict in verdicts)) else EXIT_NOT_BETTER
 
 
 def main(argv: list[str] | None = None) -> int:

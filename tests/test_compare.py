@@ -85,7 +85,7 @@ def test_how_often_the_test_images_were_opened_is_said(
         out, _ = output_of(capsys, *names)
         assert "The test images (sealed split, seed 0) have been opened 2 times in this store." in out
     out, _ = output_of(capsys, "elsewhere", "elsewhere")
-    assert "The test images (sealed split, seed 1) have been opened never in this store." in out
+    assert "The test images (sealed split, seed 1) have never been opened in this store." in out
     assert "opened" not in output_of(capsys, "closed", "closed")[0]
 
 

@@ -57,8 +57,8 @@ def describe_openings(store: Store, key: str) -> str:
     """Return in one sentence or two how often the test images `key` were opened, and what that does to figures."""
     number = num_openings(store, key)
     split = key.split(" ", 1)[1].replace(" seed ", " split, seed ")
-    times = {0: "never", 1: "once"}.get(number, f"{number} times")
-    text = f"The test images ({split}) have been opened {times} in this store."
+    opened = {0: "never been opened", 1: "been opened once"}.get(number, f"been opened {number} times")
+    text = f"The test images ({split}) have {opened} in this store."
     if number > 1:
         text += " Whatever is chosen by what they showed looks better on them than it is."
     if split.startswith("documented"):
