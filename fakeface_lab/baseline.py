@@ -47,10 +47,12 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
     from fakeface_lab.data.images import load_images
     from fakeface_lab.data.splits import make_split
     from fakeface_lab.results import MODEL, produce_outcome, read_outcome
+    from fakeface_lab.terminal import say
     from fakeface_lab.tracking.lookup import find_audit
     from fakeface_lab.tracking.models import is_whole, model_of_run
     from fakeface_lab.tracking.patience import PatientWriter
     from fakeface_lab.tracking.runs import sweep_dead_runs
+    from fakeface_lab.tracking.seal import describe_openings, record_opening, seal_key
     from fakeface_lab.tracking.store import open_store
     from fakeface_lab.training import Training
 
@@ -87,6 +89,9 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
         sweep_dead_runs(store)
         console.print_places(run.store, run.name, run.run_id)
         recording.begin_recording(run, params, images, settings.model_dump(), num_threads)
+        test_set = seal_key(images.digest, split.name, split.seed)
+        if split.test_is_validation:
+            record_opening(run, test_set, "each epoch")
         outcome = read_outcome(run.folder)
         if outcome is None or not is_whole(run.folder / MODEL):
             model = training.build()
@@ -99,6 +104,8 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
     run.remove_files()
     as_documented = source.is_documented and training == Training(Hyperparameters(), 300, training.seed, 10)
     console.print_outcome(outcome, beside_documented=as_documented and split.test_is_validation)
+    if split.test_is_validation:
+        say("seal", describe_openings(store, test_set))
     console.print_audit(find_audit(store, images.digest), settings.data)
     console.print_places(run.store, run.name, run.run_id)
     return BaselineResult(run.run_id, model_of_run(run.store, run.run_id), outcome.metrics)

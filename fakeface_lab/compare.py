@@ -41,14 +41,15 @@ def run_compare(settings: CompareSettings) -> int:
     Raises:
         FakefaceLabError: one of its kinds, with one line that says what to do.
     """
-    from fakeface_lab.search.standings import judge, latest_standings, named_standings, require_one_ground
+    from fakeface_lab.search.judging import judge
+    from fakeface_lab.search.standings import latest_standings, named_standings
     from fakeface_lab.terminal import console, say
     from fakeface_lab.tracking.finding import find_named, open_for_reading
 
     store = open_for_reading(settings.tracking_uri, find_project())
     if not settings.runs:
         standings, left_out = latest_standings(store)
-        _print_standings(standings)
+        _print_standings(store, standings)
         for reason in left_out:
             console.print(f"left out  {reason}", style="dim")
         return 0
@@ -57,19 +58,19 @@ def run_compare(settings: CompareSettings) -> int:
         if search.data.tags.get("role") == "search":
             return _show_search(store, search, settings.require)
     standings = named_standings(store, settings.runs)
-    _print_standings(standings)
-    require_one_ground(standings)
-    comparisons = judge(standings)
-    for other, comparison in zip(standings[1:], comparisons, strict=True):
-        say("verdict", comparison.sentence(standings[0].name, other.name))
-    if len(comparisons) > 1:
-        console.print(f"          p-values are adjusted for {len(comparisons)} comparisons (Holm)", style="dim")
-    return _exit_code([comparison.verdict for comparison in comparisons], settings.require)
+    _print_standings(store, standings)
+    judged = judge(standings)
+    for one in judged:
+        say("verdict", one.sentence)
+    if len(judged) > 1:
+        console.print(f"          p-values are adjusted for {len(judged)} comparisons (Holm)", style="dim")
+    return _exit_code([one.comparison.verdict for one in judged], settings.require)
 
 
 def _show_search(store: "Store", search: "Run", require: str | None) -> int:
+    from fakeface_lab.search.judging import judge_finals
     from fakeface_lab.search.leaderboard import direction_of, leaderboard, trial_0_name
-    from fakeface_lab.search.standings import finals_of, judge_finals
+    from fakeface_lab.search.standings import finals_of
     from fakeface_lab.search.tables import trials_table
     from fakeface_lab.terminal import say, wide_console
     from fakeface_lab.tracking.finding import children_of
@@ -86,25 +87,27 @@ def _show_search(store: "Store", search: "Run", require: str | None) -> int:
     if best.runs == documented.runs:
         say("verdict", "none: the documented configuration is itself the best trial")
         return _exit_code([], require)
-    _print_standings([best, documented])
+    _print_standings(store, [best, documented])
     comparison = judge_finals(store, best.runs, documented.runs)
     say("verdict", comparison.sentence("the best configuration", "the documented one"))
     return _exit_code([comparison.verdict], require)
 
 
-def _print_standings(standings: "Sequence[Standing]") -> None:
+def _print_standings(store: "Store", standings: "Sequence[Standing]") -> None:
     from fakeface_lab.search.standings import by_ground
     from fakeface_lab.search.tables import standings_table
     from fakeface_lab.terminal import say, wide_console
+    from fakeface_lab.tracking.seal import describe_openings
 
     for ground, members in by_ground(standings).items():
         say(str(ground), f" ({ground.caution})" if ground.caution else "", style="yellow")
         wide_console.print(standings_table(members))
+        if ground.test_set is not None:
+            say("seal", describe_openings(store, ground.test_set))
 
 
 def _exit_code(verdicts: list[str], require: str | None) -> int:
-    is_reached = require is None or (bool(verdicts) and all(verdict == require for verdict in verdicts))
-    return 0 if is_reached else EXIT_NOT_BETTER
+    return 0 if require is None or (verdicts and all(verdict == require for verdict in verdicts)) else EXIT_NOT_BETTER
 
 
 def main(argv: list[str] | None = None) -> int:

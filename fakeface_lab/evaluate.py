@@ -86,7 +86,9 @@ def run_evaluation(settings: EvaluateSettings) -> EvaluationResult:
         parent_run_id=found.run.info.run_id,
     )
     with run.ending():
-        chosen.count_opening(found)
+        seal = chosen.open(run)
+        if seal:
+            say("seal", seal)
         params = {"data": source.name, "image_size": model.image_size_px, "split": chosen.split_name}
         params |= {"threshold": model.threshold, "num_images": len(chosen.rows), "part": chosen.part}
         begin_recording(run, params, chosen.images, settings.model_dump(), num_threads)
@@ -95,6 +97,7 @@ def run_evaluation(settings: EvaluateSettings) -> EvaluationResult:
         sentences = [
             *result.sentences,
             *explained,
+            *([seal] if seal else []),
             *([f"Audit of the images it was trained on: {audit.verdict}"] if audit else []),
         ]
         with tempfile.TemporaryDirectory() as folder:

@@ -1,12 +1,15 @@
 """What happens at the end of each epoch: checkpoint, report, best weights, divergence guard. No MLflow in here."""
 
+import base64
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from fakeface_lab.backend import keras, tf
 from fakeface_lab.checkpoint import (
@@ -54,10 +57,12 @@ class _Progress:
 
     records: list[EpochRecord] = field(default_factory=list)
     kept_epoch: int = 0
+    scores: list[str] = field(default_factory=list)  # of each epoch, float32, in base64
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "_Progress":
-        return cls([EpochRecord(**record) for record in state["records"]], state["kept_epoch"])
+        records = [EpochRecord(**record) for record in state["records"]]
+        return cls(records, state["kept_epoch"], state.get("scores", []))
 
 
 class TrainingRecorder(keras.callbacks.Callback):
@@ -71,8 +76,10 @@ class TrainingRecorder(keras.callbacks.Callback):
         keep: Literal["last", "best"] = "last",
         objective: str = "val_loss",
         direction: Literal["min", "max"] = "min",
+        score: Callable[[keras.Model], npt.NDArray[np.float32]] | None = None,
     ) -> None:
         super().__init__()
+        self._score = score
         self._folder = folder
         self._listener = listener
         self._keep = keep
@@ -93,6 +100,14 @@ class TrainingRecorder(keras.callbacks.Callback):
     def kept_epoch(self) -> int:
         """The epoch whose weights count, from 1."""
         return self._progress.kept_epoch
+
+    @property
+    def epoch_scores(self) -> npt.NDArray[np.float32] | None:
+        """What `score` returned after each epoch, float32 (num_epochs, ...); None unless it was asked after each."""
+        scores = self._progress.scores
+        if not scores or len(scores) != len(self.records):
+            return None
+        return np.stack([np.frombuffer(base64.b64decode(text), dtype="<f4") for text in scores])
 
     def restore(self, model: keras.Model) -> int:
         """Bring `model` to its last checkpoint and return how many epochs are done: 0 where a file is damaged."""
@@ -133,6 +148,9 @@ class TrainingRecorder(keras.callbacks.Callback):
         if not all(math.isfinite(float(tf.reduce_sum(weight.value))) for weight in self.model.trainable_variables):
             self._diverge("a weight became NaN or infinite", f"epoch {epoch + 1}, by its last step")
         metrics["learning_rate"] = float(np.asarray(self.model.optimizer.learning_rate))
+        if self._score is not None:
+            scores = self._score(self.model).astype("<f4")
+            self._progress.scores.append(base64.b64encode(scores.tobytes()).decode())
         metrics["epoch_secs"] = time.perf_counter() - self._started
         record = EpochRecord(epoch + 1, time.time_ns() // 1_000_000, metrics)
         previous = self.kept_epoch

@@ -132,6 +132,8 @@ def _write_outcome(
     metrics |= explained
     names = images.source.class_names
     _write_scores_table(scored, [f"probability_{name}" for name in names], images, artifacts / "scores.csv")
+    if recorder.epoch_scores is not None:
+        np.save(artifacts / "epoch_scores.npy", recorder.epoch_scores)
     if training.objective in STRESS_OBJECTIVES:
         stress_metrics, stressed = score_for_search(model, images, split, scored)
         metrics |= stress_metrics

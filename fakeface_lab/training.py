@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,6 +47,11 @@ class Training:
             return {"objective": "val_loss", "direction": "min"}
         return {"objective": self.objective, "direction": self.direction}
 
+    @property
+    def picks_epoch(self) -> bool:
+        """Whether the score is a figure of the validation images that chose the epoch as well: the best of several."""
+        return self.keep == "best" and self.objective.startswith("val_")
+
     def build(self) -> keras.Model:
         """Return the compiled, untrained model."""
         return build_model(fixed_hyperparameters(self.hyperparameters, self.image_size, self.seed))
@@ -77,7 +83,10 @@ def train(
         TrainingDivergedError: the loss became NaN or infinite; names epoch and step.
     """
     values = training.hyperparameters
-    recorder = TrainingRecorder(folder, listener, keep=training.keep, **training.judge())
+    score = None
+    if validation_rows is not None and training.picks_epoch:
+        score = partial(_positive_scores, pixels=pixels, rows=validation_rows)
+    recorder = TrainingRecorder(folder, listener, keep=training.keep, score=score, **training.judge())
     done = recorder.restore(model)
     if done < training.epochs:
         batches = training_batches(
@@ -99,6 +108,12 @@ def train(
         )
     recorder.restore_kept(model)
     return recorder
+
+
+def _positive_scores(
+    model: keras.Model, pixels: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float32]:
+    return predict(model, pixels, rows)[:, 0]
 
 
 def predict(

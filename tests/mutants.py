@@ -58,21 +58,21 @@ MUTANTS = (
     ),
     Mutant(
         "finals that are registered are registered again",
-        "fakeface_lab/search/session.py",
-        """    if done.get("runs") == these:
-        return dict(done["aliases"])
-""",
-        "",
-        (_CRITICAL_MOMENTS,),
+        "fakeface_lab/search/registry.py",
+        """    if done.get("runs") != these:
+        done = """,
+        """    if True:
+        done = """,
+        ("tests/search/test_registry.py",),
     ),
     Mutant(
-        "the opening of the test split is counted after the finals",
-        "fakeface_lab/search/session.py",
-        """    num_openings = count_opening(ledger, best, seeds)
-    finals = run_finals(ledger, work, engine, best, ledger.trials[0], seeds, console.print)
+        "the opening of the test split is recorded after the finals",
+        "fakeface_lab/search/finale.py",
+        """    record_opening(ledger.parent, test_set, f"trial {best.record.sequence}, seeds {seeds.start} to {seeds.stop - 1}")
+    runs = _Retraining(ledger, work, make_engine, show).run(assignments)
 """,
-        """    finals = run_finals(ledger, work, engine, best, ledger.trials[0], seeds, console.print)
-    num_openings = count_opening(ledger, best, seeds)
+        """    runs = _Retraining(ledger, work, make_engine, show).run(assignments)
+    record_opening(ledger.parent, test_set, f"trial {best.record.sequence}, seeds {seeds.start} to {seeds.stop - 1}")
 """,
         (_CRITICAL_MOMENTS,),
     ),

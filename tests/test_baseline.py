@@ -136,11 +136,15 @@ def test_the_program_says_what_it_did_and_where_to_look(finished: tuple[Place, s
     assert f"accuracy  {run.data.metrics['test_accuracy']:.4f}"[:15] in output
     assert f"--backend-store-uri sqlite:///{place.project}/mlflow.db" in output
     assert run.info.run_id in output
+    assert "(documented split, seed 0) have been opened once in this store. They also judge each epoch" in " ".join(
+        output.split()
+    )
 
 
 def test_the_run_is_finished_and_has_everything(finished: tuple[Place, str], run: Run, images: ImageSet) -> None:
     place = finished[0]
     assert (run.info.status, run.info.run_name) == ("FINISHED", "baseline s0 documented")
+    assert (run.data.tags["test_opened_for"], run.data.tags["test_openings"]) == ('["each epoch"]', "1")
     assert {run.data.tags[key] for key in ("role", "split", "seed")} == {"baseline", "documented", "0"}
     assert run.data.tags["data_digest"] == images.digest
     found = {item.path for item in place.store().client.list_artifacts(run.info.run_id)}

@@ -1,6 +1,5 @@
 """`compare` ranks what was recorded, judges image by image, and refuses what cannot be compared."""
 
-import csv
 import os
 import re
 import shutil
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from mlflow.tracking import MlflowClient
 from statsmodels.stats.contingency_tables import mcnemar
@@ -22,11 +20,8 @@ from fakeface_lab.search.opening import open_search
 from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import Store, open_store
+from tests.scored_runs import IS_POSITIVE, NUM_IMAGES, record, scores_with_wrong
 from tests.tiny_store import TinyStore, tiny_store
-
-Scores = npt.NDArray[np.float64]
-NUM_IMAGES = 100
-IS_POSITIVE = np.arange(NUM_IMAGES) % 2 == 0
 
 
 @pytest.fixture(scope="module")
@@ -41,46 +36,6 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def store(project: Path, empty_database: Path) -> Store:
     shutil.copy(empty_database, project / "mlflow.db")
     return open_store(None, project, "faces")
-
-
-def scores_with_wrong(wrong: range) -> Scores:
-    """Return probabilities that decide all images right but these."""
-    is_right = ~np.isin(np.arange(NUM_IMAGES), list(wrong))
-    return np.where(is_right == IS_POSITIVE, 0.9, 0.1)
-
-
-def record(
-    store: Store,
-    tmp_path: Path,
-    name: str,
-    scores: Scores,
-    *,
-    part: str = "test",
-    split: str = "sealed",
-    split_seed: int = 0,
-    digest: str = "d" * 64,
-    role: str = "baseline",
-    parent: str | None = None,
-    first_image: int = 0,
-    **tags: str,
-) -> str:
-    """Record a scored run as the programs do, with scores that are known."""
-    writer = PatientWriter(5)
-    run = TrackedRun.create(store, writer, name, {"role": role, **tags}, parent_run_id=parent)
-    run.log_params({"split": split, "split_seed": split_seed})
-    run.log_dataset("faces", digest, "file:///faces", ("training",), {})
-    accuracy = float(((scores > 0.5) == IS_POSITIVE).mean())
-    run.log_metrics({f"{part}_accuracy": accuracy, "num_epochs": 5, "num_params": 1000}, 5, 1)
-    folder = tmp_path / run.run_id
-    folder.mkdir()
-    with (folder / "scores.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(("file", "sha256", "label", "split", "probability_fake", "probability_real"))
-        for number, (score, positive) in enumerate(zip(scores, IS_POSITIVE, strict=True), start=first_image):
-            table.writerow((f"{number}.png", "", "fake" if positive else "real", part, score, 1 - score))
-    run.upload(folder)
-    run.end("FINISHED")
-    return run.run_id
 
 
 def output_of(capsys: pytest.CaptureFixture[str], *argv: str, code: int = 0) -> tuple[str, str]:
@@ -116,6 +71,22 @@ def test_several_comparisons_are_adjusted(store: Store, tmp_path: Path, capsys: 
     adjusted = multipletests(raw, method="holm")[1]
     assert [float(p) for p in re.findall(r"p = ([\d.e-]+)\)", out)] == [float(f"{p:.2g}") for p in adjusted]
     assert "adjusted for 2 comparisons (Holm)" in out
+
+
+def test_how_often_the_test_images_were_opened_is_said(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened: dict[str, Any] = {"test_opened": f"{'d' * 32} sealed seed 0", "test_openings": "2"}
+    record(store, tmp_path, "good", scores_with_wrong(range(2)), **opened)
+    record(store, tmp_path, "bad", scores_with_wrong(range(2, 22)))
+    record(store, tmp_path, "elsewhere", scores_with_wrong(range(2)), split_seed=1)
+    record(store, tmp_path, "closed", scores_with_wrong(range(2)), part="validation")
+    for names in (["good", "bad"], ["bad", "good"]):
+        out, _ = output_of(capsys, *names)
+        assert "The test images (sealed split, seed 0) have been opened 2 times in this store." in out
+    out, _ = output_of(capsys, "elsewhere", "elsewhere")
+    assert "The test images (sealed split, seed 1) have never been opened in this store." in out
+    assert "opened" not in output_of(capsys, "closed", "closed")[0]
 
 
 def test_require_better_is_a_gate(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,10 +180,11 @@ def test_a_search_stands_by_the_average_over_its_seeds(
         own = slice(10 * seed, 10 * seed + 10)
         scores[own] = np.where(IS_POSITIVE[own], 0.4, 0.6)
         record(
-            store, tmp_path, f"f1-{seed}", scores, role="final", parent=parent, final_key=f"final-trial-1-seed-{seed}"
-        )
+            store, tmp_path, f"f1-{seed}", scores, role="final", parent=parent, seed=seed,
+            final_key=f"final-trial-1-seed-{seed}",
+        )  # fmt: skip
         record(
-            store, tmp_path, f"f0-{seed}", scores_with_wrong(range(20)), role="final", parent=parent,
+            store, tmp_path, f"f0-{seed}", scores_with_wrong(range(20)), role="final", parent=parent, seed=seed,
             final_key=f"final-trial-0-seed-{seed}",
         )  # fmt: skip
     out, _ = output_of(capsys, "by hand", "--require", "better")
@@ -220,9 +192,18 @@ def test_a_search_stands_by_the_average_over_its_seeds(
     assert "0.8000 (80/100" in out
     assert "20 are right with the best configuration alone" in out
     assert "the best configuration 0.9000 to 0.9000 (3 seeds)" in out
+    assert "trained models" not in out
     assert re.search(r"1\s+1\s+0.9000.*\n\s*2\s+2\s+0.7000.*\n\s*3\s+0 documented\s+0.5000", out), "larger is better"
     out, _ = output_of(capsys)
     assert re.search(r"1\s+by hand\s+search\s+1.0000", out)
+
+    # A run of one seed beside it is compared with the search's final of that seed, not with the average of three.
+    record(store, tmp_path, "one seed", scores_with_wrong(range(90, 92)), seed=1)
+    out, _ = output_of(capsys, "by hand", "one seed", "--require", "better", code=3)
+    assert "of 100 images 2 are right with by hand (seed 1 of its 3) alone, 10 with one seed alone" in out
+    assert "about these two trained models, not about their configurations: for that, each needs at least 3" in out
+    out, _ = output_of(capsys, "one seed", "by hand")
+    assert "One seed is better than by hand (seed 1 of its 3): of 100 images 10" in out
 
 
 def test_a_search_without_finals_stands_by_its_best_trial(

@@ -24,7 +24,7 @@ MOMENTS = [
     r"UPDATE runs .* end <- finale",
     r"INSERT model_versions",
     r"INSERT registered_model_aliases",
-    r"INSERT tags .* _register_once",
+    r"INSERT tags .* _apply <- registry",
     r"UPDATE runs .* ending",
 ]
 

@@ -9,7 +9,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from sklearn.metrics import accuracy_score, roc_auc_score
 
 from fakeface_lab.data.images import load_images
@@ -18,6 +18,7 @@ from fakeface_lab.evaluate import EvaluateSettings, main, run_evaluation
 from fakeface_lab.evaluation.stress import CONDITIONS, SEARCH_CONDITIONS, objective_values, stress_report
 from fakeface_lab.robustness import is_collapse, stress_scores
 from fakeface_lab.tracking.lookup import find_evaluations, find_model, open_for_models
+from fakeface_lab.tracking.seal import num_openings, seal_key
 from fakeface_lab.worth.evaluation_images import choose_images
 from fakeface_lab.worth.tracked_model import load_model, own_split
 from tests.tracked_model_store import SIZE_PX, TrackedProject, draw, make_tracked_project
@@ -33,9 +34,9 @@ def _in_project(tracked: TrackedProject, monkeypatch: pytest.MonkeyPatch) -> Non
     tracked.enter(monkeypatch)
 
 
-def num_openings(tracked: TrackedProject) -> int:
+def openings(tracked: TrackedProject) -> int:
     store = open_for_models(None, tracked.project)
-    return int(store.client.get_run(tracked.run_id).data.tags.get("test_openings", "0"))
+    return num_openings(store, seal_key(store.client.get_run(tracked.run_id).data.tags["data_digest"], "sealed", 0))
 
 
 def ledger(tracked: TrackedProject, part: str) -> list[list[str]]:
@@ -46,10 +47,13 @@ def ledger(tracked: TrackedProject, part: str) -> list[list[str]]:
 def test_own_test_split_is_opened_counted_and_scored_right(
     tracked: TrackedProject, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = num_openings(tracked)
+    before = openings(tracked)
     result = run_evaluation(EvaluateSettings(model="tiny"))
-    assert num_openings(tracked) == before + 1
-    assert "The sealed test split is opened, for the " in capsys.readouterr().out
+    assert openings(tracked) == before + 1
+    times = "once" if before == 0 else f"{before + 1} times"
+    seal = f"The test images (sealed split, seed 0) have been opened {times} in this store."
+    assert seal in capsys.readouterr().out
+    assert seal in mlflow.get_run(result.run_id).data.tags["mlflow.note.content"]
 
     # Scored again by hand: MLflow's own loader, Pillow, one picture at a time.
     network = mlflow.pyfunc.load_model(find_model(open_for_models(None, tracked.project), "tiny").uri)
@@ -85,31 +89,39 @@ def test_own_test_split_is_opened_counted_and_scored_right(
 
 
 def test_second_look_is_called_one(tracked: TrackedProject, capsys: pytest.CaptureFixture[str]) -> None:
-    store = open_for_models(None, tracked.project)
-    store.client.set_tag(tracked.run_id, "test_openings", "1")
-    assert main([tracked.run_id, "--data", str(tracked.images)]) == 0  # the same images: their test split, not all
+    before = openings(tracked)
+    for _ in range(2):
+        assert main([tracked.run_id, "--data", str(tracked.images)]) == 0  # the same images: their test split, not all
     output = capsys.readouterr().out
-    assert "opened, for the second time" in output
-    assert "A choice made by what it shows is a choice made on test images." in output
-    assert num_openings(tracked) == 2
+    assert openings(tracked) == before + 2
+    assert f"have been opened {before + 2} times in this store. Whatever is chosen by what they showed looks" in output
+    store = open_for_models(None, tracked.project)
+    (newest, *_) = find_evaluations(store, tracked.run_id)
+    store.client.delete_run(newest.info.run_id)
+    assert openings(tracked) == before + 2, "a deleted run has looked all the same"
     assert f"{len(ledger(tracked, 'test'))} test images of its own ledger." in output
 
 
 def test_other_folder_is_scored_at_the_same_threshold_without_images_it_knows(
     tracked: TrackedProject, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    openings = num_openings(tracked)
+    before = openings(tracked)
     other = draw(tmp_path / "other", seed=1, names=("1_fake", "0_real"), num_per_class=25)
     for name, *_ in ledger(tracked, "train")[:3] + ledger(tracked, "test")[:2]:
         label = "1_fake" if name.startswith("fake") else "0_real"
         shutil.copy(tracked.images / name, other / label / f"known {Path(name).name}")
+    for number, (name, *_) in enumerate(ledger(tracked, "train")[3:6]):
+        label = "1_fake" if name.startswith("fake") else "0_real"
+        with Image.open(tracked.images / name) as image:
+            saved = image.convert("RGB") if number else ImageOps.mirror(image.convert("RGB"))
+            saved.save(other / label / f"saved anew {number}.jpg", quality=95)
     result = run_evaluation(EvaluateSettings(model="tiny", data=str(other)))
     output = capsys.readouterr().out
     assert result.metrics["external_accuracy_num_total"] == 50
     assert "50 images the model has never seen, at its own threshold 0.5." in output
-    assert "5 more are in the model's own data and left out." in output
+    assert "8 more are in the model's own data, or look like a picture that is, and are left out." in output
     assert "1_fake is taken as fake, 0_real is taken as real" in output
-    assert num_openings(tracked) == openings
+    assert openings(tracked) == before
     assert not any(name.startswith("test_") for name in result.metrics)
     assert "explained_share" not in result.metrics
     assert "own validation split" in output
@@ -161,7 +173,9 @@ def test_stress_shows_the_fall(tracked: TrackedProject, capsys: pytest.CaptureFi
     assert newest.info.run_id == result.run_id
     sentence = newest.data.tags["stress_sentence"]
     assert f"Under stress: {sentence}" in capsys.readouterr().out
-    assert newest.data.tags["stress_collapse"] in ("true", "false")
+    everything = stress_scores(model.network, images, rows, CONDITIONS)
+    collapses = is_collapse(stress_report(model.class_names, images.labels[rows], everything))
+    assert newest.data.tags["stress_collapse"] == ("true" if collapses else "false")
 
 
 def test_scores_under_stress_do_not_depend_on_the_cut(tracked: TrackedProject, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,6 +262,9 @@ def test_images_that_moved_are_asked_for(tracked: TrackedProject, capsys: pytest
         assert message in capsys.readouterr().err
         model = load_model(find_model(open_for_models(None, tracked.project), "tiny"))
         assert choose_images(model, str(away), None, tracked.project).part == "test"
+        other = draw(tracked.images.with_name("other"), seed=2, names=("fake", "real"), num_per_class=3)
+        sentences = choose_images(model, str(other), None, tracked.project).sentences
+        assert "The model's own images are not at hand: known pictures in new files could not be left out." in sentences
     finally:
         away.rename(tracked.images)
 

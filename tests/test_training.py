@@ -250,6 +250,41 @@ def test_continued_in_another_process_it_ends_bit_equal(
     assert done.stdout.strip() == digest_of(uninterrupted["best"][0])
 
 
+def test_scores_after_each_epoch_are_those_of_its_weights(
+    uninterrupted: Uninterrupted, after_two_epochs: Path, tmp_path: Path
+) -> None:
+    recorder = uninterrupted["best"][1]
+    scores = recorder.epoch_scores
+    assert scores is not None
+    assert scores.shape == (3, len(VALIDATION_ROWS))
+    assert scores.dtype == np.float32
+    for record, own in zip(recorder.records, scores, strict=True):
+        of_truth = np.where(LABELS[VALIDATION_ROWS] == 0, own, 1 - own.astype(np.float64))
+        assert -np.log(of_truth).mean() == pytest.approx(record.metrics["val_loss"], abs=1e-5)
+        accuracy = ((own > 0.5) == (LABELS[VALIDATION_ROWS] == 0)).mean()
+        assert accuracy == pytest.approx(record.metrics["val_accuracy"])
+    np.testing.assert_array_equal(
+        scores[recorder.kept_epoch - 1], predict(uninterrupted["best"][0], PIXELS, VALIDATION_ROWS)[:, 0]
+    )
+    _, resumed = run(RESUMABLE["best"], shutil.copytree(after_two_epochs, tmp_path / "cut"))
+    assert resumed.epoch_scores is not None
+    assert resumed.epoch_scores.tobytes() == scores.tobytes(), "killed and continued, they are bit-equal"
+    assert uninterrupted["last"][1].epoch_scores is None, "where no epoch is picked nothing is scored"
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_scores(after_two_epochs: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(after_two_epochs, tmp_path / "cut")
+    model = RESUMABLE["best"].build()
+    recorder = TrainingRecorder(folder, Heard(), keep="best")
+    assert recorder.restore(model) == 2
+    recorder._progress.scores.clear()
+    recorder.set_model(model)
+    recorder._write(recorder.kept_epoch, has_weights=False, has_checkpoint=True)
+    recorder.on_train_end()
+    _, resumed = run(RESUMABLE["best"], folder)
+    assert (len(resumed.records), resumed.epoch_scores) == (3, None)
+
+
 @pytest.mark.parametrize("torn", ["epoch.ckpt", "kept-*.weights"])
 @pytest.mark.parametrize("how", ["cut", "flipped", "gone"])
 def test_a_torn_file_starts_the_training_over(torn: str, how: str, after_two_epochs: Path, tmp_path: Path) -> None:

@@ -1,27 +1,43 @@
-"""Is one model better than another on the same images? The one rule that every verdict here follows.
+"""Is one configuration better than another on the same images? The one rule that every verdict here follows.
 
-Owns the paired test and the four words. It looks at decisions on images both models have seen; which images
-those are, and that the test set was sealed before, is for the caller to ensure.
+Two things are asked of a difference: that it is no accident of the images (exact McNemar test on probabilities averaged
+over the seeds), and none of the seeds (exact rank-sum test on the errors of single seeds). Which images those are, and
+that the test set was sealed before, is for the caller to ensure.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import binomtest
+from scipy import stats
 
 from fakeface_lab.errors import DataError
-from fakeface_lab.evaluation.inputs import FloatArray, check_detection, check_fraction, check_mask
+from fakeface_lab.evaluation.inputs import BoolArray, FloatArray, check_detection, check_fraction, check_mask
 from fakeface_lab.evaluation.intervals import Interval
+from fakeface_lab.evaluation.power import detectable_difference
+from fakeface_lab.evaluation.seeds import SIGNIFICANCE, SeedTest, seed_test
 
-__all__ = ["Comparison", "Judgement", "PairedTest", "Verdict", "compare", "holm", "mcnemar", "seed_spread"]
+__all__ = [
+    "Comparison",
+    "Judgement",
+    "LogLoss",
+    "PairedTest",
+    "Verdict",
+    "adjusted",
+    "compare",
+    "holm",
+    "log_losses",
+    "mcnemar",
+]
 
 Verdict = Literal["better", "worse", "not distinguishable", "cannot be decided"]
-SIGNIFICANCE = 0.05
 # Five discordant images all on one side give p = 0.0625: no outcome could be significant.
 MIN_DISCORDANT = 6
+_POWER = 0.8
+# Keras clips probabilities so before it takes their logarithm.
+_SMALLEST_PROBABILITY = 1e-7
 
 
 class Judgement(Protocol):
@@ -32,7 +48,7 @@ class Judgement(Protocol):
         """What the candidate is beside the reference."""
 
     def sentence(self, candidate: str, reference: str) -> str:
-        """The verdict in plain words, in one line."""
+        """The verdict and its evidence in plain words, in one line."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +59,19 @@ class PairedTest:
         num_images: images both have decided.
         num_only_a: images only A has right (b in the usual table).
         num_only_b: images only B has right (c).
-        p_value: two-sided, in (0, 1]; of several comparisons put the value from `holm` here
-            (`dataclasses.replace`), and the verdict follows.
+        num_neither: images that both have wrong.
+        p_value: two-sided, in (0, 1]; of several comparisons adjusted, see `adjusted`.
+        num_comparisons: comparisons that this one belongs to.
+        min_discordant: images that must tell the two apart before any outcome could be significant.
     """
 
     num_images: int
     num_only_a: int
     num_only_b: int
+    num_neither: int
     p_value: float
+    num_comparisons: int = 1
+    min_discordant: int = MIN_DISCORDANT
 
     @property
     def num_discordant(self) -> int:
@@ -60,27 +81,23 @@ class PairedTest:
     @property
     def verdict(self) -> Verdict:
         """What A is beside B, at p < 0.05."""
-        if self.num_discordant < MIN_DISCORDANT:
+        if self.num_discordant < self.min_discordant:
             return "cannot be decided"
         if self.p_value >= SIGNIFICANCE:
             return "not distinguishable"
         return "better" if self.num_only_a > self.num_only_b else "worse"
 
-    def sentence(self, name_a: str, name_b: str) -> str:
-        """The verdict in plain words, in one line."""
-        counts = (
-            f"of {self.num_images} images {self.num_only_a} are right with {name_a} alone, "
-            f"{self.num_only_b} with {name_b} alone"
+    @property
+    def detectable_difference(self) -> float | None:
+        """Smallest true difference in error rate that these images show with 80 % power; None: none.
+
+        For models that err independently, the better of them as often as the better one here, at the significance level
+        that the hardest of several comparisons meets; see `power.detectable_difference`.
+        """
+        fewest_errors = self.num_neither + min(self.num_only_a, self.num_only_b)
+        return detectable_difference(
+            self.num_images, fewest_errors / self.num_images, SIGNIFICANCE / self.num_comparisons, _POWER
         )
-        if self.verdict == "cannot be decided":
-            return (
-                f"Whether {name_a} is better than {name_b} cannot be decided on this test set: {counts}; "
-                f"at least {MIN_DISCORDANT} such images are needed."
-            )
-        evidence = f"{counts} (exact McNemar, p = {self.p_value:.2g})"
-        if self.verdict == "not distinguishable":
-            return f"{name_a} and {name_b} are not distinguishable: {evidence}; that does not make them equal."
-        return f"{name_a} is {self.verdict} than {name_b}: {evidence}."
 
 
 def mcnemar(is_correct_a: ArrayLike, is_correct_b: ArrayLike) -> PairedTest:
@@ -100,57 +117,116 @@ def mcnemar(is_correct_a: ArrayLike, is_correct_b: ArrayLike) -> PairedTest:
     b = check_mask(is_correct_b, "is_correct_b", a.size)
     num_only_a, num_only_b = int((a & ~b).sum()), int((b & ~a).sum())
     discordant = num_only_a + num_only_b
-    p_value = float(binomtest(num_only_a, discordant).pvalue) if discordant else 1.0
-    return PairedTest(a.size, num_only_a, num_only_b, p_value)
+    p_value = float(stats.binomtest(num_only_a, discordant).pvalue) if discordant else 1.0
+    return PairedTest(a.size, num_only_a, num_only_b, int((~a & ~b).sum()), p_value)
+
+
+@dataclass(frozen=True)
+class LogLoss:
+    """The log loss of two models on the same images: what a training minimises. No verdict depends on it.
+
+    Attributes:
+        candidate: mean over the images, in nats.
+        reference: the same.
+        interval: 95 % interval of candidate minus reference, by a paired percentile bootstrap over the images; None
+            where no image tells the two apart.
+    """
+
+    candidate: float
+    reference: float
+    interval: Interval | None
+
+    @property
+    def sentence(self) -> str:
+        """The two figures and their difference in plain words."""
+        text = (
+            f"Log loss {self.candidate:.4f} against {self.reference:.4f}, difference "
+            f"{self.candidate - self.reference:+.4f}"
+        )
+        if self.interval is not None:
+            low, high = self.interval.low, self.interval.high
+            text += f" (95 % interval {low:+.4f} to {high:+.4f}, paired bootstrap over the images; lower is better)"
+        return f"{text}."
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A candidate beside a reference, each trained with one seed or more.
+    """A candidate beside a reference, each trained with the same number of seeds.
 
     Attributes:
         test: candidate as A, reference as B, on seed-averaged probabilities.
-        candidate_seeds: lowest and highest accuracy of the candidate's single seeds, in [0, 1]; a spread, no
-            confidence interval.
-        reference_seeds: the same for the reference.
-        num_candidate_seeds: seeds averaged for the candidate.
-        num_reference_seeds: seeds averaged for the reference.
+        seeds: the accuracies of single seeds, in [0, 1].
+        log_loss: of the seed-averaged probabilities.
     """
 
     test: PairedTest
-    candidate_seeds: Interval
-    reference_seeds: Interval
-    num_candidate_seeds: int
-    num_reference_seeds: int
+    seeds: SeedTest
+    log_loss: LogLoss
 
     @property
     def verdict(self) -> Verdict:
         """What the candidate is beside the reference."""
-        return self.test.verdict
+        return self.test.verdict if self.seeds.is_apart else _unsure(self.test.verdict)
 
     def sentence(self, candidate: str = "the candidate", reference: str = "the reference") -> str:
-        """The verdict and the spread over seeds in plain words, in one line."""
-        text = (
-            f"{self.test.sentence(candidate, reference)} Accuracy of single seeds: "
-            f"{candidate} {seed_spread(self.candidate_seeds, self.num_candidate_seeds)}, "
-            f"{reference} {seed_spread(self.reference_seeds, self.num_reference_seeds)}."
+        """The verdict, what it rests on and what these images could have shown, in one line."""
+        test = self.test
+        evidence = (
+            f"of {test.num_images} images {test.num_only_a} are right with {candidate} alone, "
+            f"{test.num_only_b} with {reference} alone"
         )
+        tested = f"{evidence} (exact McNemar, p = {test.p_value:.2g})"
+        match self.verdict:
+            case "cannot be decided":
+                text = (
+                    f"whether {candidate} is better than {reference} cannot be decided on this test set: {evidence}; "
+                    f"at least {test.min_discordant} such images are needed."
+                )
+            case "not distinguishable":
+                but = "" if test.verdict == "not distinguishable" else ", but the seeds of one differ as much"
+                text = (
+                    f"{candidate} and {reference} are not distinguishable: {tested}{but}; that does not make them "
+                    f"equal."
+                )
+            case verdict:
+                text = f"{candidate} is {verdict} than {reference}: {tested}."
+        parts = [text, self.seeds.sentence("Accuracy", candidate, reference), self._visible(), self.log_loss.sentence]
+        text = " ".join(parts)
         return text[0].upper() + text[1:]
+
+    def _visible(self) -> str:
+        found = self.test.detectable_difference
+        if found is None:
+            return f"No difference is large enough for {self.test.num_images} images to show it in 80 % of cases."
+        return (
+            f"{self.test.num_images} images show a true difference in error rate in 80 % of cases from {found:.4f} on."
+        )
+
+
+def _unsure(verdict: Verdict) -> Verdict:
+    return "not distinguishable" if verdict in ("better", "worse") else verdict
 
 
 def compare(
-    is_positive: ArrayLike, candidate_scores: ArrayLike, reference_scores: ArrayLike, threshold: float = 0.5
+    is_positive: ArrayLike,
+    candidate_scores: ArrayLike,
+    reference_scores: ArrayLike,
+    threshold: float = 0.5,
+    num_resamples: int = 10_000,
 ) -> Comparison:
     """Compare a candidate with a reference on the same images: the verdict rule.
 
-    The probabilities are averaged over the seeds of each side first, so that the test sees one decision per
-    image and side and several seeds are not taken for more images.
+    The probabilities are averaged over the seeds of each side first, so that the test of the images sees one decision
+    per image and side and several seeds are not taken for more images. That test alone speaks of the models that were
+    trained. Retrained with other seeds they would differ again, so "better" and "worse" need the seeds to lie apart as
+    well (Bouthillier et al. 2021: a comparison must randomise the sources of variation that it wants to speak about).
 
     Args:
         is_positive: bool (N,).
         candidate_scores: float64 (K, N), probability of the positive class in [0, 1], a row per seed.
-        reference_scores: float64 (L, N); its number of seeds may be another one.
+        reference_scores: float64 (K, N), as many seeds.
         threshold: decided positive above it, in (0, 1).
+        num_resamples: of the bootstrap of the log loss.
 
     Raises:
         DataError: other dtypes or shapes, no image or seed, a score that is NaN or outside [0, 1].
@@ -168,12 +244,58 @@ def compare(
         sides.append(rows)
     candidate, reference = sides
     return Comparison(
-        test=mcnemar((candidate.mean(axis=0) > threshold) == truth, (reference.mean(axis=0) > threshold) == truth),
-        candidate_seeds=_seed_range((candidate > threshold) == truth),
-        reference_seeds=_seed_range((reference > threshold) == truth),
-        num_candidate_seeds=candidate.shape[0],
-        num_reference_seeds=reference.shape[0],
+        mcnemar((candidate.mean(axis=0) > threshold) == truth, (reference.mean(axis=0) > threshold) == truth),
+        seed_test(*(((side > threshold) == truth).mean(axis=1) for side in sides)),
+        _log_loss(log_losses(truth, candidate.mean(axis=0)), log_losses(truth, reference.mean(axis=0)), num_resamples),
     )
+
+
+def log_losses(truth: BoolArray, scores: FloatArray) -> FloatArray:
+    """Return each image's log loss, of the shape of `scores` (..., N), clipped as Keras does."""
+    of_truth: FloatArray = np.where(truth, scores, 1 - scores)
+    losses: FloatArray = -np.log(np.maximum(of_truth, _SMALLEST_PROBABILITY))
+    return losses
+
+
+def _log_loss(candidate: FloatArray, reference: FloatArray, num_resamples: int) -> LogLoss:
+    differences = candidate - reference
+    interval = None
+    if np.ptp(differences) > 0:
+        found = stats.bootstrap(
+            (differences,), np.mean, n_resamples=num_resamples, batch=100, method="percentile",
+            rng=np.random.default_rng(0),
+        ).confidence_interval  # fmt: skip
+        interval = Interval(float(found.low), float(found.high))
+    return LogLoss(float(candidate.mean()), float(reference.mean()), interval)
+
+
+def adjusted(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Several comparisons with their p-values adjusted (Holm 1979), in the order given; each verdict follows.
+
+    With them goes the number of images that must tell two models apart: six are significant alone, but not as the only
+    significant one of two comparisons, where it takes seven.
+    """
+    p_values = [comparison.test.p_value for comparison in comparisons]
+    return [
+        replace(
+            comparison,
+            test=replace(
+                comparison.test,
+                p_value=p_value,
+                num_comparisons=len(comparisons),
+                min_discordant=_min_discordant([*p_values[:place], *p_values[place + 1 :]]),
+            ),
+        )
+        for place, (comparison, p_value) in enumerate(zip(comparisons, holm(p_values), strict=True))
+    ]
+
+
+def _min_discordant(other_p_values: Sequence[float]) -> int:
+    """Return how many discordant images, all on one side, are significant beside the other comparisons."""
+    num_discordant = MIN_DISCORDANT
+    while holm([0.5 ** (num_discordant - 1), *other_p_values])[0] >= SIGNIFICANCE:
+        num_discordant += 1
+    return num_discordant
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -190,15 +312,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted = np.empty_like(values)
     adjusted[order] = np.minimum(np.maximum.accumulate(values[order] * factors), 1.0)
     return [float(value) for value in adjusted]
-
-
-def _seed_range(is_correct: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Interval:
-    accuracies = is_correct.mean(axis=1)
-    return Interval(float(accuracies.min()), float(accuracies.max()))
-
-
-def seed_spread(seeds: Interval, num_seeds: int) -> str:
-    """The lowest and the highest figure of single seeds in words, for example `0.9810 to 0.9884 (3 seeds)`."""
-    if num_seeds == 1:
-        return f"{seeds.low:.4f} (1 seed)"
-    return f"{seeds.low:.4f} to {seeds.high:.4f} ({num_seeds} seeds)"

@@ -35,46 +35,75 @@ class SelectedScore:
 
     Attributes:
         naive: mean score of the best trial over all images, as a leaderboard shows it.
-        corrected: what a trial picked this way scores on images it was not picked on.
-        low: lower end of the corrected score's interval.
+        bootstrapped: what a trial picked this way scores on images it was not picked on, by the bootstrap.
+        low: lower end of its 95 % interval, a conservative one.
         high: upper end.
         num_trials: trials to pick from.
+        num_epochs: epochs of all trials, where the pick among them is covered; None where it is not.
         num_images: images they were scored on.
+        maximize: whether higher is better.
     """
 
     naive: float
-    corrected: float
+    bootstrapped: float
     low: float
     high: float
     num_trials: int
+    num_epochs: int | None
     num_images: int
+    maximize: bool = True
+
+    @property
+    def is_capped(self) -> bool:
+        """Whether the bootstrap gave more than was found: being picked cannot have made a score worse."""
+        return self.bootstrapped > self.naive if self.maximize else self.bootstrapped < self.naive
+
+    @property
+    def corrected(self) -> float:
+        """What to expect on new images: the bootstrapped score, or the one as found where that is no better."""
+        return self.naive if self.is_capped else self.bootstrapped
 
     def __str__(self) -> str:
-        return (
-            f"best of {self.num_trials} trials on {self.num_images} images: {self.naive:.4f} as found, "
-            f"{self.corrected:.4f} corrected for the selection (interval {self.low:.4f}-{self.high:.4f})"
-        )
+        of = f"{self.num_trials} trials"
+        covered = "the trial; that of its epoch is not covered"
+        if self.num_epochs is not None:
+            of += f" and their {self.num_epochs} epochs"
+            covered = "trial and epoch"
+        text = f"best of {of} on {self.num_images} images: {self.naive:.4f} as found, "
+        if self.is_capped:
+            text += (
+                f"nothing to take off for the selection of {covered} (out of the bag it is {self.bootstrapped:.4f}, no "
+                f"worse: the models differ by more than their luck, or a lowest figure of several is itself too low)"
+            )
+        else:
+            text += f"{self.corrected:.4f} corrected for the selection of {covered}"
+        return f"{text}, conservative 95 % interval {self.low:.4f}-{self.high:.4f}"
 
 
 def selection_corrected(
     scores: ArrayLike,
     maximize: bool = True,
+    num_trials: int | None = None,
     confidence: float = 0.95,
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> SelectedScore:
     """Correct the best of several trials for having been picked: BBC-CV (Tsamardinos et al. 2018).
 
-    Resamples the images, picks the best trial on those drawn, and scores it on those left out; the mean
-    over all resamples is the corrected score, their percentiles its interval (a wide one: about a third of
-    the images is left out each time). Trials that tie on a resample share it equally. Nothing is trained
-    again.
+    Resamples the images, picks the best column on those drawn, and scores it on those left out; the mean over all
+    resamples is the corrected score, their percentiles its interval. The interval is conservative: as only about a
+    third of the images is left out each time, it is wider than it need be. Columns that tie on a resample share it
+    equally. Nothing is trained again.
+
+    A trial that keeps the best of its epochs was picked twice on the same images. With a column for each epoch of each
+    trial both picks are repeated in every resample.
 
     Args:
-        scores: (N, T), score of each image under each trial: bool or 0/1 for accuracy, or any per-image
-            figure whose mean is the metric, for example the loss. All trials on the same images, none of
-            them trained on.
+        scores: (N, C), score of each image under each trial, or under each epoch of each trial: bool or 0/1 for
+            accuracy, or any per-image figure whose mean is the metric, for example the loss. All on the same images,
+            none of them trained on.
         maximize: whether higher is better.
+        num_trials: how many trials the columns are epochs of; None where each column is a trial.
         confidence: of the interval, in (0, 1).
         num_resamples: how many resamples are drawn.
         seed: of the resampling.
@@ -86,10 +115,10 @@ def selection_corrected(
     check_fraction(confidence, "confidence")
     matrix: FloatArray = np.asarray(scores, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[0] < 2 or matrix.shape[1] == 0:
-        raise DataError(f"scores have shape {matrix.shape}, needed is (num_images, num_trials), at least 2 images")
+        raise DataError(f"scores have shape {matrix.shape}, needed is (num_images, num_columns), at least 2 images")
     if not np.isfinite(matrix).all():
         raise DataError("scores hold NaN or infinity; leave out the trials that have no score for each image")
-    num_images, num_trials = matrix.shape
+    num_images, num_columns = matrix.shape
     gains = matrix if maximize else -matrix
     rng = np.random.default_rng(seed)
     left_out_scores = []
@@ -104,11 +133,13 @@ def selection_corrected(
     means = matrix.mean(axis=0)
     return SelectedScore(
         naive=float(means.max() if maximize else means.min()),
-        corrected=float(np.mean(left_out_scores)),
+        bootstrapped=float(np.mean(left_out_scores)),
         low=float(low),
         high=float(high),
-        num_trials=num_trials,
+        num_trials=num_trials or num_columns,
+        num_epochs=None if num_trials is None else num_columns,
         num_images=num_images,
+        maximize=maximize,
     )
 
 

@@ -69,7 +69,9 @@ def stress_selection_corrected(
         balanced_accuracies(np.ones((1, num_images)), is_correct, truth).reshape(num_trials, num_conditions), objective
     )
     low, high = np.quantile(corrected, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
-    return SelectedScore(float(naive.max()), float(corrected.mean()), float(low), float(high), num_trials, num_images)
+    return SelectedScore(
+        float(naive.max()), float(corrected.mean()), float(low), float(high), num_trials, None, num_images
+    )
 
 
 def _picked(in_bag: FloatArray, out_of_bag: FloatArray, objective: str) -> FloatArray:

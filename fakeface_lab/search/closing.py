@@ -10,6 +10,7 @@ from fakeface_lab.search.settings import TuneSettings
 from fakeface_lab.search.tables import trials_table
 from fakeface_lab.terminal import console, say, wide_console
 from fakeface_lab.tracking.finding import children_of
+from fakeface_lab.tracking.seal import OPENED_TAG, describe_openings
 
 __all__ = ["close_search", "close_tuner_search"]
 
@@ -32,7 +33,8 @@ def close_search(
     scores = {"best_score": best.record.score, "documented_score": documented}
     metrics = {name: score for name, score in scores.items() if score is not None}
     parent.log_metrics(metrics | selection.metrics, 0, int(best.run.info.start_time))
-    publish_report(ledger, settings.objective, direction, " ".join([verdict, *selection.sentences]).strip())
+    seal = _seal(ledger)
+    publish_report(ledger, settings.objective, direction, " ".join([verdict, seal, *selection.sentences]).strip())
     trials = parent.writer.call(lambda: children_of(parent.store, parent.run, "trial"))
     wide_console.print(trials_table(leaderboard(trials, direction), trial_0_name(parent.run)))
     models = [run for run in trials if run.data.tags.get("model") == "logged"]
@@ -42,6 +44,8 @@ def close_search(
         say("worth", sentence)
     if verdict:
         say("verdict", verdict)
+    if seal:
+        say("seal", seal)
 
 
 def close_tuner_search(ledger: Ledger, objective: str, direction: Literal["min", "max"]) -> None:
@@ -67,6 +71,17 @@ def close_tuner_search(ledger: Ledger, objective: str, direction: Literal["min",
     if not console.quiet:
         wide_console.print(trials_table(table, trial_0_name(parent.run)))
         say("worth", f"{worth}.")
+
+
+def _seal(ledger: Ledger) -> str:
+    """Return how often the test images were opened; empty where this search has not looked at them."""
+    parent = ledger.parent
+
+    def describe() -> str:
+        opened = parent.store.client.get_run(parent.run_id).data.tags.get(OPENED_TAG)
+        return describe_openings(parent.store, opened) if opened else ""
+
+    return parent.writer.call(describe)
 
 
 def _selection(ledger: Ledger, settings: TuneSettings, direction: Literal["min", "max"]) -> SelectionReport:

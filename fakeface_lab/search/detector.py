@@ -19,6 +19,7 @@ from fakeface_lab.search.space import to_hyperparameters
 from fakeface_lab.search.work import Assignment
 from fakeface_lab.tracking.models import is_whole
 from fakeface_lab.tracking.runs import TrackedRun
+from fakeface_lab.tracking.seal import seal_key
 from fakeface_lab.training import Training
 
 __all__ = ["DetectorWork"]
@@ -48,6 +49,11 @@ class DetectorWork:
     searched: tuple[str, ...]
     num_threads: int
     settings: Mapping[str, Any]
+
+    @property
+    def test_set(self) -> str:
+        """The test images, as their openings are counted."""
+        return seal_key(self.images.digest, self.split.name, self.split.seed)
 
     def __call__(self, assignment: Assignment, folder: Path, listener: Listener) -> Outcome:
         """Train in this process; results are left in `folder`."""

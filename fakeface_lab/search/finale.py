@@ -4,7 +4,6 @@ Both are trained on train + validation, over the same seeds, for as many epochs 
 and started again it goes on: a finished final run is taken as it is, and an opening of the test split counts once.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -16,13 +15,14 @@ from fakeface_lab.evaluation.comparison import Judgement
 from fakeface_lab.results import read_outcome
 from fakeface_lab.search.engines import Engine, Event
 from fakeface_lab.search.heartbeat import Heartbeat
+from fakeface_lab.search.judging import judge_finals
 from fakeface_lab.search.ledger import Ledger, LedgerTrial
-from fakeface_lab.search.standings import judge_finals
 from fakeface_lab.search.work import Assignment, Work
 from fakeface_lab.tracking.runs import TrackedRun
+from fakeface_lab.tracking.seal import record_opening
 from fakeface_lab.tracking.store import Store
 
-__all__ = ["Finals", "count_opening", "explain", "run_finals", "verdict"]
+__all__ = ["Finals", "explain", "run_finals", "verdict"]
 
 _MAX_DEATHS = 3
 _POLL_SECS = 1.0
@@ -48,9 +48,13 @@ def run_finals(
     best: LedgerTrial,
     documented: LedgerTrial,
     seeds: range,
+    test_set: str,
     show: Callable[[str], None],
 ) -> Finals:
     """Retrain both configurations over all seeds; those that an earlier process finished are taken as they are.
+
+    The opening of `test_set` (see `seal_key`) is recorded first. The same finals continued or shown again are one
+    opening; other ones, after further trials, are another.
 
     Raises:
         SearchError: a final training failed; says why.
@@ -72,6 +76,7 @@ def run_finals(
         for seed in seeds
         for side, trial in sides.items()
     }
+    record_opening(ledger.parent, test_set, f"trial {best.record.sequence}, seeds {seeds.start} to {seeds.stop - 1}")
     runs = _Retraining(ledger, work, make_engine, show).run(assignments)
     of_side = {side: tuple(runs[f"{side}-{seed}"] for seed in seeds) for side in sides}
     return Finals(of_side.get("best") or of_side["documented"], of_side.get("documented", ()))
@@ -139,34 +144,21 @@ class _Retraining:
                 run.log_metrics(event.record.metrics, event.record.epoch, event.record.ended_at_ms)
             case "done":
                 outcome = read_outcome(run.folder)
-                assert outcome is not None  # the worker writes it before it says so
+                if outcome is None:
+                    self._handle(Event(event.key, "died", reason="the worker left no readable result"))
+                    return
                 self._work.finish(run, assignment, outcome, keep_model=True)
                 del self._running[event.key]
                 run.end("FINISHED")
                 run.remove_files()
-            case "died" if self._num_deaths.get(event.key, 0) + 1 < _MAX_DEATHS:
+            case "died" | "disturbed" if self._num_deaths.get(event.key, 0) + 1 < _MAX_DEATHS:
                 self._num_deaths[event.key] = self._num_deaths.get(event.key, 0) + 1
                 self._show(f"{run.name}: {event.reason}; trying again")
                 self._engine.start(assignment, run.folder)
-            case "died" | "failed":
+            case "died" | "disturbed" | "failed":
                 del self._running[event.key]
                 run.end("FAILED", event.reason)
                 raise SearchError(f"{run.name} failed: {event.reason}; the trials are kept, start again to retry")
-
-
-def count_opening(ledger: Ledger, best: LedgerTrial, seeds: range) -> int:
-    """Count an opening of the test split before it happens, and return how many there were, this one included.
-
-    The same finals continued or shown again are one opening; other ones, after further trials, are another.
-    """
-    parent = ledger.parent
-    tags = parent.writer.call(lambda: parent.store.client.get_run(parent.run_id)).data.tags
-    openings: list[str] = json.loads(tags.get("test_opened_for", "[]"))
-    this = f"trial {best.record.sequence}, seeds {seeds.start} to {seeds.stop - 1}"
-    if this not in openings:
-        openings.append(this)
-        parent.set_tags({"test_opened_for": json.dumps(openings), "test_openings": str(len(openings))})
-    return len(openings)
 
 
 def verdict(store: Store, finals: Finals) -> Judgement | None:
@@ -179,16 +171,12 @@ def verdict(store: Store, finals: Finals) -> Judgement | None:
     return judge_finals(store, finals.best, finals.documented)
 
 
-def explain(finals: Finals, comparison: Judgement | None, num_trials: int, num_openings: int) -> str:
+def explain(finals: Finals, comparison: Judgement | None, num_trials: int) -> str:
     """Return the verdict in plain words, in one line."""
     if comparison is not None:
-        text = comparison.sentence("the best configuration", "the documented one")
-    elif finals.documented:
-        text = (
+        return comparison.sentence("the best configuration", "the documented one")
+    if finals.documented:
+        return (
             f"The documented configuration (trial 0) is the best of {num_trials} trials: there is nothing to compare."
         )
-    else:
-        text = "There is no verdict: the documented configuration (trial 0) failed, so the best has nothing beside it."
-    if num_openings > 1:
-        text += f" The test split has been opened {num_openings} times in this search; each time it proves less."
-    return text
+    return "There is no verdict: the documented configuration (trial 0) failed, so the best has nothing beside it."

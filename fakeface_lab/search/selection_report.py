@@ -13,6 +13,7 @@ from mlflow.entities import Run
 
 from fakeface_lab.config import Hyperparameters
 from fakeface_lab.errors import SearchError
+from fakeface_lab.evaluation.comparison import log_losses
 from fakeface_lab.evaluation.selection import (
     SearchRange,
     SelectedScore,
@@ -23,13 +24,10 @@ from fakeface_lab.evaluation.selection import (
 from fakeface_lab.evaluation.stress_objective import OBJECTIVES as STRESS_OBJECTIVES
 from fakeface_lab.evaluation.stress_objective import stress_selection_corrected
 from fakeface_lab.search.settings import Range, Value
-from fakeface_lab.tracking.scores import PartScores, part_scores, stress_scores
+from fakeface_lab.tracking.scores import epoch_scores, part_scores, stress_scores
 from fakeface_lab.tracking.store import Store
 
 __all__ = ["ScoredTrial", "SelectionReport", "selection_report"]
-
-# Keras clips probabilities so before it takes their logarithm.
-_SMALLEST_PROBABILITY = 1e-7
 
 
 @dataclass(frozen=True)
@@ -122,16 +120,22 @@ def _corrected(store: Store, runs: Sequence[Run], part: str, objective: str, max
     if objective in STRESS_OBJECTIVES:
         stressed = stress_scores(store, runs, part)
         return stress_selection_corrected(stressed.is_positive, stressed.scores, objective)
-    return selection_corrected(_per_image(part_scores(store, runs, part), objective), maximize)
+    kept = part_scores(store, runs, part)
+    by_epoch = [epoch_scores(store, run) for run in runs]
+    recorded = [scores for scores in by_epoch if scores is not None]
+    if len(recorded) < len(runs):  # by an earlier version of this package
+        return selection_corrected(_per_image(kept.scores, kept.is_positive, objective), maximize)
+    scores = np.concatenate(recorded)
+    return selection_corrected(_per_image(scores, kept.is_positive, objective), maximize, num_trials=len(runs))
 
 
-def _per_image(scores: PartScores, objective: str) -> npt.NDArray[np.float64]:
-    """Return each image's share of the objective under each trial, (num_images, num_trials)."""
+def _per_image(
+    scores: npt.NDArray[np.float64], is_positive: npt.NDArray[np.bool_], objective: str
+) -> npt.NDArray[np.float64]:
+    """Return each image's share of the objective, (num_images, num_models), from scores (num_models, num_images)."""
     if objective.endswith("accuracy"):
-        is_correct = (scores.scores > 0.5) == scores.is_positive
-        return np.asarray(is_correct.T, dtype=np.float64)
-    of_truth = np.where(scores.is_positive, scores.scores, 1 - scores.scores).T
-    return np.asarray(-np.log(np.maximum(of_truth, _SMALLEST_PROBABILITY)), dtype=np.float64)
+        return np.asarray(((scores > 0.5) == is_positive).T, dtype=np.float64)
+    return log_losses(is_positive, scores).T
 
 
 def _expected(trials: Sequence[ScoredTrial], algorithm: str, maximize: bool) -> npt.NDArray[np.float64] | None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,7 +18,7 @@ from fakeface_lab.search.counts import num_trials_at_most
 from fakeface_lab.search.detector import DetectorWork
 from fakeface_lab.search.driver import Driver, Limits, is_better
 from fakeface_lab.search.engines import EngineMaker
-from fakeface_lab.search.finale import Finals, count_opening, explain, run_finals, verdict
+from fakeface_lab.search.finale import explain, run_finals, verdict
 from fakeface_lab.search.ledger import Ledger, LedgerTrial
 from fakeface_lab.search.opening import THREADS_TAG, choose_threads, find_search, open_search
 from fakeface_lab.search.oracles import OracleSpec, build_oracle
@@ -32,6 +31,7 @@ from fakeface_lab.search.space import build_space
 from fakeface_lab.terminal import say
 from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.runs import sweep_dead_runs
+from fakeface_lab.tracking.seal import record_opening
 from fakeface_lab.tracking.store import open_store
 
 __all__ = ["SearchResult", "best_trial", "search_detector", "show_plan"]
@@ -150,6 +150,8 @@ def _search(
     engine = make_engine(
         settings.engine, work, ledger, workers=settings.workers, num_threads=num_threads, hang_secs=settings.hang_secs
     )
+    if work.split.test_is_validation:
+        record_opening(parent, work.test_set, "each epoch of its trials")
     with SearchProgress(ledger, settings.objective, direction, num_trials) as progress:
         limits = Limits(settings.epochs, settings.hours)
         Driver(
@@ -167,30 +169,17 @@ def _conclude(
     settings: TuneSettings, ledger: Ledger, work: DetectorWork, engine: EngineMaker, best: LedgerTrial
 ) -> str:
     """Retrain, open the test split, judge, register; return the verdict in words."""
-    parent, store = ledger.parent, ledger.parent.store
-    seeds = range(settings.seed, settings.seed + settings.final_seeds)
-    num_openings = count_opening(ledger, best, seeds)
-    finals = run_finals(ledger, work, engine, best, ledger.trials[0], seeds, console.print)
-    comparison = verdict(store, finals)
-    text = explain(finals, comparison, len(ledger.trials), num_openings)
-    registry_name = f"fakeface-{work.images.source.name}"
-    aliases = _register_once(ledger, finals, registry_name, lambda: register(store, finals, registry_name, comparison))
-    parent.set_tags({"verdict": "" if comparison is None else comparison.verdict})
-    say("registry", f"{registry_name}: " + ", ".join(f"{key} {aliases[key]}" for key in aliases))
-    return text
-
-
-def _register_once(ledger: Ledger, finals: Finals, name: str, action: Callable[[], dict[str, int]]) -> dict[str, int]:
-    """Register these finals, unless it was done: showing an old result must not move aliases that moved on since."""
     parent = ledger.parent
-    these = [run.info.run_id for run in (*finals.best, *finals.documented)]
-    tags = parent.writer.call(lambda: parent.store.client.get_run(parent.run_id)).data.tags
-    done: dict[str, Any] = json.loads(tags.get("registered", "{}"))
-    if done.get("runs") == these:
-        return dict(done["aliases"])
-    aliases = parent.writer.call(action)
-    parent.set_tags({"registered": json.dumps({"name": name, "aliases": aliases, "runs": these})})
-    return aliases
+    seeds = range(settings.seed, settings.seed + settings.final_seeds)
+    finals = run_finals(ledger, work, engine, best, ledger.trials[0], seeds, work.test_set, console.print)
+    comparison = verdict(parent.store, finals)
+    text = explain(finals, comparison, len(ledger.trials))
+    name = f"fakeface-{work.images.source.name}"
+    registered = register(parent, finals, name, settings.objective)
+    parent.set_tags({"verdict": "" if comparison is None else comparison.verdict})
+    aliases = ", ".join(f"{alias} {version}" for alias, version in registered.aliases.items())
+    say("registry", f"{name}: {aliases}; {registered.reason}")
+    return text
 
 
 def best_trial(ledger: Ledger, direction: Literal["min", "max"]) -> LedgerTrial:

@@ -5,25 +5,23 @@ Reads recorded per-image scores; trains nothing and loads no TensorFlow.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from fakeface_lab.errors import SearchError
-from fakeface_lab.evaluation.comparison import Comparison, Judgement, compare, holm
 from fakeface_lab.evaluation.intervals import Rate, wilson
-from fakeface_lab.evaluation.stress_comparison import compare_under_stress
-from fakeface_lab.evaluation.stress_objective import OBJECTIVES as STRESS_OBJECTIVES
 from fakeface_lab.search.leaderboard import direction_of, leaderboard, trial_0_name
 from fakeface_lab.tracking.finding import Run, children_of, find_named, latest_runs
-from fakeface_lab.tracking.scores import PartScores, part_scores, stress_scores
+from fakeface_lab.tracking.scores import PartScores, part_scores
+from fakeface_lab.tracking.seal import seal_key
 from fakeface_lab.tracking.store import Store
 
 __all__ = [
+    "THRESHOLD",
     "Ground",
     "Standing",
     "by_ground",
     "finals_of",
-    "judge",
-    "judge_finals",
+    "ground_of",
     "latest_standings",
     "named_standings",
     "require_one_ground",
@@ -52,6 +50,11 @@ class Ground:
 
     def __str__(self) -> str:
         return f"{self.data} {self.digest[:8]}, split {self.split} seed {self.split_seed}, {self.part} images"
+
+    @property
+    def test_set(self) -> str | None:
+        """The test images by which their openings are counted; None for validation images."""
+        return seal_key(self.digest, self.split, self.split_seed) if self.part == "test" else None
 
     @property
     def caution(self) -> str:
@@ -134,52 +137,6 @@ def require_one_ground(standings: Sequence[Standing]) -> None:
             )
 
 
-def judge(standings: Sequence[Standing]) -> list[Comparison]:
-    """Compare the first with each of the others: exact McNemar on seed-averaged probabilities, p adjusted by Holm.
-
-    Raises:
-        SearchError: they are about different images.
-    """
-    require_one_ground(standings)
-    candidate, *references = standings
-    comparisons = []
-    for reference in references:
-        if reference.scored.files != candidate.scored.files:
-            raise SearchError(f"{candidate.name} and {reference.name}: their scores are of different images")
-        comparisons.append(
-            compare(candidate.scored.is_positive, candidate.scored.scores, reference.scored.scores, THRESHOLD)
-        )
-    adjusted = holm([comparison.test.p_value for comparison in comparisons])
-    return [
-        replace(comparison, test=replace(comparison.test, p_value=p_value))
-        for comparison, p_value in zip(comparisons, adjusted, strict=True)
-    ]
-
-
-def judge_finals(store: Store, best: Sequence[Run], documented: Sequence[Run]) -> Judgement:
-    """Compare the finals of a search on the opened test split, by what the search has optimised.
-
-    By the decisions on the images as they are (`compare`); after a search for robustness by its objective under the
-    changed images (`compare_under_stress`). Probabilities are averaged over the seeds of each side.
-
-    Args:
-        store: where the runs are.
-        best: final runs of the best trial's configuration, a run a seed.
-        documented: those of trial 0's.
-
-    Raises:
-        SearchError: a run has no scores, or two were scored on different images.
-    """
-    search = store.client.get_run(best[0].data.tags["mlflow.parentRunId"])
-    objective = search.data.tags.get("objective", "")
-    if objective in STRESS_OBJECTIVES:
-        stressed = stress_scores(store, [*best, *documented])
-        of_best, of_documented = stressed.scores[: len(best)], stressed.scores[len(best) :]
-        return compare_under_stress(stressed.is_positive, stressed.conditions, of_best, of_documented, objective)
-    scored = part_scores(store, [*best, *documented])
-    return compare(scored.is_positive, scored.scores[: len(best)], scored.scores[len(best) :], THRESHOLD)
-
-
 def finals_of(store: Store, search: Run) -> tuple[Standing | None, Standing | None]:
     """Return the best and the documented configuration of a search on the opened test split, None where it has none.
 
@@ -227,11 +184,16 @@ def _best_trial(store: Store, search: Run) -> Run | None:
 
 
 def _of_runs(store: Store, name: str, role: str, runs: list[Run]) -> Standing:
-    ground = _ground(runs[0])
+    ground = ground_of(runs[0])
     return Standing(name, role, ground, tuple(runs), part_scores(store, runs, ground.part))
 
 
-def _ground(run: Run) -> Ground:
+def ground_of(run: Run) -> Ground:
+    """Return the images that a run was scored on.
+
+    Raises:
+        SearchError: it was not scored.
+    """
     params, metrics = run.data.params, run.data.metrics
     part = next((part for part in ("test", "validation") if f"{part}_accuracy" in metrics), None)
     if part is None or not run.inputs.dataset_inputs:

@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from fakeface_lab.errors import SearchError
 from fakeface_lab.tracking.store import Store
 
-__all__ = ["PartScores", "StressScores", "part_scores", "stress_scores"]
+__all__ = ["PartScores", "StressScores", "epoch_scores", "part_scores", "stress_scores"]
 
 # Before the columns with a number in scores.csv and stress_scores.csv: file, sha256, label, split.
 _NUM_LEADING = 4
@@ -64,6 +64,21 @@ def part_scores(store: Store, runs: Sequence[Run], part: str = "test") -> PartSc
     tables = [_read(store, run, "scores.csv", part) for run in runs]
     files = _common_files(runs, tables, part)
     return PartScores(files, _is_positive(tables[0]), np.stack([table.numbers[:, 0] for table in tables]))
+
+
+def epoch_scores(store: Store, run: Run) -> npt.NDArray[np.float64] | None:
+    """Return the scores after each epoch of a run, on the images that chose the kept one.
+
+    Returns:
+        float64 (num_epochs, num_images), probability of the class to detect, images in the order of `part_scores`;
+        None where the run has not recorded them.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            path = store.client.download_artifacts(run.info.run_id, "epoch_scores.npy", folder)
+        except (MlflowException, OSError):
+            return None
+        return np.asarray(np.load(path), dtype=np.float64)
 
 
 def stress_scores(store: Store, runs: Sequence[Run], part: str = "test") -> StressScores:

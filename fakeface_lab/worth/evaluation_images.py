@@ -1,6 +1,6 @@
 """Which images a tracked model is evaluated on: the test split of its own ledger, or another folder's unseen ones.
 
-Owns the seal: an opening of a sealed test split is counted on the model's run and said aloud.
+Owns the seal of an evaluation: an opening of the test split is recorded on the evaluation's run and said aloud.
 """
 
 from collections.abc import Mapping
@@ -17,6 +17,8 @@ from fakeface_lab.data.splits import Split
 from fakeface_lab.errors import DataError
 from fakeface_lab.shortcuts import explain_accuracy
 from fakeface_lab.tracking.lookup import FoundModel
+from fakeface_lab.tracking.runs import TrackedRun
+from fakeface_lab.tracking.seal import describe_openings, record_opening, seal_key
 from fakeface_lab.worth.tracked_model import TrackedModel, own_images, own_split, unseen_rows
 
 __all__ = ["ChosenImages", "choose_images"]
@@ -47,15 +49,13 @@ class ChosenImages:
         """The tag by which figures of different kinds are kept apart."""
         return self.split.name if self.split else "external"
 
-    @property
-    def is_sealed(self) -> bool:
-        """Whether this evaluation opens a test split that no epoch was judged on."""
-        return self.split is not None and not self.split.test_is_validation
-
-    def count_opening(self, found: FoundModel) -> None:
-        """Count the opening of a sealed test split on the model's run, before its images are scored."""
-        if self.is_sealed:
-            found.store.client.set_tag(found.run.info.run_id, "test_openings", str(_num_openings(found) + 1))
+    def open(self, run: TrackedRun) -> str:
+        """Record on the evaluation's run that it opens the model's test split; return what to say, "" otherwise."""
+        if self.split is None:
+            return ""
+        test_set = seal_key(self.images.digest, self.split.name, self.split.seed)
+        record_opening(run, test_set, "evaluation")
+        return run.writer.call(lambda: describe_openings(run.store, test_set))
 
     def explain(self, metrics: Mapping[str, float]) -> tuple[dict[str, float], list[str]]:
         """Add the explained share where the model's own split is evaluated; return metrics and sentences."""
@@ -95,7 +95,11 @@ def choose_images(model: TrackedModel, data: str | None, positive: str | None, p
     images = load_images(find_source(data, positive, project, model.image_size_px), model.image_size_px)
     if images.digest == model.data_digest:
         return _own_test(model, images)
-    rows = unseen_rows(model, images)
+    try:
+        own: ImageSet | None = own_images(model, project)
+    except DataError:
+        own = None
+    rows = unseen_rows(model, images, own)
     known = len(images.files) - len(rows)
     if len(rows) == 0:
         raise DataError(
@@ -106,7 +110,9 @@ def choose_images(model: TrackedModel, data: str | None, positive: str | None, p
         f"{images.source.root}: {len(rows)} images the model has never seen, at its own threshold {model.threshold:g}."
     ]
     if known:
-        sentences.append(f"{known} more are in the model's own data and left out.")
+        sentences.append(f"{known} more are in the model's own data, or look like a picture that is, and are left out.")
+    if own is None:
+        sentences.append("The model's own images are not at hand: known pictures in new files could not be left out.")
     if images.source.class_names != model.class_names:
         pairs = zip(images.source.class_names, model.class_names, strict=True)
         sentences.append("Classes: " + ", ".join(f"{theirs} is taken as {ours}" for theirs, ours in pairs) + ".")
@@ -115,25 +121,7 @@ def choose_images(model: TrackedModel, data: str | None, positive: str | None, p
 
 def _own_test(model: TrackedModel, images: ImageSet) -> ChosenImages:
     split = own_split(model, images)
-    if split.test_is_validation:
-        seal = "The split is the documented one: every epoch was judged on these images too."
-    else:
-        times = _num_openings(model.found) + 1
-        seal = f"The sealed test split is opened, for the {_ordinal(times)} time; this is counted on the model's run."
-        if times > 1:
-            seal += " A choice made by what it shows is a choice made on test images."
-    return ChosenImages(images, split.test, "test", split, (f"{len(split.test)} test images of its own ledger.", seal))
-
-
-def _num_openings(found: FoundModel) -> int:
-    """How often the test split was opened: what is counted, else once where the run itself has test figures."""
-    counted = found.store.client.get_run(found.run.info.run_id).data.tags.get("test_openings")
-    return int(counted) if counted is not None else int("test_accuracy" in found.run.data.metrics)
-
-
-def _ordinal(number: int) -> str:
-    words = ("first", "second", "third")
-    return words[number - 1] if number <= len(words) else f"{number}th"
+    return ChosenImages(images, split.test, "test", split, (f"{len(split.test)} test images of its own ledger.",))
 
 
 def _names(metrics: Mapping[str, float], part: str) -> list[str]:

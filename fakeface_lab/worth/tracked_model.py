@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fakeface_lab.backend import keras
+from fakeface_lab.data.hashes import HASH_KINDS, perceptual_hashes
 from fakeface_lab.data.images import ImageSet, load_images
 from fakeface_lab.data.sources import find_source
-from fakeface_lab.data.splits import Split, read_ledger
+from fakeface_lab.data.splits import NEAR_DUPLICATE_DISTANCE, Split, read_ledger
 from fakeface_lab.errors import DataError, FakefaceLabError
 from fakeface_lab.tracking.lookup import FoundModel
 
@@ -102,14 +103,26 @@ def own_split(model: TrackedModel, images: ImageSet) -> Split:
         return read_ledger(model.found.artifact("split.csv", folder), images)
 
 
-def unseen_rows(model: TrackedModel, images: ImageSet) -> npt.NDArray[np.int64]:
-    """Return the rows of another data set whose files are in no split of the model's own.
+def unseen_rows(model: TrackedModel, images: ImageSet, own: ImageSet | None) -> npt.NDArray[np.int64]:
+    """Return the rows of another data set that are in no split of the model's own.
 
-    An image that the model was trained on says nothing, and one of its sealed test split must not be opened here.
+    An image that the model was trained on says nothing, and one of its sealed test split must not be opened here. Known
+    are the same files and, where the model's own images are at hand, pictures that look the same, upright or mirrored.
+
+    Args:
+        model: the model.
+        images: the other data set.
+        own: the images that the model was trained with; None where they are gone.
     """
     with tempfile.TemporaryDirectory() as folder:
         lines = model.found.artifact("split.csv", folder).read_text(encoding="utf-8", errors="surrogateescape")
-    return np.array([row for row, file in enumerate(images.files) if file.sha256 not in lines], dtype=np.int64)
+    is_known = np.array([file.sha256 in lines for file in images.files], dtype=bool)
+    if own is not None:
+        upright, mirrored = HASH_KINDS.index("phash"), HASH_KINDS.index("phash_mirrored")
+        hashes = perceptual_hashes(images.pixels)[:, [upright, mirrored]]
+        for phash in perceptual_hashes(own.pixels)[:, upright]:
+            is_known |= (np.bitwise_count(hashes ^ phash) <= NEAR_DUPLICATE_DISTANCE).any(axis=1)
+    return np.flatnonzero(~is_known)
 
 
 def _places(model: TrackedModel) -> list[tuple[str, str | None]]:

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from fakeface_lab.errors import ConfigError, DataError
 from fakeface_lab.evaluation.selection import (
     SearchRange,
+    SelectedScore,
     edge_values,
     expected_best,
     selection_corrected,
@@ -21,6 +23,34 @@ def test_thirty_equal_trials_are_corrected_to_their_truth() -> None:
     found = [selection_corrected(rng.random((258, 30)) < 0.985, num_resamples=200, seed=i) for i in range(60)]
     assert np.mean([f.naive for f in found]) == pytest.approx(0.9977, abs=0.0008)
     assert np.mean([f.corrected for f in found]) == pytest.approx(0.985, abs=0.0015)
+
+
+def test_the_pick_of_the_epoch_is_taken_off_too() -> None:
+    """14 equal trials of 10 epochs that agree in part on what is hard; each keeps its best epoch."""
+    rng = np.random.default_rng(0)
+    found, kept_only = [], []
+    for seed in range(40):
+        shared, of_trial, own = (rng.standard_normal((207, *shape)) for shape in ((1, 1), (14, 1), (14, 10)))
+        is_right = np.sqrt(0.5) * shared + np.sqrt(0.2) * of_trial + np.sqrt(0.3) * own < stats.norm.ppf(0.97)
+        kept = is_right.mean(axis=0).argmax(axis=1)
+        found.append(selection_corrected(is_right.reshape(207, -1), num_trials=14, num_resamples=100, seed=seed))
+        kept_only.append(selection_corrected(is_right[:, np.arange(14), kept], num_resamples=100, seed=seed))
+        assert found[-1].naive == kept_only[-1].naive, "the best of all columns is the best trial's best epoch"
+    assert np.mean([f.corrected for f in found]) == pytest.approx(0.97, abs=0.005)
+    assert np.mean([f.corrected for f in kept_only]) > 0.975, "without the epochs half of the luck is left in"
+    assert str(found[0]).startswith("best of 14 trials and their 140 epochs on 207 images: ")
+    assert "corrected for the selection of trial and epoch, conservative" in str(found[0])
+
+
+def test_no_correction_makes_a_score_better() -> None:
+    kwargs = {"low": 0.6, "high": 0.8, "num_trials": 2, "num_epochs": None, "num_images": 9}
+    for naive, bootstrapped, maximize in ((0.6772, 0.6822, True), (0.30, 0.29, False)):
+        capped = SelectedScore(naive=naive, bootstrapped=bootstrapped, maximize=maximize, **kwargs)  # type: ignore[arg-type]
+        assert (capped.is_capped, capped.corrected) == (True, naive)
+        assert f"{naive:.4f} as found, nothing to take off for the selection of the trial; that of" in str(capped)
+        assert f"(out of the bag it is {bootstrapped:.4f}, no worse: " in str(capped)
+        plain = SelectedScore(naive=naive, bootstrapped=bootstrapped, maximize=not maximize, **kwargs)  # type: ignore[arg-type]
+        assert (plain.is_capped, plain.corrected) == (False, bootstrapped)
 
 
 def test_a_trial_that_is_truly_better_keeps_its_score() -> None:
@@ -43,6 +73,8 @@ def test_interval_holds_the_truth_as_often_as_it_says() -> None:
     rng = np.random.default_rng(3)
     found = [selection_corrected(rng.random((200, 10)) < 0.8, num_resamples=200) for _ in range(100)]
     assert sum(f.low <= 0.8 <= f.high for f in found) >= 95
+    # It promises no more: the images left out are a third, so it is wider than 95 % would need.
+    assert np.mean([f.high - f.low for f in found]) > 1.3 * 2 * 1.96 * np.sqrt(0.8 * 0.2 / 200)
 
 
 def test_lower_is_better_for_a_loss() -> None:
@@ -51,6 +83,7 @@ def test_lower_is_better_for_a_loss() -> None:
     assert down.naive == losses.mean(axis=0).min()
     assert down.naive < down.corrected
     assert down.corrected == pytest.approx(-up.corrected)
+    assert not down.is_capped
     assert (down.low, down.high) == pytest.approx((-up.high, -up.low))
 
 
@@ -67,7 +100,8 @@ def test_answer_says_what_it_is_and_repeats() -> None:
     assert found == selection_corrected(scores, seed=1)
     assert found != selection_corrected(scores, seed=2)
     assert str(found).startswith(f"best of 30 trials on 258 images: {found.naive:.4f} as found, ")
-    assert f"{found.corrected:.4f} corrected for the selection" in str(found)
+    assert f"{found.corrected:.4f} corrected for the selection of the trial; that of its epoch is not" in str(found)
+    assert str(found).endswith(f", conservative 95 % interval {found.low:.4f}-{found.high:.4f}")
 
 
 def test_two_images_are_enough_to_run() -> None:
@@ -77,7 +111,7 @@ def test_two_images_are_enough_to_run() -> None:
 @pytest.mark.parametrize(
     ("scores", "message"),
     [
-        (np.zeros(3), r"shape \(3,\), needed is \(num_images, num_trials\)"),
+        (np.zeros(3), r"shape \(3,\), needed is \(num_images, num_columns\)"),
         (np.zeros((1, 3)), "at least 2 images"),
         (np.zeros((3, 0)), r"shape \(3, 0\)"),
         (np.full((3, 2), np.nan), "leave out the trials"),

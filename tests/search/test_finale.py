@@ -7,21 +7,34 @@ import pytest
 from fakeface_lab.errors import SearchError
 from fakeface_lab.evaluation.comparison import compare
 from fakeface_lab.search.engines import InlineEngine
-from fakeface_lab.search.finale import Finals, count_opening, explain, run_finals
+from fakeface_lab.search.finale import Finals, explain, run_finals
 from fakeface_lab.search.ledger import Ledger
+from fakeface_lab.tracking.seal import num_openings, seal_key
 from fakeface_lab.tracking.store import Store
 from tests.search.curve_work import CurveWork
 from tests.search.test_driver import run
 
 SEEDS = range(3, 5)
+TEST_SET = seal_key("d" * 64, "sealed", 3)
 
 
 def finals(ledger: Ledger, best: int, work: CurveWork, shown: list[str] | None = None) -> Finals:
     lines = [] if shown is None else shown
     trials = ledger.trials
     return run_finals(
-        ledger, work, lambda handler: InlineEngine(work, handler), trials[best], trials[0], SEEDS, lines.append
+        ledger,
+        work,
+        lambda handler: InlineEngine(work, handler),
+        trials[best],
+        trials[0],
+        SEEDS,
+        TEST_SET,
+        lines.append,
     )
+
+
+def openings(ledger: Ledger) -> int:
+    return num_openings(ledger.parent.store, TEST_SET)
 
 
 def test_finals_are_trained_once_and_others_after_the_best_has_changed(
@@ -53,7 +66,7 @@ def test_finals_are_trained_once_and_others_after_the_best_has_changed(
     alone = finals(ledger, 0, work)
     assert alone.best == alone.documented
     assert (
-        explain(alone, None, 6, 1)
+        explain(alone, None, 6)
         == "The documented configuration (trial 0) is the best of 6 trials: there is nothing to compare."
     )
     assert len(list(ledger.parent.store.work_folder.glob("*/epoch.ckpt"))) == 0
@@ -64,18 +77,24 @@ def test_a_failed_final_is_told_and_can_be_tried_again(new_store: Callable[[str]
     faulty = CurveWork(tmp_path / "trained.txt", {"final-trial-1-seed-4": "error"})
     with pytest.raises(SearchError, match="final trial 1 seed 4 failed: ValueError: a shape does not fit; the"):
         finals(ledger, 1, faulty)
+    assert openings(ledger) == 1, "an opening counts before it happens"
     assert len(finals(ledger, 1, CurveWork(tmp_path / "trained.txt")).best) == 2
+    assert openings(ledger) == 1, "the same finals go on"
 
 
-def test_an_opening_counts_once_for_the_same_finals(new_store: Callable[[str], Store]) -> None:
+def test_an_opening_counts_once_for_the_same_finals(new_store: Callable[[str], Store], tmp_path: Path) -> None:
     ledger = run(new_store("openings"))
-    counts = [count_opening(ledger, ledger.trials[number], SEEDS) for number in (1, 1, 2, 1)]
+    work = CurveWork(tmp_path / "trained.txt")
+    counts = []
+    for best in (1, 1, 2, 1):
+        finals(ledger, best, work)
+        counts.append(openings(ledger))
     assert counts == [1, 1, 2, 2]
-    tags = ledger.parent.store.client.get_run(ledger.parent.run_id).data.tags
-    assert tags["test_openings"] == "2"
+
+
+def test_the_verdict_in_words() -> None:
     truth = np.array([True, False] * 10)
     scores = np.where(truth, 0.9, 0.1)[None]
-    text = explain(Finals((), ()), compare(truth, scores, 1 - scores), 6, 2)
+    text = explain(Finals((), ()), compare(truth, scores, 1 - scores), 6)
     assert text.startswith("The best configuration is better than the documented one: of 20 images")
-    assert text.endswith("The test split has been opened 2 times in this search; each time it proves less.")
-    assert explain(Finals((), ()), None, 6, 1).startswith("There is no verdict: the documented configuration (trial 0)")
+    assert explain(Finals((), ()), None, 6).startswith("There is no verdict: the documented configuration (trial 0)")

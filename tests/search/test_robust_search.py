@@ -184,6 +184,7 @@ def test_on_the_documented_split_the_test_images_are_scored_once(searched: Searc
     )
     assert result is not None
     parent = find_run(searched.store, result.run_id)
+    assert parent.data.tags["test_opened_for"] == '["each epoch of its trials"]'
     trials = children_of(searched.store, parent, "trial")
     for run in trials:
         assert {row[3] for row in rows_of(searched, run)[1]} == {"test"}

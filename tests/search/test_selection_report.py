@@ -1,6 +1,7 @@
 """The best of a search, corrected for having been picked, from the scores that its trials have logged."""
 
 import csv
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,12 +29,17 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def log_trials(
-    store: Store, folder: Path, probabilities: npt.NDArray[np.float64], scores: list[float], rates: list[float]
+    store: Store,
+    folder: Path,
+    probabilities: npt.NDArray[np.float64],
+    scores: list[float],
+    rates: list[float],
+    by_epoch: Sequence[npt.NDArray[np.float32] | None] | None = None,
 ) -> list[ScoredTrial]:
     """Log one run a row of probabilities of `fake`, (num_trials, num_images), of which the first half is fake."""
     trials: list[ScoredTrial] = []
     num_images = probabilities.shape[1]
-    for own, score, rate in zip(probabilities, scores, rates, strict=True):
+    for place, (own, score, rate) in enumerate(zip(probabilities, scores, rates, strict=True)):
         path = folder / "scores.csv"
         with path.open("w", newline="") as file:
             table = csv.writer(file)
@@ -43,6 +49,10 @@ def log_trials(
                 table.writerow((f"{image}.png", "", label, "validation", float(value), float(1 - value)))
         run = store.client.create_run(store.experiment_id, run_name=f"trial {len(trials)}")
         store.client.log_artifact(run.info.run_id, str(path))
+        epochs = None if by_epoch is None else by_epoch[place]
+        if epochs is not None:
+            np.save(folder / "epoch_scores.npy", epochs)
+            store.client.log_artifact(run.info.run_id, str(folder / "epoch_scores.npy"))
         values: dict[str, Value] = {"learning_rate": rate, "filters_1": 8, "precision": "float32"}
         trials.append(ScoredTrial(run, values, score))
     return trials
@@ -66,6 +76,27 @@ def test_luck_is_taken_off(store: Store, tmp_path: Path) -> None:
     assert report.metrics["selection_corrected"] == selection_corrected(is_correct.T).corrected
     assert report.sentences[0].startswith("val_accuracy, best of 12 trials on 200 images: 0.9")
     assert report.expected_best is None
+
+
+def test_the_pick_of_the_epoch_is_covered_where_it_was_recorded(store: Store, tmp_path: Path) -> None:
+    probabilities = with_accuracy(9, 200, 0.9)
+    # Two trials, of five and of four epochs; each keeps its most accurate one.
+    by_epoch = [probabilities[:5].astype(np.float32), probabilities[5:].astype(np.float32)]
+    is_correct = (probabilities > 0.5) == (np.arange(200) < 100)
+    accuracies = is_correct.mean(axis=1)
+    kept = [int(accuracies[:5].argmax()), 5 + int(accuracies[5:].argmax())]
+    best = [float(accuracies[row]) for row in kept]
+    trials = log_trials(store, tmp_path, probabilities[kept], best, [1e-3] * 2, by_epoch)
+    kwargs = {"space": SPACE, "algorithm": "bayesian", "objective": "val_accuracy", "maximize": True}
+    report = selection_report(store, trials, **kwargs)  # type: ignore[arg-type]
+    assert report.metrics["selection_naive"] == max(best)
+    assert report.metrics["selection_corrected"] == selection_corrected(is_correct.T, num_trials=2).corrected
+    assert report.sentences[0].startswith("val_accuracy, best of 2 trials and their 9 epochs on 200 images: 0.9")
+    # One trial of a store that an earlier version wrote: the kept epochs alone, and it says so.
+    older = log_trials(store, tmp_path, probabilities[kept], best, [1e-3] * 2, [by_epoch[0], None])
+    report = selection_report(store, older, **kwargs)  # type: ignore[arg-type]
+    assert report.metrics["selection_corrected"] == selection_corrected(is_correct[kept].T).corrected
+    assert "the trial; that of its epoch is not covered" in report.sentences[0]
 
 
 def test_loss_is_that_of_the_images(store: Store, tmp_path: Path) -> None:
