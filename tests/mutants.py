@@ -23,6 +23,13 @@ _COPIED = ("fakeface_lab", "tests", "experiments", "benchmarks", "docs", "pyproj
 _CRITICAL_MOMENTS = "tests/test_cut_at_every_write.py::test_a_search_killed_at_its_critical_moments_is_the_same"
 
 
+_RECORD = (
+    "    record_opening(ledger.parent, test_set, "
+    'f"trial {best.record.sequence}, seeds {seeds.start} to {seeds.stop - 1}")\n'
+)
+_RETRAIN = "    runs = _Retraining(ledger, work, make_engine, show).run(assignments)\n"
+
+
 @dataclass(frozen=True)
 class Mutant:
     """A fault.
@@ -68,12 +75,8 @@ MUTANTS = (
     Mutant(
         "the opening of the test split is recorded after the finals",
         "fakeface_lab/search/finale.py",
-        """    record_opening(ledger.parent, test_set, f"trial {best.record.sequence}, seeds {seeds.start} to {seeds.stop - 1}")
-    runs = _Retraining(ledger, work, make_engine, show).run(assignments)
-""",
-        """    runs = _Retraining(ledger, work, make_engine, show).run(assignments)
-    record_opening(ledger.parent, test_set, f"trial {best.record.sequence}, seeds {seeds.start} to {seeds.stop - 1}")
-""",
+        _RECORD + _RETRAIN,
+        _RETRAIN + _RECORD,
         (_CRITICAL_MOMENTS,),
     ),
     Mutant(
