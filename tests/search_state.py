@@ -128,6 +128,8 @@ class _Names:
     def in_text(self, text: str) -> str:
         text = re.sub(r"mlflow-artifacts:/[0-9]+/", "mlflow-artifacts:/", text.replace(self._project, "<project>"))
         text = re.sub(r"\b(m-)?[0-9a-f]{32}\b", lambda found: f"<{self._names.get(found[0], found[0])}>", text)
+        # A digest of ids stands for the runs that were registered.
+        text = re.sub(r'"runs": "[0-9a-f]{16}"', '"runs": "<digest>"', text)
         # The table of trials shows rounded times, and the verdict's line a run's first characters.
         text = re.sub(r"\b[0-9]+(\.[0-9]+)? (ms|s|min|h)\b", "<time>", text)
         for one, name in self._names.items():
@@ -194,7 +196,7 @@ def _read_registry(client: MlflowClient, names: _Names) -> State:
             "aliases": {alias: int(version) for alias, version in model.aliases.items()},
             "tags": dict(model.tags),
             "versions": {
-                int(one.version): (names.of(one.run_id), names.in_text(one.source), one.status, dict(one.tags))
+                int(one.version): (names.of(one.run_id), names.in_text(one.source), one.status, names.in_tags(one.tags))
                 for one in versions
             },
         }
