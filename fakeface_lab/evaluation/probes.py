@@ -1,8 +1,8 @@
 """Probes: small models that see almost nothing of a picture. What they get right needs no detector.
 
 Owns how a probe is trained and scored, and the arrays that show what it looks at; what it is shown is in
-`probe_features`. A shortcut probe sees framing, colours or the file; the forensic one sees the frequencies in
-which generators leave traces. What a score means for the data set is decided in `audit`.
+`probe_features`. A shortcut probe sees framing, colours or the file; forensic ones see the traces that
+generators and processing leave in pixels. What a score means for the data set is decided in `audit`.
 
 Each is `StandardScaler` + `LogisticRegression`, on a table `HistGradientBoostingClassifier` (scikit-learn).
 Classes are not weighted: the figure to beat is an accuracy, so the probes go for accuracy too.
@@ -37,6 +37,7 @@ __all__ = [
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
+_MIN_VALUE_FRACTION = 0.01  # of the images, below which a text is not a category of its own
 _COLOUR_COLUMNS = ["is_gray", "saturation", "colourfulness", "mean_red", "mean_green", "mean_blue"]
 
 
@@ -68,8 +69,9 @@ def run_probes(
 
     Args:
         images: uint8 (N, H, W, 3), RGB; may be memory-mapped.
-        properties: N rows, the columns of `data.properties` side by side; None leaves out the two probes that
-            see only colour figures or only the file. Text columns are taken as categories.
+        properties: N rows, the columns of `data.properties` side by side, without those that follow from the
+            content; None leaves out the two probes that see only colour figures or only the file. Text columns are
+            taken as categories.
         labels: int64 (N,), 0 for the positive class, 1 for the negative one.
         folds: int64 (N,), the fold that scores each picture; the network's own, so that figures compare.
         seed: of the boosted trees.
@@ -92,7 +94,7 @@ def run_probes(
         rest = properties[[column for column in properties if column not in _COLOUR_COLUMNS]]
         for name, sees, table in [
             ("colour", "overall grayness, saturation and brightness", colour),
-            ("file", "file size, shape, format and metadata", rest),
+            ("file", "the file's shape, format and metadata", rest),
         ]:
             if table.shape[1]:
                 scores = _out_of_fold(_boosted(seed), _numeric(table), is_positive, folds)
@@ -193,8 +195,13 @@ def _boosted(seed: int) -> Any:
 
 
 def _numeric(table: pd.DataFrame) -> FloatArray:
-    text = table.select_dtypes(exclude=["number", "bool"]).columns
-    return pd.get_dummies(table, columns=list(text)).to_numpy(dtype=np.float64)
+    """The table with each text as one column per value; rare values are one, or each photograph would be its own."""
+    text = list(table.select_dtypes(exclude=["number", "bool"]))
+    frequent = {
+        name: table[name].where(table[name].map(table[name].value_counts()) >= _MIN_VALUE_FRACTION * len(table), "rare")
+        for name in text
+    }
+    return pd.get_dummies(table.assign(**frequent), columns=text).to_numpy(dtype=np.float64)
 
 
 def _out_of_fold(model: Any, table: FloatArray, is_positive: NDArray[np.bool_], folds: IntArray) -> FloatArray:

@@ -13,23 +13,30 @@ import numpy.typing as npt
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from fakeface_lab.data.hashes import closest_pairs, near_duplicate_groups, perceptual_hashes, pixel_digests
+from fakeface_lab.data.hashes import (
+    closest_pairs,
+    detail_correlations,
+    near_duplicate_groups,
+    perceptual_hashes,
+    pixel_digests,
+)
 from fakeface_lab.data.images import ImageSet
-from fakeface_lab.data.properties import file_properties, pixel_properties
+from fakeface_lab.data.properties import CONTENT_COLUMNS, file_properties, pixel_properties
 from fakeface_lab.data.splits import NEAR_DUPLICATE_DISTANCE, TEST, TRAIN, VALIDATION, Split
 from fakeface_lab.evaluation.audit import AuditInputs, AuditSettings, audit
 from fakeface_lab.evaluation.card import SEVERITIES, Card, Finding
-from fakeface_lab.evaluation.duplicates import CHANCE_MARGIN_BITS
 from fakeface_lab.evaluation.probes import mean_faces, run_probes, stratified_folds, thumbnail_weights
-from fakeface_lab.figures.audit import closest_pairs_sheet, mean_faces_figure, thumbnail_weights_figure
+from fakeface_lab.figures.audit import (
+    closest_pairs_sheet,
+    mean_faces_figure,
+    suspects_sheet,
+    thumbnail_weights_figure,
+)
 from fakeface_lab.figures.text import printable
 
 __all__ = ["Inspection", "inspect_images"]
 
 NUM_FOLDS = 5
-
-# Pairs up to this distance are listed and shown; far more than any that counts as a duplicate.
-_SHOWN_BITS = 10
 
 _FIGURE_DPI = 100
 
@@ -55,7 +62,6 @@ class Inspection:
         flat = {f"num_{name}": float(count) for name, count in self.card.counts.items()}
         severities = Counter(finding.severity for finding in self.card.findings)
         flat |= {f"num_findings_{severity}": float(severities[severity]) for severity in SEVERITIES}
-        flat["near_duplicate_bits"] = float(self.card.near_duplicate_bits)
         for probe in self.card.probes:
             flat |= probe.accuracy.metrics(f"probe_{probe.name}_accuracy") | {f"probe_{probe.name}_auc": probe.auc}
         return flat
@@ -85,6 +91,12 @@ class Inspection:
             ),
             "closest_pairs": closest_pairs_sheet(images.pixels, self.pairs, captions),
         }
+        for finding in card.findings:
+            if finding.check == "labels":
+                rows = [names.index(name) for name in finding.evidence["files"]]
+                figures["suspects"] = suspects_sheet(
+                    images.pixels, rows, [captions[row] for row in rows], finding.evidence["probabilities"]
+                )
         for name, figure in figures.items():
             figure.savefig(folder / f"{name}.png", dpi=_FIGURE_DPI)
 
@@ -113,14 +125,16 @@ def inspect_images(
     properties = pd.concat([file_properties(paths), pixel_properties(images.pixels)], axis=1)
     show("looking for duplicates")
     hashes = perceptual_hashes(images.pixels)
-    pairs = closest_pairs(hashes, max(_SHOWN_BITS, thresholds.max_bits + CHANCE_MARGIN_BITS))
+    pairs = closest_pairs(hashes, thresholds.max_bits)
+    pairs["correlation"] = detail_correlations(images.pixels, pairs)
+    pairs = pairs.sort_values("correlation", ascending=False, kind="stable", ignore_index=True)
     groups = near_duplicate_groups(hashes, NEAR_DUPLICATE_DISTANCE)
     show("training probes")
     folds = stratified_folds(images.labels, groups, NUM_FOLDS, seed)
     # On tables this small threads cost more than they bring: on two busy cores twenty times as much.
     with threadpool_limits(1):
         # The boosted trees refuse a column without one value, as this one is in a set, or a fold, without a JPEG.
-        table = properties.fillna({"jpeg_quality": 0.0})
+        table = properties.drop(columns=list(CONTENT_COLUMNS)).fillna({"jpeg_quality": 0.0})
         probes = run_probes(images.pixels, table, images.labels, folds, seed)
     inputs = AuditInputs(
         names=[file.name for file in images.files],
@@ -132,6 +146,7 @@ def inspect_images(
         file_digests=[file.sha256 for file in images.files],
         pixel_digests=pixel_digests(images.pixels),
         splits=_split_names(split, len(images.files)),
+        content_columns=CONTENT_COLUMNS,
     )
     card = audit(inputs, thresholds)
     findings = sorted(
