@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from unittest.mock import patch
 
@@ -203,7 +204,7 @@ def _try_clean_sets(
 
 
 def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    for row in (header, ["---"] * len(header), *rows):
+    for row in chain([header, ["---"] * len(header)], rows):
         print(f"| {' | '.join(row)} |", flush=True)
     print(flush=True)
 

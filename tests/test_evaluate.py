@@ -70,7 +70,7 @@ def test_own_test_split_is_opened_counted_and_scored_right(
     assert run.data.tags["mlflow.parentRunId"] == tracked.run_id
     assert run.data.tags["role"] == "evaluation"
     assert run.data.tags["split"] == "sealed"
-    assert "Worst group" not in run.data.tags["mlflow.note.content"]  # all groups are smaller than 20 images
+    assert "Worst of" not in run.data.tags["mlflow.note.content"]  # all groups are smaller than 20 images
     assert run.data.metrics["test_ece"] == result.metrics["test_ece"]
     assert run.data.metrics["shortcut_accuracy"] == result.metrics["shortcut_accuracy"]
     assert "explained_share" not in run.data.metrics  # one epoch on few images is not better than chance
@@ -125,7 +125,52 @@ def test_other_folder_is_scored_at_the_same_threshold_without_images_it_knows(
     run = open_for_models(None, tracked.project).client.get_run(result.run_id)
     assert run.data.tags["split"] == "external"
     assert run.data.params["threshold"] == "0.5"
-    assert "Worst group" in run.data.tags["mlflow.note.content"]
+    assert re.search(r"Worst of \d+ groups: .*allows for the choice", run.data.tags["mlflow.note.content"])
+
+
+def save_noise(root: Path, seed: int, qualities: tuple[int, int], num_per_class: int = 40) -> Path:
+    """Draw two classes of one kind, and save each as JPEG of its own quality."""
+    rng = np.random.default_rng(seed)
+    for name, quality in zip(("fake", "real"), qualities, strict=True):
+        (root / name).mkdir(parents=True)
+        for number in range(num_per_class):
+            pixels = np.clip(rng.normal(120, 40, (3, 3, 3)), 0, 255).astype(np.uint8)
+            picture = Image.fromarray(pixels).resize((SIZE_PX, SIZE_PX), Image.Resampling.BICUBIC)
+            picture.save(root / name / f"{name}_{number}.jpg", quality=quality)
+    return root
+
+
+def test_figure_on_a_folder_whose_classes_were_saved_differently_is_void(
+    tracked: TrackedProject, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = run_evaluation(EvaluateSettings(model="tiny", data=str(save_noise(tmp_path / "other", 3, (95, 80)))))
+    (accuracy,) = [sentence for sentence in result.sentences if sentence.startswith("Accuracy ")]
+    assert " This figure is void: " in accuracy
+    assert "jpeg_quality" in accuracy
+    assert "This figure is void" in " ".join(capsys.readouterr().out.split())
+    client = open_for_models(None, tracked.project).client
+    tags = client.get_run(result.run_id).data.tags
+    assert tags["external_audit_worst"] == "fail"
+    assert "jpeg_quality" in tags["external_audit_verdict"]
+    assert "This figure is void" in tags["mlflow.note.content"]
+    assert {"card.md", "card.json"} <= {artifact.path for artifact in client.list_artifacts(result.run_id)}
+
+
+def test_figure_on_a_folder_without_findings_has_no_caveat(tracked: TrackedProject, tmp_path: Path) -> None:
+    result = run_evaluation(EvaluateSettings(model="tiny", data=str(save_noise(tmp_path / "other", 4, (95, 95)))))
+    (accuracy,) = [sentence for sentence in result.sentences if sentence.startswith("Accuracy ")]
+    assert "void" not in accuracy
+    assert "with care" not in accuracy
+    tags = open_for_models(None, tracked.project).client.get_run(result.run_id).data.tags
+    assert tags["external_audit_worst"] == ""
+    assert tags["external_audit_verdict"].startswith("Nothing was found that gives the label away")
+
+
+def test_folder_too_small_for_probes_is_evaluated(tracked: TrackedProject, tmp_path: Path) -> None:
+    result = run_evaluation(EvaluateSettings(model="tiny", data=str(save_noise(tmp_path / "other", 5, (95, 95), 1))))
+    assert result.metrics["external_accuracy_num_total"] == 2
+    tags = open_for_models(None, tracked.project).client.get_run(result.run_id).data.tags
+    assert "no probe was run" in tags["external_audit_verdict"]
 
 
 def test_folder_of_known_images_is_refused(

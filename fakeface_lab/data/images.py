@@ -14,7 +14,7 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,13 @@ class ImageSet:
     def digest(self) -> str:
         """SHA-256 over name, label and content of every used file: 64 hexadecimal digits."""
         return _digest(self.files)
+
+    def only(self, rows: npt.NDArray[np.int64]) -> "ImageSet":
+        """Return the set without the images of other rows; what was skipped and remarked stays as it is."""
+        if len(rows) == len(self.files):
+            return self
+        files = tuple(self.files[row] for row in rows)
+        return replace(self, files=files, pixels=self.pixels[rows], labels=self.labels[rows])
 
     def class_counts(self) -> dict[str, int]:
         """Return class name to number of images."""

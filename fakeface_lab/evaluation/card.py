@@ -61,10 +61,15 @@ class Card:
         return self.findings[0].severity if self.findings else None
 
     @property
+    def traces(self) -> list[Finding]:
+        """Findings about traces of processing: no alarm, but not to be passed over either."""
+        return [finding for finding in self.findings if finding.check == "trace"]
+
+    @property
     def verdict(self) -> str:
         """The audit in a few sentences: the worst alarm, then a trace of processing, else that nothing was found."""
         alarms = [finding for finding in self.findings if finding.severity != "info"]
-        traces = [finding.sentence for finding in self.findings if finding.check == "trace"][:1]
+        traces = [finding.sentence for finding in self.traces[:1]]
         if alarms:
             others = len(alarms) - 1
             more = [] if others == 0 else [f"{others} more {'finding' if others == 1 else 'findings'} below."]

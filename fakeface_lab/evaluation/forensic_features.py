@@ -83,7 +83,8 @@ def level_features(pixels: NDArray[np.uint8]) -> FloatArray:
 
 def _luma_and_chroma(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
     planes = np.asarray(Image.fromarray(pixels).convert("YCbCr"), dtype=np.float32)
-    return tuple(np.ascontiguousarray(planes[..., index]) for index in range(3))
+    missing = [(0, max(0, _BLOCK_PX - side)) for side in pixels.shape[:2]]
+    return tuple(np.pad(planes[..., index], missing, mode="edge") for index in range(3))
 
 
 def _coefficient_shares(plane: NDArray[np.float32], modes: tuple[tuple[int, int], ...], largest: int) -> FloatArray:

@@ -9,6 +9,7 @@ Classes are not weighted: the figure to beat is an accuracy, so the probes go fo
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
 _MIN_VALUE_FRACTION = 0.01  # of the images, below which a text is not a category of its own
+_FILE_SEES = "the file's shape, format and metadata"
 _COLOUR_COLUMNS = ["is_gray", "saturation", "colourfulness", "mean_red", "mean_green", "mean_blue"]
 
 
@@ -94,7 +96,7 @@ def run_probes(
         rest = properties[[column for column in properties if column not in _COLOUR_COLUMNS]]
         for name, sees, table in [
             ("colour", "overall grayness, saturation and brightness", colour),
-            ("file", "the file's shape, format and metadata", rest),
+            ("file", _FILE_SEES, rest),
         ]:
             if table.shape[1]:
                 scores = _out_of_fold(_boosted(seed), _numeric(table), is_positive, folds)
@@ -103,7 +105,11 @@ def run_probes(
 
 
 def probe_on_split(
-    train_images: Images, train_labels: IntArray, test_images: Images, test_labels: IntArray
+    train_images: Images,
+    train_labels: IntArray,
+    test_images: Images,
+    test_labels: IntArray,
+    properties: pd.DataFrame | None = None,
 ) -> ProbeResult:
     """Train the best quick shortcut probe on a run's own training split and score it on its own test split.
 
@@ -115,6 +121,8 @@ def probe_on_split(
         train_labels: int64 (N,), 0 for the positive class, 1 for the negative one.
         test_images: uint8 (M, H, W, 3), RGB.
         test_labels: int64 (M,).
+        properties: N + M rows, of the training pictures and then of the test pictures, as `run_probes` takes them for
+            the file; None leaves out the probe that sees only the file.
 
     Returns:
         The chosen probe's result on the M test pictures.
@@ -127,14 +135,22 @@ def probe_on_split(
     folds = stratified_folds(train_labels, np.arange(len(train_labels)), min(num_folds, _smallest(train_labels)))
     _check(len(train_images), train_labels, folds)
     is_positive = train_labels == 0
-    candidates = [probe for probe in PICTURE_PROBES if probe.kind == "shortcut"]
-    tables = [feature_table(train_images, probe) for probe in candidates]
-    accuracies = [cross_val_score(_linear(), table, is_positive, cv=PredefinedSplit(folds)).mean() for table in tables]
-    best = int(np.argmax(accuracies))
-    model = _linear().fit(tables[best], is_positive)
-    scores = model.predict_proba(feature_table(test_images, candidates[best]))[:, 1]
-    chosen = candidates[best]
-    return _result(chosen.name, chosen.kind, chosen.sees, test_labels == 0, scores)
+    candidates = [
+        (probe.name, probe.sees, _linear(), feature_table(train_images, probe), partial(feature_table, probe=probe))
+        for probe in PICTURE_PROBES
+        if probe.kind == "shortcut"
+    ]
+    if properties is not None:
+        table = _numeric(properties)
+        train, test = table[: len(train_labels)], table[len(train_labels) :]
+        candidates.append(("file", _FILE_SEES, _boosted(seed=0), train, lambda _: test))
+    accuracies = [
+        cross_val_score(model, table, is_positive, cv=PredefinedSplit(folds)).mean()
+        for _, _, model, table, _ in candidates
+    ]
+    name, sees, model, table, test_table = candidates[int(np.argmax(accuracies))]
+    scores = model.fit(table, is_positive).predict_proba(test_table(test_images))[:, 1]
+    return _result(name, "shortcut", sees, test_labels == 0, scores)
 
 
 def stratified_folds(labels: IntArray, groups: IntArray, num_folds: int = 5, seed: int = 0) -> IntArray:
@@ -201,7 +217,9 @@ def _numeric(table: pd.DataFrame) -> FloatArray:
         name: table[name].where(table[name].map(table[name].value_counts()) >= _MIN_VALUE_FRACTION * len(table), "rare")
         for name in text
     }
-    return pd.get_dummies(table.assign(**frequent), columns=text).to_numpy(dtype=np.float64)
+    numbers = pd.get_dummies(table.assign(**frequent), columns=text).to_numpy(dtype=np.float64)
+    # The boosted trees refuse a column without one value, as the JPEG quality is in a fold without a JPEG.
+    return np.nan_to_num(numbers, nan=-1.0)
 
 
 def _out_of_fold(model: Any, table: FloatArray, is_positive: NDArray[np.bool_], folds: IntArray) -> FloatArray:

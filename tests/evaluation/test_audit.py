@@ -137,7 +137,7 @@ def test_one_class_framed_larger_is_said_in_plain_words() -> None:
         "Accuracy here says how the pictures are framed, not whether they are forged."
     )
     assert finding.severity == card.worst == "fail"
-    assert card.verdict == f"{card.findings[0].sentence} {len(alarms(card)) - 1} more findings below."
+    assert card.verdict.startswith(f"{card.findings[0].sentence} {len(alarms(card)) - 1} more findings below.")
 
 
 def test_a_watermark_in_a_corner_is_found_there() -> None:
