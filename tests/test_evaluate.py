@@ -10,14 +10,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 from sklearn.metrics import accuracy_score, roc_auc_score
 
 from fakeface_lab.data.images import load_images
 from fakeface_lab.data.sources import find_source
 from fakeface_lab.evaluate import EvaluateSettings, main, run_evaluation
 from fakeface_lab.evaluation.stress import CONDITIONS, SEARCH_CONDITIONS, objective_values, stress_report
+from fakeface_lab.evaluation.stress_changes import apply
 from fakeface_lab.robustness import is_collapse, stress_scores
 from fakeface_lab.tracking.lookup import find_evaluations, find_model, open_for_models
+from fakeface_lab.training import predict
 from fakeface_lab.worth.evaluation_images import choose_images
 from fakeface_lab.worth.tracked_model import load_model, own_split
 from tests.tracked_model_store import SIZE_PX, TrackedProject, draw, make_tracked_project
@@ -209,15 +212,41 @@ def test_stress_shows_the_fall(tracked: TrackedProject, capsys: pytest.CaptureFi
     assert newest.data.tags["stress_collapse"] in ("true", "false")
 
 
-def test_scores_under_stress_do_not_depend_on_the_cut(tracked: TrackedProject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_under_stress_do_not_depend_on_what_else_is_scored(
+    tracked: TrackedProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = load_model(find_model(open_for_models(None, tracked.project), "tiny"))
     images = load_images(find_source(str(tracked.images), None, tracked.project, SIZE_PX), SIZE_PX)
     rows = np.arange(5, 75, 2)
     conditions = [condition for condition in CONDITIONS if condition.name in ("noise_10", "crop_70")]
     whole = stress_scores(model.network, images, rows, conditions)
     monkeypatch.setattr("fakeface_lab.robustness._CHUNK_NUM_IMAGES", 8)
-    for name, scores in stress_scores(model.network, images, rows, conditions).items():
-        np.testing.assert_allclose(scores, whole[name], atol=1e-6)
+    some = np.random.default_rng(0).permutation(len(rows))[:20]
+    for name, scores in stress_scores(model.network, images, rows[some], conditions).items():
+        np.testing.assert_allclose(scores, whole[name][some], atol=1e-6)
+
+
+def test_pictures_are_changed_at_their_own_size(tracked: TrackedProject, tmp_path: Path) -> None:
+    model = load_model(find_model(open_for_models(None, tracked.project), "tiny"))
+    large = tmp_path / "large"
+    for label in ("fake", "real"):
+        (large / label).mkdir(parents=True)
+        for number in range(5):
+            with Image.open(tracked.images / label / f"{label}_{number}.png") as image:
+                image.resize((3 * SIZE_PX, 2 * SIZE_PX), Image.Resampling.BICUBIC).save(large / label / f"{number}.png")
+    images = load_images(find_source(str(large), None, tracked.project, SIZE_PX), SIZE_PX)
+    (blur,) = (condition for condition in CONDITIONS if condition.name == "blur_2")
+    expected = []
+    for file in images.files:
+        with Image.open(file.path) as image:
+            pixels = gaussian_filter(np.asarray(image, dtype=np.float32), (2, 2, 0), mode="nearest")
+        picture = Image.fromarray(np.rint(pixels).astype(np.uint8))
+        expected.append(np.asarray(picture.resize((SIZE_PX, SIZE_PX), Image.Resampling.NEAREST)))
+    scores = stress_scores(model.network, images, np.arange(10), [blur])["blur_2"]
+    own = predict(model.network, np.stack(expected), np.arange(10))[:, 0]
+    np.testing.assert_allclose(scores, own, atol=1e-6)
+    resized_first = np.stack([apply(blur, pixels) for pixels in images.pixels])
+    assert np.abs(predict(model.network, resized_first, np.arange(10))[:, 0] - own).max() > 1e-4
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from fakeface_lab.evaluation.inputs import metric_key
 from fakeface_lab.evaluation.intervals import bootstrap_interval
 from fakeface_lab.evaluation.scores import detection_scores
 from fakeface_lab.evaluation.slices import slice_accuracies
-from fakeface_lab.evaluation.stress import SEARCH_CONDITIONS, objective_values, stress_report
+from fakeface_lab.evaluation.stress import SEARCH_CONDITIONS, SUITE_VERSION, objective_values, stress_report
 from fakeface_lab.figures.calibration import reliability_figure
 from fakeface_lab.figures.stress import decision_gallery, robustness_curves
 from fakeface_lab.figures.text import printable
@@ -275,6 +275,7 @@ def _add_stress(result: Assessment, scored: _Scored, show: Callable[[str], None]
         "stress_sentence": report.sentence,
         "stress_worst_condition": report.worst_condition,
         "stress_collapse": str(is_collapse(report)).lower(),
+        "stress_suite_version": str(SUITE_VERSION),
     }
 
 
