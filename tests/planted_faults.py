@@ -44,11 +44,13 @@ class Outcome:
         finding: the finding that is meant for it, None where there was none.
         figure: what this finding measured.
         others: subjects of the other findings.
+        verdict: the audit in plain words.
     """
 
     finding: Finding | None
     figure: str
     others: list[str]
+    verdict: str
 
 
 def inspect(root: Path, size_px: int) -> Inspection:
@@ -71,17 +73,17 @@ def try_fault(fault: Fault, clean: Path, size_px: int, strength: float) -> Outco
     with _scratch() as folder:
         root = shutil.copytree(clean, folder / "planted")
         planted = fault.plant(root, strength)
-        findings = inspect(root, size_px).card.findings
+        card = inspect(root, size_px).card
     meant = [
         finding
-        for finding in findings
+        for finding in card.findings
         if finding.check == fault.check
         and _subject(finding) in fault.subjects
         and _num_named(finding, planted) >= fault.min_pairs
     ]
     best = meant[0] if meant else None  # they are sorted, worst first
     figure = "" if best is None else _figure(best, planted)
-    return Outcome(best, figure, [_subject(finding) for finding in findings if finding is not best])
+    return Outcome(best, figure, [_subject(finding) for finding in card.findings if finding is not best], card.verdict)
 
 
 @contextmanager
