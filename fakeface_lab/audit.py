@@ -29,6 +29,7 @@ class AuditProgramSettings(RunSettings):
     significance: float = Field(0.0001, gt=0, lt=1, description="largest p-value, Holm-corrected, of a finding")
     min_slice_fraction: float = Field(0.01, ge=0, le=1, description="share of all images that a slice must hold")
     min_slice_purity: float = Field(0.95, ge=0, le=1, description="lower end of the purity of a pure slice")
+    min_end_purity: float = Field(0.9, ge=0, le=1, description="the same among the images a probe is surest of")
     fail_slice_fraction: float = Field(0.5, ge=0, le=1, description="share of images in pure slices that is void")
     max_bits: int = Field(10, ge=0, le=64, description="largest pHash distance of one picture twice, bits of 64")
     min_correlation: float = Field(0.9, ge=0, le=1, description="correlation of details of one picture twice")

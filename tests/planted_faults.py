@@ -144,6 +144,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tries = [(fault, dealt) for fault in DEALT_FAULTS.values()] + [(WRONG_LABELS, clean)]
         if given.photographs is None:
             tries = [(fault, clean) for fault in FAULTS.values()] + tries
+        else:
+            tries += [(FAULTS[name], dealt) for name in ("changed copies", "cropped copies")]
         outcomes: list[Outcome] = []
         rows = (_fault_row(fault, root, size_px, outcomes) for fault, root in tries)
         _print_table(["planted", "found", "by", "figure", "it says", "found beside"], rows)

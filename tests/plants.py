@@ -293,7 +293,7 @@ DEALT_FAULTS: Mapping[str, Fault] = {
         "a square in a corner of {0:.0%} of one class, 30 % white",
         lambda root, share: change_fakes(root, lambda image: watermark(image, 0.3), share=share),
         strength=0.3,
-        sweep=(0, 0.1, 0.2, 0.25),
+        sweep=(0, 0.1, 0.15, 0.2),
         check="probe",
         subjects=("corners", "border"),
     ),

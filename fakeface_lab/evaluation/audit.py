@@ -37,6 +37,7 @@ class AuditSettings:
             out-of-fold scores share their training pictures, which makes a probe's p-value too small.
         min_slice_fraction: share of all images that a slice must hold to be looked at, 0 to 1.
         min_slice_purity: lower end of the Wilson interval of a slice's purity from which it is pure, 0 to 1.
+        min_end_purity: the same for the images that a probe is surest of; lower, because a probe also errs.
         fail_slice_fraction: share of all images in pure slices of one property that makes results void.
         max_bits: largest pHash distance, of 64 bits, of two pictures that may be one.
         min_correlation: correlation of their details from which they are one, 0 to 1.
@@ -47,6 +48,7 @@ class AuditSettings:
     significance: float = 0.0001
     min_slice_fraction: float = 0.01
     min_slice_purity: float = 0.95
+    min_end_purity: float = 0.9
     fail_slice_fraction: float = 0.5
     max_bits: int = 10
     min_correlation: float = 0.9
@@ -103,7 +105,7 @@ def audit(inputs: AuditInputs, settings: AuditSettings | None = None) -> Card:
             fail_auc=settings.fail_auc,
             significance=settings.significance,
             min_fraction=settings.min_slice_fraction,
-            min_purity=settings.min_slice_purity,
+            min_purity=settings.min_end_purity,
         ),
         *pure_slice_findings(
             inputs.properties.drop(columns=list(inputs.content_columns)),

@@ -213,13 +213,12 @@ def _boosted(seed: int) -> Any:
 def _numeric(table: pd.DataFrame) -> FloatArray:
     """The table with each text as one column per value; rare values are one, or each photograph would be its own."""
     text = list(table.select_dtypes(exclude=["number", "bool"]))
-    frequent = {
-        name: table[name].where(table[name].map(table[name].value_counts()) >= _MIN_VALUE_FRACTION * len(table), "rare")
-        for name in text
-    }
-    numbers = pd.get_dummies(table.assign(**frequent), columns=text).to_numpy(dtype=np.float64)
+    shown = table.copy()
+    for name in text:
+        is_rare = table[name].map(table[name].value_counts()) < _MIN_VALUE_FRACTION * len(table)
+        shown[name] = table[name].mask(is_rare, "rare")
     # The boosted trees refuse a column without one value, as the JPEG quality is in a fold without a JPEG.
-    return np.nan_to_num(numbers, nan=-1.0)
+    return pd.get_dummies(shown, columns=text).to_numpy(dtype=np.float64, na_value=-1.0)
 
 
 def _out_of_fold(model: Any, table: FloatArray, is_positive: NDArray[np.bool_], folds: IntArray) -> FloatArray:

@@ -136,10 +136,7 @@ def inspect_images(
     groups = near_duplicate_groups(hashes, NEAR_DUPLICATE_DISTANCE)
     show("training probes")
     num_folds = min(NUM_FOLDS, *images.class_counts().values())
-    if num_folds < 2:  # a class of one image leaves nothing to train on
-        folds, probes = np.zeros(len(images.files), dtype=np.int64), []
-    else:
-        folds, probes = _probes(images, properties, groups, num_folds, seed)
+    folds, probes = _probes(images, properties, groups, num_folds, seed)
     inputs = AuditInputs(
         names=[file.name for file in images.files],
         labels=images.labels,
@@ -163,6 +160,8 @@ def inspect_images(
 def _probes(
     images: ImageSet, properties: pd.DataFrame, groups: npt.NDArray[np.int64], num_folds: int, seed: int
 ) -> tuple[npt.NDArray[np.int64], list[ProbeResult]]:
+    if num_folds < 2:  # a class of one image leaves nothing to train on
+        return np.zeros(len(images.files), dtype=np.int64), []
     folds = stratified_folds(images.labels, groups, num_folds, seed)
     # On tables this small threads cost more than they bring: on two busy cores twenty times as much.
     with threadpool_limits(1):

