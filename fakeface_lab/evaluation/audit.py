@@ -96,7 +96,16 @@ def audit(inputs: AuditInputs, settings: AuditSettings | None = None) -> Card:
     suspects = likely_wrong_labels(
         inputs.probes, inputs.labels, min_probe_auc=settings.warn_auc, min_auc=settings.fail_auc
     )
-    findings = [
+    findings = [  # of equal weight, a property by its name comes before a probe that sees it too
+        *pure_slice_findings(
+            inputs.properties.drop(columns=list(inputs.content_columns)),
+            inputs.labels,
+            inputs.class_names,
+            significance=settings.significance,
+            min_fraction=settings.min_slice_fraction,
+            min_purity=settings.min_slice_purity,
+            fail_fraction=settings.fail_slice_fraction,
+        ),
         *probe_findings(
             inputs.probes,
             inputs.labels,
@@ -106,15 +115,6 @@ def audit(inputs: AuditInputs, settings: AuditSettings | None = None) -> Card:
             significance=settings.significance,
             min_fraction=settings.min_slice_fraction,
             min_purity=settings.min_end_purity,
-        ),
-        *pure_slice_findings(
-            inputs.properties.drop(columns=list(inputs.content_columns)),
-            inputs.labels,
-            inputs.class_names,
-            significance=settings.significance,
-            min_fraction=settings.min_slice_fraction,
-            min_purity=settings.min_slice_purity,
-            fail_fraction=settings.fail_slice_fraction,
         ),
         *duplicate_findings(
             inputs.pairs[same],

@@ -8,6 +8,7 @@ Each is `StandardScaler` + `LogisticRegression`, on a table `HistGradientBoostin
 Classes are not weighted: the figure to beat is an accuracy, so the probes go for accuracy too.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -135,7 +136,7 @@ def probe_on_split(
     folds = stratified_folds(train_labels, np.arange(len(train_labels)), min(num_folds, _smallest(train_labels)))
     _check(len(train_images), train_labels, folds)
     is_positive = train_labels == 0
-    candidates = [
+    candidates: list[tuple[str, str, Any, FloatArray, Callable[[Images], FloatArray]]] = [
         (probe.name, probe.sees, _linear(), feature_table(train_images, probe), partial(feature_table, probe=probe))
         for probe in PICTURE_PROBES
         if probe.kind == "shortcut"
