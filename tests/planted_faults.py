@@ -31,7 +31,8 @@ from fakeface_lab.data.demo import generate_demo
 from fakeface_lab.evaluation.audit import AuditSettings
 from fakeface_lab.evaluation.card import Finding
 from fakeface_lab.worth.inspection import Inspection, inspect_images
-from tests.plants import DEALT_FAULTS, FAULTS, WRONG_LABELS, Fault, Pairs, deal, load
+from tests.faults import DEALT_FAULTS, FAULTS, WRONG_LABELS, Fault
+from tests.plants import Pairs, deal, load
 
 MIN_PER_CLASS = 80  # a pure slice of fewer than 73 images is not yet called pure, and copies need room in the split
 
