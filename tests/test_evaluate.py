@@ -146,7 +146,7 @@ def save_noise(root: Path, seed: int, qualities: tuple[int, int], num_per_class:
 def test_figure_on_a_folder_whose_classes_were_saved_differently_is_void(
     tracked: TrackedProject, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = run_evaluation(EvaluateSettings(model="tiny", data=str(save_noise(tmp_path / "other", 3, (95, 80)))))
+    result = run_evaluation(EvaluateSettings(model="tiny", data=str(save_noise(tmp_path / "other", 3, (95, 80), 80))))
     (accuracy,) = [sentence for sentence in result.sentences if sentence.startswith("Accuracy ")]
     assert " This figure is void: " in accuracy
     assert "jpeg_quality" in accuracy
