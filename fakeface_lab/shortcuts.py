@@ -32,7 +32,7 @@ _PROBES_VERSION = 2
 def best_shortcut(images: ImageSet, split: Split, part: Literal["validation", "test"] = "validation") -> ProbeResult:
     """Return the best quick shortcut probe, trained on the train split and scored on another one.
 
-    A few seconds for 1,289 pictures the first time, then read from the cache. Where nothing is left to validate on,
+    Trained the first time, then read from the cache. Where nothing is left to validate on,
     as in a final training, it is scored on test.
 
     Raises:
@@ -46,7 +46,7 @@ def best_shortcut(images: ImageSet, split: Split, part: Literal["validation", "t
     labels = images.labels
     both = np.concatenate([split.train, rows])
     properties = file_properties(images.files[row].path for row in both).drop(columns=list(CONTENT_COLUMNS))
-    # On tables this small threads cost more than they bring: on two busy cores twenty times as much.
+    # On tables this small threads cost more than they bring, above all on busy cores.
     with threadpool_limits(1):
         probe = probe_on_split(
             images.pixels[split.train], labels[split.train], images.pixels[rows], labels[rows], properties

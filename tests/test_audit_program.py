@@ -172,7 +172,7 @@ def test_program_of_planted_faults_prints_tables_and_ends_with_0(
     assert quality[:3] == ["| one class saved at JPEG quality 75 instead of 95", "fail", "slice: jpeg_quality"]
     assert quality[3].startswith("pure 80/80, 80/80, p ")
     assert copies[1:4] == ["fail", "straddle: file", "20/20 pairs"]
-    assert exif[1:3] == ["fail", "slice: exif"]
+    assert exif[1:3] == ["fail", "slice: metadata"]
     assert labels[1:3] == ["info", "labels: suspect labels"]
     assert swept[1].startswith("95: no; 94: fail")
     assert clean_sets[:2] == ["| 1", "0"]

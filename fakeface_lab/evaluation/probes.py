@@ -115,7 +115,7 @@ def probe_on_split(
     """Train the best quick shortcut probe on a run's own training split and score it on its own test split.
 
     The probe is chosen by cross-validation inside the training split, so the figure is not a best of several
-    looks at the test split. Meant for the explained share: a few seconds for 1,289 pictures of 300x300.
+    looks at the test split. Meant for the explained share.
 
     Args:
         train_images: uint8 (N, H, W, 3), RGB.
@@ -207,7 +207,7 @@ def _linear() -> Any:
 
 
 def _boosted(seed: int) -> Any:
-    # Few and shallow trees: the defaults, made for large tables, lose to a single threshold on 1,289 rows.
+    # Few and shallow trees: the defaults are made for larger tables.
     return HistGradientBoostingClassifier(max_iter=50, max_depth=3, random_state=seed)
 
 

@@ -113,7 +113,7 @@ def inspect_images(
     seed: int,
     show: Callable[[str], None] = lambda step: None,
 ) -> Inspection:
-    """Run every check of the audit on a data set; a minute or two for 1,289 pictures of 300x300, no network trained.
+    """Run every check of the audit on a data set; no network is trained.
 
     Args:
         images: all images.
@@ -163,7 +163,7 @@ def _probes(
     if num_folds < 2:  # a class of one image leaves nothing to train on
         return np.zeros(len(images.files), dtype=np.int64), []
     folds = stratified_folds(images.labels, groups, num_folds, seed)
-    # On tables this small threads cost more than they bring: on two busy cores twenty times as much.
+    # On tables this small threads cost more than they bring, above all on busy cores.
     with threadpool_limits(1):
         table = properties.drop(columns=list(CONTENT_COLUMNS))
         return folds, run_probes(images.pixels, table, images.labels, folds, seed)
