@@ -2,7 +2,8 @@
 
     python -m fakeface_lab.audit --data my/faces
 
-Under a minute for 1,289 images of 300 px (docs/truth.md). Exit code 3 where a finding makes results on these images void.
+Under a minute for 1,289 images of 300 px (docs/truth.md). Exit code 3 where a finding makes results on these images
+void.
 """
 
 import sys
