@@ -93,7 +93,7 @@ def run_evaluation(settings: EvaluateSettings) -> EvaluationResult:
         params |= {"threshold": model.threshold, "num_images": len(chosen.rows), "part": chosen.part}
         begin_recording(run, params, chosen.images, settings.model_dump(), num_threads)
         result = assess(model, chosen.images, chosen.rows, chosen.part, stress=settings.stress, show=tell)
-        metrics, explained = chosen.explain(result.metrics)
+        metrics, explained = chosen.explain(result.metrics, result.is_correct)
         sentences = [
             *result.sentences,
             *explained,

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -128,7 +128,7 @@ def _write_outcome(
     for part, (rows, probabilities) in scored.items():
         metrics |= _scores(part, rows, probabilities, images, split)
         _write_score_figures(part, rows, probabilities, images, artifacts)
-    explained, explanation = _explanation(scored, metrics, images, split)
+    explained, explanation = _explanation(scored, images, split)
     metrics |= explained
     names = images.source.class_names
     _write_scores_table(scored, [f"probability_{name}" for name in names], images, artifacts / "scores.csv")
@@ -155,14 +155,14 @@ def _write_outcome(
     return outcome
 
 
-def _explanation(
-    scored: Scored, metrics: Mapping[str, float], images: ImageSet, split: Split
-) -> tuple[dict[str, float], str]:
+def _explanation(scored: Scored, images: ImageSet, split: Split) -> tuple[dict[str, float], str]:
     """Return how much of the accuracy a simple shortcut has too: metrics and a sentence, empty without scores."""
-    if TEST in scored:
-        return explain_accuracy(images, split, metrics[f"{TEST}_accuracy"], TEST)
-    if VALIDATION in scored:
-        return explain_accuracy(images, split, metrics[f"{VALIDATION}_accuracy"], VALIDATION)
+    parts: tuple[Literal["test", "validation"], ...] = (TEST, VALIDATION)
+    for part in parts:
+        if part in scored:
+            rows, probabilities = scored[part]
+            is_correct = (probabilities[:, 0] > 0.5) == (images.labels[rows] == 0)
+            return explain_accuracy(images, split, is_correct, part)
     return {}, ""
 
 

@@ -3,14 +3,16 @@
 Which changes there are and what the scores mean is in `evaluation.stress`.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fakeface_lab.backend import keras
-from fakeface_lab.data.images import ImageSet
+from fakeface_lab.data.images import ImageSet, decode_image, resize
 from fakeface_lab.data.splits import TEST, VALIDATION, Split
 from fakeface_lab.evaluation.intervals import wilson
 from fakeface_lab.evaluation.stress import (
@@ -19,9 +21,9 @@ from fakeface_lab.evaluation.stress import (
     SEARCH_CONDITIONS,
     Condition,
     StressReport,
-    apply,
     objective_values,
 )
+from fakeface_lab.evaluation.stress_changes import apply
 from fakeface_lab.training import predict
 
 __all__ = ["MAX_FALL", "Scored", "is_collapse", "score_for_search", "stress_scores"]
@@ -43,7 +45,8 @@ def stress_scores(
     conditions: Sequence[Condition] = CONDITIONS,
     show: Callable[[Condition], None] = lambda condition: None,
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Score the same images under each change.
+    """Score the same images under each change, made as it would befall a file: to the decoded picture in its own size,
+    before it is resized for the model.
 
     Args:
         model: takes float32 (n, size, size, 3) in [0, 1], gives probabilities (n, 2).
@@ -60,11 +63,22 @@ def stress_scores(
         show(condition)
         parts = []
         for first in range(0, len(rows), _CHUNK_NUM_IMAGES):
-            chunk = images.pixels[rows[first : first + _CHUNK_NUM_IMAGES]]
-            changed = chunk if condition == CLEAN else apply(condition, chunk, first_index=first)
+            chunk = rows[first : first + _CHUNK_NUM_IMAGES]
+            changed = images.pixels[chunk] if condition == CLEAN else _changed(condition, images, chunk)
             parts.append(predict(model, changed, np.arange(len(changed)))[:, 0])
         scores[condition.name] = np.concatenate(parts).astype(np.float64)
     return scores
+
+
+def _changed(condition: Condition, images: ImageSet, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+    """Decode some images anew, change them and bring them to the model's size; one image per thread in memory."""
+
+    def change(row: np.int64) -> npt.NDArray[np.uint8]:
+        pixels, _ = decode_image(images.files[row].path, None)
+        return resize(apply(condition, pixels), images.size_px)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return np.stack(list(pool.map(change, rows)))
 
 
 def score_for_search(

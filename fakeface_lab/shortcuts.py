@@ -17,6 +17,7 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from fakeface_lab.data.images import ImageSet
+from fakeface_lab.data.properties import CONTENT_COLUMNS, file_properties
 from fakeface_lab.data.splits import Split
 from fakeface_lab.evaluation.explained import explain
 from fakeface_lab.evaluation.intervals import wilson
@@ -25,13 +26,13 @@ from fakeface_lab.evaluation.probes import ProbeResult, probe_on_split
 __all__ = ["best_shortcut", "explain_accuracy"]
 
 # Part of each file's name: a change in the probes makes earlier results unreachable.
-_PROBES_VERSION = 1
+_PROBES_VERSION = 2
 
 
 def best_shortcut(images: ImageSet, split: Split, part: Literal["validation", "test"] = "validation") -> ProbeResult:
     """Return the best quick shortcut probe, trained on the train split and scored on another one.
 
-    A few seconds for 1,289 pictures the first time, then read from the cache. Where nothing is left to validate on,
+    Trained the first time, then read from the cache. Where nothing is left to validate on,
     as in a final training, it is scored on test.
 
     Raises:
@@ -43,39 +44,41 @@ def best_shortcut(images: ImageSet, split: Split, part: Literal["validation", "t
     if known is not None:
         return known
     labels = images.labels
-    # On tables this small threads cost more than they bring: on two busy cores twenty times as much.
+    both = np.concatenate([split.train, rows])
+    properties = file_properties(images.files[row].path for row in both).drop(columns=list(CONTENT_COLUMNS))
+    # On tables this small threads cost more than they bring, above all on busy cores.
     with threadpool_limits(1):
-        probe = probe_on_split(images.pixels[split.train], labels[split.train], images.pixels[rows], labels[rows])
+        probe = probe_on_split(
+            images.pixels[split.train], labels[split.train], images.pixels[rows], labels[rows], properties
+        )
     _write(path, probe)
     return probe
 
 
 def explain_accuracy(
-    images: ImageSet, split: Split, accuracy: float, part: Literal["validation", "test"] = "validation"
+    images: ImageSet,
+    split: Split,
+    is_correct: npt.NDArray[np.bool_],
+    part: Literal["validation", "test"] = "validation",
 ) -> tuple[dict[str, float], str]:
-    """Set a model's accuracy beside what the best shortcut reaches on the same images.
+    """Set a model's decisions beside what the best shortcut reaches on the same images.
 
     Args:
         images: all images.
         split: the model's own.
-        accuracy: of the model on `part`, in [0, 1].
-        part: which split the accuracy was measured on.
+        is_correct: bool (n,), whether the model is right about each image of `part`, in the split's order.
+        part: which split the decisions are about.
 
     Returns:
         Metrics (`shortcut_accuracy` with its interval and counts, `shortcut_auc`, `majority_accuracy`, and
-        `explained_share`, in [0, 1], where the accuracy is better than the majority beyond chance), and a sentence
-        for the user.
+        `explained_share` with its interval, in [0, 1], where the accuracy is better than the majority beyond chance),
+        and a sentence for the user.
     """
     probe = best_shortcut(images, split, part)
     rows = split.test if part == "test" or not len(split.validation) else split.validation
-    majority = float(np.bincount(images.labels[rows], minlength=2).max() / len(rows))
-    rate = wilson(round(accuracy * len(rows)), len(rows))
-    share, sentence = explain(probe, rate, majority)
-    metrics = probe.accuracy.metrics("shortcut_accuracy") | {
-        "shortcut_auc": probe.auc,
-        "majority_accuracy": majority,
-    }
-    return metrics | ({} if share is None else {"explained_share": share}), sentence
+    explained = explain(probe, images.labels[rows], is_correct)
+    metrics = probe.accuracy.metrics("shortcut_accuracy") | {"shortcut_auc": probe.auc}
+    return metrics | explained.metrics(), explained.sentence
 
 
 def _digest(*parts: npt.NDArray[np.int64]) -> str:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from fakeface_lab.audit import AuditProgramSettings, main, run_audit
 from fakeface_lab.data.demo import generate_demo
+from fakeface_lab.data.hashes import closest_pairs, detail_correlations, perceptual_hashes
 from fakeface_lab.data.images import load_images
 from fakeface_lab.data.sources import find_source
 from fakeface_lab.evaluation.audit import AuditSettings
@@ -18,7 +19,10 @@ from fakeface_lab.tracking.lookup import find_audit
 from fakeface_lab.tracking.store import open_store
 from fakeface_lab.worth.inspection import Inspection
 from tests import planted_faults
-from tests.planted_faults import FAULTS, Fault, alarms, change_fakes, copy_to_other_class, enlarge, try_fault
+from tests.changes import enlarge
+from tests.faults import DEALT_FAULTS, FAULTS, FORENSIC, WRONG_LABELS, Fault
+from tests.planted_faults import alarms, try_fault
+from tests.plants import change_fakes, copy_to_other_class, deal, load, swap_labels
 
 SIZE_PX = 64
 NUM_PER_CLASS = 80
@@ -72,11 +76,86 @@ def test_planted_fault_is_found_by_the_check_meant_for_it(fault: Fault, faces: P
     assert try_fault(fault, faces, SIZE_PX, fault.strength).finding is not None
 
 
+@pytest.fixture(scope="module")
+def dealt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn real faces dealt to two classes at random."""
+    folder = tmp_path_factory.mktemp("dealt")
+    return deal(generate_demo(folder / "source", 600, SIZE_PX, seed=1) / "real", folder / "dealt", seed=0)
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("project")
-@pytest.mark.parametrize("name", ["tint", "quality", "hidden quality", "framing", "watermark"])
+@pytest.mark.parametrize("fault", DEALT_FAULTS.values(), ids=DEALT_FAULTS)
+def test_fault_is_found_in_drawn_faces_of_one_source(fault: Fault, dealt: Path) -> None:
+    assert try_fault(fault, dealt, SIZE_PX, fault.strength).finding is not None
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("name", ["hardly blurred", "EXIF content"])
+def test_some_of_these_faults_and_the_clean_deal(name: str, dealt: Path) -> None:
+    fault = DEALT_FAULTS[name]
+    outcome = try_fault(fault, dealt, SIZE_PX, fault.strength)
+    assert outcome.finding is not None
+    assert outcome.finding.sentence in outcome.verdict  # the first alarm, or the trace
+    assert planted_faults.differences(inspect(dealt)) == []
+
+
+@pytest.mark.usefixtures("project")
+def test_wrong_labels_are_ranked_and_shown(copied: Path, tmp_path: Path) -> None:
+    planted = {name for (name,) in swap_labels(copied, 0.05)}
+    inspection = inspect(copied)
+    (finding,) = [finding for finding in inspection.card.findings if finding.check == "labels"]
+    named = set(finding.evidence["files"])
+    assert len(named & planted) >= len(planted) / 2
+    assert len(named - planted) <= 1
+    images, _ = load(copied, SIZE_PX)
+    inspection.write(images, tmp_path)
+    with Image.open(tmp_path / "suspects.png") as sheet:
+        assert sheet.width > 100
+
+
+@pytest.fixture(scope="session")
+def dealt_photographs(real_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return deal(real_images / "real", tmp_path_factory.mktemp("photographs") / "dealt", seed=0)
+
+
+@pytest.mark.real_data
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("fault", DEALT_FAULTS.values(), ids=DEALT_FAULTS)
+def test_fault_is_found_in_photographs_of_one_source(fault: Fault, dealt_photographs: Path) -> None:
+    assert try_fault(fault, dealt_photographs, 300, fault.strength).finding is not None
+
+
+@pytest.mark.real_data
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("seed", range(20))
+def test_nothing_is_found_in_photographs_dealt_at_random(seed: int, real_images: Path, tmp_path: Path) -> None:
+    inspection = planted_faults.inspect(deal(real_images / "real", tmp_path / "dealt", seed), 300)
+    assert alarms(inspection) == planted_faults.differences(inspection) == []
+
+
+@pytest.mark.real_data
+@pytest.mark.usefixtures("project")
+def test_wrong_labels_are_found_in_the_real_images(real_images: Path) -> None:
+    assert try_fault(WRONG_LABELS, real_images, 300, WRONG_LABELS.strength).finding is not None
+
+
+@pytest.mark.real_data
+@pytest.mark.usefixtures("project")
+def test_no_two_real_images_are_taken_for_one(real_images: Path, project: Path) -> None:
+    """Aligned faces: many pairs are alike by their hashes, none by its pixels."""
+    images = load_images(find_source(str(real_images), None, project, 300), 300)
+    pairs = closest_pairs(perceptual_hashes(images.pixels), 10)
+    assert len(pairs) > 100
+    assert detail_correlations(images.pixels, pairs).max() < 0.8
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("name", ["tint", "quality", "framing", "watermark"])
 def test_saving_anew_without_the_fault_raises_no_alarm(name: str, faces: Path) -> None:
     outcome = try_fault(FAULTS[name], faces, SIZE_PX, FAULTS[name].sweep[0])
-    assert (outcome.finding, outcome.others) == (None, [])
+    assert outcome.finding is None
+    assert set(outcome.others) <= {*FORENSIC}  # the traces of the generator are there
 
 
 @pytest.mark.usefixtures("project")
@@ -84,14 +163,17 @@ def test_program_of_planted_faults_prints_tables_and_ends_with_0(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(planted_faults, "FAULTS", {name: FAULTS[name] for name in ("quality", "exact copies")})
+    monkeypatch.setattr(planted_faults, "DEALT_FAULTS", {"EXIF": DEALT_FAULTS["EXIF"]})
     assert planted_faults.main(["--per-class", "80", "--seeds", "1", "--sweep"]) == 0
     tables = capsys.readouterr().out.strip().split("\n\n")
-    (quality, copies), (swept,), (clean_sets,) = (
+    (quality, copies, exif, labels), (swept, _), (clean_sets,) = (
         [row.split(" | ") for row in table.splitlines()[2:]] for table in tables
     )
     assert quality[:3] == ["| one class saved at JPEG quality 75 instead of 95", "fail", "slice: jpeg_quality"]
     assert quality[3].startswith("pure 80/80, 80/80, p ")
     assert copies[1:4] == ["fail", "straddle: file", "20/20 pairs"]
+    assert exif[1:3] == ["fail", "slice: metadata"]
+    assert labels[1:3] == ["info", "labels: suspect labels"]
     assert swept[1].startswith("95: no; 94: fail")
     assert clean_sets[:2] == ["| 1", "0"]
 
@@ -101,6 +183,7 @@ def test_program_of_planted_faults_ends_with_1_where_one_is_missed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(planted_faults, "FAULTS", {"tint": replace(FAULTS["tint"], strength=0)})
+    monkeypatch.setattr(planted_faults, "DEALT_FAULTS", {})
     assert planted_faults.main(["--per-class", "80", "--seeds", "0"]) == 1
     assert "red +0, blue -0 levels | **no** |" in capsys.readouterr().out
 
@@ -109,12 +192,13 @@ def test_program_of_planted_faults_ends_with_1_where_one_is_missed(
 def test_program_of_planted_faults_ends_with_1_where_a_clean_set_raises_an_alarm(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def draw_with_a_fault(root: Path, num_per_class: int, size_px: int, seed: int) -> Path:
+    def draw_with_a_fault(root: Path, seed: int, num_per_class: int, size_px: int) -> Path:
         copy_to_other_class(generate_demo(root, num_per_class, size_px, seed))
         return root
 
     monkeypatch.setattr(planted_faults, "FAULTS", {})
-    monkeypatch.setattr(planted_faults, "generate_demo", draw_with_a_fault)
+    monkeypatch.setattr(planted_faults, "DEALT_FAULTS", {})
+    monkeypatch.setattr(planted_faults, "_draw", draw_with_a_fault)
     assert planted_faults.main(["--per-class", "80", "--seeds", "1"]) == 1
     assert "\n| 1 | 1 | " in capsys.readouterr().out
 

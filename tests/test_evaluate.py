@@ -10,15 +10,18 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image, ImageOps
+from scipy.ndimage import gaussian_filter
 from sklearn.metrics import accuracy_score, roc_auc_score
 
 from fakeface_lab.data.images import load_images
 from fakeface_lab.data.sources import find_source
 from fakeface_lab.evaluate import EvaluateSettings, main, run_evaluation
 from fakeface_lab.evaluation.stress import CONDITIONS, SEARCH_CONDITIONS, objective_values, stress_report
+from fakeface_lab.evaluation.stress_changes import apply
 from fakeface_lab.robustness import is_collapse, stress_scores
 from fakeface_lab.tracking.lookup import find_evaluations, find_model, open_for_models
 from fakeface_lab.tracking.seal import num_openings, seal_key
+from fakeface_lab.training import predict
 from fakeface_lab.worth.evaluation_images import choose_images
 from fakeface_lab.worth.tracked_model import load_model, own_split
 from tests.tracked_model_store import SIZE_PX, TrackedProject, draw, make_tracked_project
@@ -74,7 +77,7 @@ def test_own_test_split_is_opened_counted_and_scored_right(
     assert run.data.tags["mlflow.parentRunId"] == tracked.run_id
     assert run.data.tags["role"] == "evaluation"
     assert run.data.tags["split"] == "sealed"
-    assert "Worst group" not in run.data.tags["mlflow.note.content"]  # all groups are smaller than 20 images
+    assert "Worst of" not in run.data.tags["mlflow.note.content"]  # all groups are smaller than 20 images
     assert run.data.metrics["test_ece"] == result.metrics["test_ece"]
     assert run.data.metrics["shortcut_accuracy"] == result.metrics["shortcut_accuracy"]
     assert "explained_share" not in run.data.metrics  # one epoch on few images is not better than chance
@@ -137,7 +140,52 @@ def test_other_folder_is_scored_at_the_same_threshold_without_images_it_knows(
     run = open_for_models(None, tracked.project).client.get_run(result.run_id)
     assert run.data.tags["split"] == "external"
     assert run.data.params["threshold"] == "0.5"
-    assert "Worst group" in run.data.tags["mlflow.note.content"]
+    assert re.search(r"Worst of \d+ groups: .*allows for the choice", run.data.tags["mlflow.note.content"])
+
+
+def save_noise(root: Path, seed: int, qualities: tuple[int, int], num_per_class: int = 40) -> Path:
+    """Draw two classes of one kind, and save each as JPEG of its own quality."""
+    rng = np.random.default_rng(seed)
+    for name, quality in zip(("fake", "real"), qualities, strict=True):
+        (root / name).mkdir(parents=True)
+        for number in range(num_per_class):
+            pixels = np.clip(rng.normal(120, 40, (3, 3, 3)), 0, 255).astype(np.uint8)
+            picture = Image.fromarray(pixels).resize((SIZE_PX, SIZE_PX), Image.Resampling.BICUBIC)
+            picture.save(root / name / f"{name}_{number}.jpg", quality=quality)
+    return root
+
+
+def test_figure_on_a_folder_whose_classes_were_saved_differently_is_void(
+    tracked: TrackedProject, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = run_evaluation(EvaluateSettings(model="tiny", data=str(save_noise(tmp_path / "other", 3, (95, 80), 80))))
+    (accuracy,) = [sentence for sentence in result.sentences if sentence.startswith("Accuracy ")]
+    assert " This figure is void: " in accuracy
+    assert "jpeg_quality" in accuracy
+    assert "This figure is void" in " ".join(capsys.readouterr().out.split())
+    client = open_for_models(None, tracked.project).client
+    tags = client.get_run(result.run_id).data.tags
+    assert tags["external_audit_worst"] == "fail"
+    assert "jpeg_quality" in tags["external_audit_verdict"]
+    assert "This figure is void" in tags["mlflow.note.content"]
+    assert {"card.md", "card.json"} <= {artifact.path for artifact in client.list_artifacts(result.run_id)}
+
+
+def test_figure_on_a_folder_without_findings_has_no_caveat(tracked: TrackedProject, tmp_path: Path) -> None:
+    result = run_evaluation(EvaluateSettings(model="tiny", data=str(save_noise(tmp_path / "other", 4, (95, 95)))))
+    (accuracy,) = [sentence for sentence in result.sentences if sentence.startswith("Accuracy ")]
+    assert "void" not in accuracy
+    assert "with care" not in accuracy
+    tags = open_for_models(None, tracked.project).client.get_run(result.run_id).data.tags
+    assert tags["external_audit_worst"] == ""
+    assert tags["external_audit_verdict"].startswith("Nothing was found that gives the label away")
+
+
+def test_folder_too_small_for_probes_is_evaluated(tracked: TrackedProject, tmp_path: Path) -> None:
+    result = run_evaluation(EvaluateSettings(model="tiny", data=str(save_noise(tmp_path / "other", 5, (95, 95), 1))))
+    assert result.metrics["external_accuracy_num_total"] == 2
+    tags = open_for_models(None, tracked.project).client.get_run(result.run_id).data.tags
+    assert "no probe was run" in tags["external_audit_verdict"]
 
 
 def test_folder_of_known_images_is_refused(
@@ -178,15 +226,41 @@ def test_stress_shows_the_fall(tracked: TrackedProject, capsys: pytest.CaptureFi
     assert newest.data.tags["stress_collapse"] == ("true" if collapses else "false")
 
 
-def test_scores_under_stress_do_not_depend_on_the_cut(tracked: TrackedProject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_under_stress_do_not_depend_on_what_else_is_scored(
+    tracked: TrackedProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = load_model(find_model(open_for_models(None, tracked.project), "tiny"))
     images = load_images(find_source(str(tracked.images), None, tracked.project, SIZE_PX), SIZE_PX)
     rows = np.arange(5, 75, 2)
     conditions = [condition for condition in CONDITIONS if condition.name in ("noise_10", "crop_70")]
     whole = stress_scores(model.network, images, rows, conditions)
     monkeypatch.setattr("fakeface_lab.robustness._CHUNK_NUM_IMAGES", 8)
-    for name, scores in stress_scores(model.network, images, rows, conditions).items():
-        np.testing.assert_allclose(scores, whole[name], atol=1e-6)
+    some = np.random.default_rng(0).permutation(len(rows))[:20]
+    for name, scores in stress_scores(model.network, images, rows[some], conditions).items():
+        np.testing.assert_allclose(scores, whole[name][some], atol=1e-6)
+
+
+def test_pictures_are_changed_at_their_own_size(tracked: TrackedProject, tmp_path: Path) -> None:
+    model = load_model(find_model(open_for_models(None, tracked.project), "tiny"))
+    large = tmp_path / "large"
+    for label in ("fake", "real"):
+        (large / label).mkdir(parents=True)
+        for number in range(5):
+            with Image.open(tracked.images / label / f"{label}_{number}.png") as image:
+                image.resize((3 * SIZE_PX, 2 * SIZE_PX), Image.Resampling.BICUBIC).save(large / label / f"{number}.png")
+    images = load_images(find_source(str(large), None, tracked.project, SIZE_PX), SIZE_PX)
+    (blur,) = (condition for condition in CONDITIONS if condition.name == "blur_2")
+    expected = []
+    for file in images.files:
+        with Image.open(file.path) as image:
+            pixels = gaussian_filter(np.asarray(image, dtype=np.float32), (2, 2, 0), mode="nearest")
+        picture = Image.fromarray(np.rint(pixels).astype(np.uint8))
+        expected.append(np.asarray(picture.resize((SIZE_PX, SIZE_PX), Image.Resampling.NEAREST)))
+    scores = stress_scores(model.network, images, np.arange(10), [blur])["blur_2"]
+    own = predict(model.network, np.stack(expected), np.arange(10))[:, 0]
+    np.testing.assert_allclose(scores, own, atol=1e-6)
+    resized_first = np.stack([apply(blur, pixels) for pixels in images.pixels])
+    assert np.abs(predict(model.network, resized_first, np.arange(10))[:, 0] - own).max() > 1e-4
 
 
 @pytest.mark.parametrize(

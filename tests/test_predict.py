@@ -53,14 +53,21 @@ def find_run_id(tracked: TrackedProject) -> str:
 
 
 def test_picture_of_another_size_is_resized_as_in_training(tracked: TrackedProject, tmp_path: Path) -> None:
-    with Image.open(tracked.images / "fake" / "fake_0.png") as image:
-        large = image.resize((4 * SIZE_PX, 4 * SIZE_PX), Image.Resampling.NEAREST)
-    large.save(tmp_path / "large.png")
-    result = run_prediction(
-        PredictSettings(model="tiny", files=[str(tracked.images / "fake" / "fake_0.png"), str(tmp_path / "large.png")])
-    )
-    first, second = (decision.probabilities["fake"] for decision in result.decisions)
-    assert first == pytest.approx(second, abs=1e-6)
+    """Noise, of which every other way of resizing makes another picture."""
+    noise = np.random.default_rng(0).choice(np.array([0, 255], dtype=np.uint8), (3 * SIZE_PX + 5, 2 * SIZE_PX + 3, 3))
+    noise[: noise.shape[0] // 2] |= 128
+    picture = Image.fromarray(noise)
+    picture.save(tmp_path / "large.png")
+    (decision,) = run_prediction(PredictSettings(model="tiny", files=[str(tmp_path / "large.png")])).decisions
+    network = mlflow.pyfunc.load_model(find_model(open_for_models(None, tracked.project), "tiny").uri)
+
+    def score(resampling: Image.Resampling) -> float:
+        pixels = np.asarray(picture.resize((SIZE_PX, SIZE_PX), resampling))
+        return float(np.asarray(network.predict((pixels[None] / 255).astype(np.float32)))[0, 0])
+
+    assert decision.probabilities["fake"] == pytest.approx(score(Image.Resampling.NEAREST), abs=1e-6)
+    for other in (Image.Resampling.BILINEAR, Image.Resampling.BOX, Image.Resampling.BICUBIC):
+        assert abs(score(other) - decision.probabilities["fake"]) > 1e-3
 
 
 def test_unusable_files_are_told_and_skipped(

@@ -14,7 +14,7 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from PIL import Image, UnidentifiedImageError
 from fakeface_lab.data.sources import ImageFile, Source, cache_folder, list_files
 from fakeface_lab.errors import DataError
 
-__all__ = ["ImageSet", "Skipped", "UnusableImageError", "clear_cache", "decode_image", "load_images"]
+__all__ = ["ImageSet", "Skipped", "UnusableImageError", "clear_cache", "decode_image", "load_images", "resize"]
 
 # Part of each cache key: a change in how files are decoded makes old entries unreachable.
 DECODER_VERSION = 1
@@ -80,6 +80,13 @@ class ImageSet:
         """SHA-256 over name, label and content of every used file: 64 hexadecimal digits."""
         return _digest(self.files)
 
+    def only(self, rows: npt.NDArray[np.int64]) -> "ImageSet":
+        """Return the set without the images of other rows; what was skipped and remarked stays as it is."""
+        if len(rows) == len(self.files):
+            return self
+        files = tuple(self.files[row] for row in rows)
+        return replace(self, files=files, pixels=self.pixels[rows], labels=self.labels[rows])
+
     def class_counts(self) -> dict[str, int]:
         """Return class name to number of images."""
         return {name: int((self.labels == index).sum()) for index, name in enumerate(self.source.class_names)}
@@ -89,8 +96,8 @@ class UnusableImageError(DataError):
     """A file without one picture of 8 bits a channel; its text is the reason that the user reads."""
 
 
-def decode_image(path: Path, size_px: int) -> tuple[npt.NDArray[np.uint8], list[str]]:
-    """Return the picture as uint8 (size, size, 3) and remarks on what was left out of it.
+def decode_image(path: Path, size_px: int | None) -> tuple[npt.NDArray[np.uint8], list[str]]:
+    """Return the picture as uint8 (size, size, 3), or in its own size, and remarks on what was left out of it.
 
     Raises:
         UnusableImageError: the file holds no single 8-bit picture that can be read whole.
@@ -102,9 +109,8 @@ def decode_image(path: Path, size_px: int) -> tuple[npt.NDArray[np.uint8], list[
         with Image.open(io.BytesIO(content)) as image:
             remarks = _check(image)
             rgb = image.convert("RGB") if image.mode != "RGB" else image
-            if rgb.size != (size_px, size_px):
-                rgb = rgb.resize((size_px, size_px), Image.Resampling.NEAREST)
-            return np.asarray(rgb, dtype=np.uint8), remarks
+            pixels = np.asarray(rgb, dtype=np.uint8)
+            return (pixels if size_px is None else resize(pixels, size_px)), remarks
     except (UnusableImageError, MemoryError):
         raise
     except UnidentifiedImageError as err:
@@ -113,6 +119,13 @@ def decode_image(path: Path, size_px: int) -> tuple[npt.NDArray[np.uint8], list[
         raise UnusableImageError(BOMB_REASON) from err
     except Exception as err:  # Pillow's decoders raise nearly everything on damaged files, TypeError included
         raise UnusableImageError("truncated or damaged") from err
+
+
+def resize(pixels: npt.NDArray[np.uint8], size_px: int) -> npt.NDArray[np.uint8]:
+    """Return a decoded picture at the size that a model takes, as the documented loader does it."""
+    if pixels.shape[:2] == (size_px, size_px):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((size_px, size_px), Image.Resampling.NEAREST))
 
 
 def _check(image: Image.Image) -> list[str]:

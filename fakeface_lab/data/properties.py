@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image, JpegImagePlugin
+from PIL import ExifTags, Image, JpegImagePlugin
 
 from fakeface_lab.errors import DataError
 
-__all__ = ["FILE_COLUMNS", "PIXEL_COLUMNS", "file_properties", "pixel_properties"]
+__all__ = ["CONTENT_COLUMNS", "FILE_COLUMNS", "PIXEL_COLUMNS", "file_properties", "pixel_properties"]
 
 FILE_COLUMNS = (
     "bytes",
@@ -29,15 +29,29 @@ FILE_COLUMNS = (
     "jpeg_quality",
     "chroma_subsampling",
     "is_progressive",
-    "has_exif",
-    "has_icc",
+    "dpi",
+    "metadata",
+    "exif",
 )
 """Columns of `file_properties`."""
+
+CONTENT_COLUMNS = ("bytes", "bytes_per_pixel")
+"""Those that say how well a picture compresses, and so what is on it, rather than how the file was made."""
 
 PIXEL_COLUMNS = ("is_gray", "saturation", "colourfulness", "mean_red", "mean_green", "mean_blue")
 """Columns of `pixel_properties`."""
 
 _SUBSAMPLING_NAMES = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
+_MAX_EXIF_CHARS = 60  # of one value
+# Times and places in the file differ from picture to picture whoever took it.
+_EXIF_LEFT_OUT = {
+    ExifTags.Base.DateTime,
+    ExifTags.Base.DateTimeOriginal,
+    ExifTags.Base.DateTimeDigitized,
+    ExifTags.Base.ExifOffset,
+    ExifTags.Base.GPSInfo,
+    ExifTags.Base.ExifInteroperabilityOffset,
+}
 _GRAY_SPREAD = 8  # largest difference between channels, of 255, that JPEG's rounding leaves on a gray pixel
 _GRAY_PIXEL_FRACTION = 0.99
 
@@ -49,7 +63,9 @@ def file_properties(paths: Iterable[Path | str]) -> pd.DataFrame:
         One row per path in the given order, columns `FILE_COLUMNS`. `mode` and `format` are Pillow's names.
         `jpeg_quality` is the IJG quality, 1 to 100, whose luma table is nearest (mean squared difference),
         NaN where the file has no such table. `chroma_subsampling` is "4:4:4", "4:2:2", "4:2:0", "other"
-        or "none" (no JPEG, or a gray one).
+        or "none" (no JPEG, or a gray one). `dpi` is the declared resolution, `metadata` names the kinds of metadata in
+        the file, `exif` the values of the main EXIF directory without times (camera, software, orientation, ...); each
+        "none" where the file has none.
 
     Raises:
         DataError: a file is missing or no image.
@@ -90,8 +106,9 @@ def _file_row(path: Path) -> dict[str, object]:
                 "jpeg_quality": _jpeg_quality(image),
                 "chroma_subsampling": _chroma_subsampling(image),
                 "is_progressive": bool(image.info.get("progressive", False)),
-                "has_exif": len(image.getexif()) > 0,
-                "has_icc": bool(image.info.get("icc_profile")),
+                "dpi": _dpi(image),
+                "metadata": _metadata(image),
+                "exif": _exif(image),
             }
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(
@@ -124,6 +141,23 @@ def _chroma_subsampling(image: Image.Image) -> str:
     if not isinstance(image, JpegImagePlugin.JpegImageFile) or image.layers == 1:
         return "none"
     return _SUBSAMPLING_NAMES.get(JpegImagePlugin.get_sampling(image), "other")
+
+
+def _dpi(image: Image.Image) -> str:
+    declared = image.info.get("dpi")
+    return "x".join(f"{float(value):g}" for value in declared) if declared else "none"
+
+
+def _metadata(image: Image.Image) -> str:
+    """Names under which Pillow keeps what it found, without what other columns hold and what each JFIF file has."""
+    names = {str(name) for name in image.info} - {"dpi", "progressive", "progression"}
+    return ", ".join(sorted(name for name in names if not name.startswith("jfif_"))) or "none"
+
+
+def _exif(image: Image.Image) -> str:
+    values = {tag: value for tag, value in image.getexif().items() if tag not in _EXIF_LEFT_OUT}
+    named = (f"{ExifTags.TAGS.get(tag, tag)}={str(values[tag])[:_MAX_EXIF_CHARS]}" for tag in sorted(values))
+    return "; ".join(named) or "none"
 
 
 def _pixel_row(pixels: NDArray[np.uint8]) -> dict[str, object]:

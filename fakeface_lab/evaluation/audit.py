@@ -1,7 +1,7 @@
 """The audit: from properties, hashes and probes to findings about a data set of two classes.
 
-Owns every threshold, the order of the findings, and the alarms of the probes. It reads no file and trains
-nothing; the other checks are in `pure_slices` and `duplicates`, how findings read on a page is in `card`.
+Owns every threshold and the order of the findings. It reads no file and trains nothing; the checks are in
+`probe_findings`, `pure_slices`, `duplicates` and `label_errors`, how findings read on a page is in `card`.
 """
 
 from collections.abc import Sequence
@@ -11,24 +11,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import mannwhitneyu
 
 from fakeface_lab.errors import DataError
-from fakeface_lab.evaluation.card import SEVERITIES, Card, Finding, Severity
-from fakeface_lab.evaluation.duplicates import duplicate_findings, near_duplicate_bits
+from fakeface_lab.evaluation.card import SEVERITIES, Card, Finding
+from fakeface_lab.evaluation.duplicates import duplicate_findings, is_confirmed
+from fakeface_lab.evaluation.label_errors import label_finding, likely_wrong_labels
+from fakeface_lab.evaluation.probe_findings import probe_findings
 from fakeface_lab.evaluation.probes import ProbeResult
-from fakeface_lab.evaluation.pure_slices import holm, pure_slice_findings, slice_names
+from fakeface_lab.evaluation.pure_slices import pure_slice_findings, slice_names
 
 __all__ = ["AuditInputs", "AuditSettings", "Card", "Finding", "audit"]
 
-_SAYS = {
-    "thumbnail": "how the pictures are framed",
-    "border": "what surrounds the face",
-    "corners": "what is in the corners",
-    "histogram": "what colours the pictures have",
-    "colour": "how colourful the pictures are",
-    "file": "how the files were saved",
-}
+_MAX_LISTED_VALUES = 12  # of a text property on the card
 
 
 @dataclass(frozen=True)
@@ -36,17 +30,17 @@ class AuditSettings:
     """Every threshold of the audit.
 
     Attributes:
-        warn_auc: AUC from which a shortcut probe is reported, 0.5 to 1.
-        fail_auc: AUC from which it makes results void, 0.5 to 1.
-        significance: largest p-value, after Holm's correction, that counts as a finding, 0 to 1. Out-of-fold
-            scores share their training pictures, which makes a probe's p-value too small: on clean sets of 20 to
-            60 images it was below 0.01 in 3 to 7 %, below 0.001 in 1 of 560, below 0.0001 in none.
+        warn_auc: AUC from which a probe separates the classes, 0.5 to 1.
+        fail_auc: AUC from which a shortcut that does makes results void, and from which all probes together are
+            trusted with a doubt about a label, 0.5 to 1.
+        significance: largest p-value, after Holm's correction, that counts as a finding, 0 to 1. Small, because
+            out-of-fold scores share their training pictures, which makes a probe's p-value too small.
         min_slice_fraction: share of all images that a slice must hold to be looked at, 0 to 1.
         min_slice_purity: lower end of the Wilson interval of a slice's purity from which it is pure, 0 to 1.
+        min_end_purity: the same for the images that a probe is surest of; lower, because a probe also errs.
         fail_slice_fraction: share of all images in pure slices of one property that makes results void.
-        certain_bits: distance, of 64 bits, up to which look-alikes in two classes are one picture under two
-            labels rather than chance.
-        max_bits: largest distance that the calibration may choose for near-duplicates.
+        max_bits: largest pHash distance, of 64 bits, of two pictures that may be one.
+        min_correlation: correlation of their details from which they are one, 0 to 1.
     """
 
     warn_auc: float = 0.70
@@ -54,9 +48,10 @@ class AuditSettings:
     significance: float = 0.0001
     min_slice_fraction: float = 0.01
     min_slice_purity: float = 0.95
+    min_end_purity: float = 0.9
     fail_slice_fraction: float = 0.5
-    certain_bits: int = 2
-    max_bits: int = 6
+    max_bits: int = 10
+    min_correlation: float = 0.9
 
 
 @dataclass(frozen=True)
@@ -67,12 +62,14 @@ class AuditInputs:
         names: file names, as the evidence shows them.
         labels: int64 (N,), class index, 0 for the positive class.
         class_names: name of class 0 and of class 1.
-        properties: N rows, the columns of `data.properties` side by side.
-        pairs: look-alikes from `data.hashes.closest_pairs`, up to `max_bits + CHANCE_MARGIN_BITS` or farther.
+        properties: N rows, the columns of `data.properties` side by side, for the card.
+        pairs: look-alikes from `data.hashes.closest_pairs`, up to `max_bits` or farther, with their `correlation`
+            from `data.hashes.detail_correlations`.
         probes: from `probes.run_probes`; may be empty.
         file_digests: one digest per file's bytes.
         pixel_digests: one digest per decoded picture.
         splits: name of the split each image is in, or None without splits.
+        content_columns: columns that follow from what is on a picture: no slice is cut by them.
     """
 
     names: Sequence[str]
@@ -84,6 +81,7 @@ class AuditInputs:
     file_digests: Sequence[str]
     pixel_digests: Sequence[str]
     splits: Sequence[str] | None = None
+    content_columns: Sequence[str] = ()
 
 
 def audit(inputs: AuditInputs, settings: AuditSettings | None = None) -> Card:
@@ -94,16 +92,13 @@ def audit(inputs: AuditInputs, settings: AuditSettings | None = None) -> Card:
     """
     settings = settings or AuditSettings()
     _check_lengths(inputs)
-    bits = near_duplicate_bits(
-        inputs.pairs,
-        inputs.labels,
-        certain_bits=settings.certain_bits,
-        max_bits=settings.max_bits,
+    same = is_confirmed(inputs.pairs, max_bits=settings.max_bits, min_correlation=settings.min_correlation)
+    suspects = likely_wrong_labels(
+        inputs.probes, inputs.labels, min_probe_auc=settings.warn_auc, min_auc=settings.fail_auc
     )
-    findings = [
-        *_probe_findings(inputs, settings),
+    findings = [  # of equal weight, a property by its name comes before a probe that sees it too
         *pure_slice_findings(
-            inputs.properties,
+            inputs.properties.drop(columns=list(inputs.content_columns)),
             inputs.labels,
             inputs.class_names,
             significance=settings.significance,
@@ -111,15 +106,25 @@ def audit(inputs: AuditInputs, settings: AuditSettings | None = None) -> Card:
             min_purity=settings.min_slice_purity,
             fail_fraction=settings.fail_slice_fraction,
         ),
+        *probe_findings(
+            inputs.probes,
+            inputs.labels,
+            inputs.class_names,
+            warn_auc=settings.warn_auc,
+            fail_auc=settings.fail_auc,
+            significance=settings.significance,
+            min_fraction=settings.min_slice_fraction,
+            min_purity=settings.min_end_purity,
+        ),
         *duplicate_findings(
-            inputs.pairs,
+            inputs.pairs[same],
             inputs.labels,
             inputs.names,
             file_digests=inputs.file_digests,
             pixel_digests=inputs.pixel_digests,
             splits=inputs.splits,
-            max_bits=bits,
         ),
+        *label_finding(suspects, inputs.names, len(inputs.labels)),
     ]
     findings.sort(key=lambda finding: (SEVERITIES.index(finding.severity), -finding.share))
     counts = np.bincount(inputs.labels, minlength=2)
@@ -128,40 +133,8 @@ def audit(inputs: AuditInputs, settings: AuditSettings | None = None) -> Card:
         findings=findings,
         probes=inputs.probes,
         files=_per_class(inputs),
-        near_duplicate_bits=bits,
         settings=asdict(settings),
     )
-
-
-def _probe_findings(inputs: AuditInputs, settings: AuditSettings) -> list[Finding]:
-    """Alarms of the probes whose AUC is high and no accident; forensic ones only inform."""
-    is_positive = inputs.labels == 0
-    probes = [probe for probe in inputs.probes if probe.kind != "majority"]
-    tests = [
-        mannwhitneyu(probe.scores[is_positive], probe.scores[~is_positive], alternative="greater") for probe in probes
-    ]
-    findings = []
-    for probe, p_value in zip(probes, holm([float(test.pvalue) for test in tests]), strict=True):
-        if probe.auc < settings.warn_auc or p_value > settings.significance:
-            continue
-        evidence = {
-            "probe": probe.name,
-            "auc": probe.auc,
-            "holm_p": p_value,
-            **probe.accuracy.metrics("accuracy"),
-        }
-        share = probe.accuracy.value
-        right = f"A simple model that sees only {probe.sees} is right on {share:.3f} of these images."
-        says = _SAYS.get(probe.name, f"what {probe.sees} show")
-        if probe.kind == "forensic":
-            severity: Severity = "info"
-            so = "That is a trace generators are known to leave, and one that compression can wipe out."
-        elif probe.auc >= settings.fail_auc:
-            severity, so = "fail", f"Accuracy here says {says}, not whether they are forged."
-        else:
-            severity, so = "warn", f"Part of any accuracy here says {says}."
-        findings.append(Finding(severity, "probe", f"{right} {so}", evidence, share))
-    return findings
 
 
 def _per_class(inputs: AuditInputs) -> dict[str, dict[str, dict[str, Any]]]:
@@ -179,9 +152,16 @@ def _per_class(inputs: AuditInputs) -> dict[str, dict[str, dict[str, Any]]]:
                     for figure in ("median", "min", "max")
                 }
                 if is_measured
-                else {"counts": {str(name): int(num) for name, num in names[own].value_counts().items()}}
+                else {"counts": _counts(names[own])}
             )
     return described
+
+
+def _counts(values: pd.Series) -> dict[str, int]:
+    counts = {str(value): int(num) for value, num in values.value_counts().items()}
+    listed = dict(list(counts.items())[:_MAX_LISTED_VALUES])
+    rest = sum(counts.values()) - sum(listed.values())
+    return listed | ({"others": rest} if rest else {})
 
 
 def _check_lengths(inputs: AuditInputs) -> None:

@@ -23,7 +23,7 @@ class Finding:
 
     Attributes:
         severity: one of `SEVERITIES`.
-        check: which check found it: "probe", "slice", "two labels", "straddle" or "duplicate".
+        check: which check found it: "probe", "trace", "slice", "two labels", "straddle", "duplicate" or "labels".
         sentence: what was found and what follows from it, for somebody who knows no statistics.
         evidence: the figures behind it, JSON values only.
         share: share of the images concerned, 0 to 1; orders findings of one severity.
@@ -46,7 +46,6 @@ class Card:
         probes: every probe's result, alarming or not.
         files: property -> class -> {"median", "min", "max"} of a measured property (None where no image has
             it), or {"counts": {value: images}} of one with few values.
-        near_duplicate_bits: distance in bits, of 64, up to which two pictures count as near-duplicates.
         settings: the thresholds the findings were judged by.
     """
 
@@ -54,7 +53,6 @@ class Card:
     findings: Sequence[Finding]
     probes: Sequence[ProbeResult]
     files: Mapping[str, Mapping[str, Mapping[str, Any]]]
-    near_duplicate_bits: int
     settings: Mapping[str, float]
 
     @property
@@ -63,20 +61,30 @@ class Card:
         return self.findings[0].severity if self.findings else None
 
     @property
+    def traces(self) -> list[Finding]:
+        """Findings about traces of processing: no alarm, but not to be passed over either."""
+        return [finding for finding in self.findings if finding.check == "trace"]
+
+    @property
     def verdict(self) -> str:
-        """The audit in two or three sentences, worst finding first."""
+        """The audit in a few sentences: the worst alarm, then a trace of processing, else that nothing was found."""
         alarms = [finding for finding in self.findings if finding.severity != "info"]
+        traces = [finding.sentence for finding in self.traces[:1]]
         if alarms:
             others = len(alarms) - 1
-            more = "" if others == 0 else f" {others} more {'finding' if others == 1 else 'findings'} below."
-            return alarms[0].sentence + more
+            more = [] if others == 0 else [f"{others} more {'finding' if others == 1 else 'findings'} below."]
+            return " ".join([alarms[0].sentence, *more, *traces])
         shortcuts = [probe for probe in self.probes if probe.kind == "shortcut"]
         if not shortcuts:
             return "Nothing was found that gives the label away, but no probe was run."
         best = max(shortcuts, key=lambda probe: probe.auc)
-        return (
-            f"Nothing was found that gives the label away: the best of {len(shortcuts)} shortcut probes "
-            f"(it sees only {best.sees}) is right on {best.accuracy.value:.3f} of these images."
+        nothing = "Nothing else was found" if traces else "Nothing was found"
+        return " ".join(
+            [
+                *traces,
+                f"{nothing} that gives the label away: the best of {len(shortcuts)} shortcut probes "
+                f"(it sees only {best.sees}) is right on {best.accuracy.value:.3f} of these images.",
+            ]
         )
 
     def to_json(self) -> str:
@@ -106,7 +114,6 @@ class Card:
                 for probe in self.probes
             ],
             "files": self.files,
-            "near_duplicate_bits": self.near_duplicate_bits,
             "settings": dict(self.settings),
         }
         return json.dumps(content, indent=2, allow_nan=False)
@@ -133,8 +140,15 @@ class Card:
             ([name, *(_describe(classes[label]) for label in self.counts)] for name, classes in self.files.items()),
         )
         lines += ["", "## Thresholds", ""]
-        lines += [f"- near-duplicates: at most {self.near_duplicate_bits} of 64 bits apart in pHash and in dHash"]
         lines += [f"- {name}: {value:g}" for name, value in self.settings.items()]
+        lines += [
+            "",
+            "Two pictures look the same when that is confirmed on their pixels: pHash at most "
+            f"{self.settings['max_bits']:g} of 64 bits apart, and details that correlate by "
+            f"{self.settings['min_correlation']:g} or more. Details are the gray pictures at 64x64 pixels without "
+            "what a Gaussian of 3 pixels leaves of them, one of them mirrored if need be, at the best of five scales "
+            "from 0.95 to 1.05 and of shifts up to 4 pixels.",
+        ]
         return "\n".join(lines) + "\n"
 
 

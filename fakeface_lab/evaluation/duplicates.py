@@ -1,6 +1,6 @@
 """Duplicates: pictures that are in the data set twice, in two splits, or under two labels.
 
-Owns which pairs are one picture and what that means for a result. Hashes and distances: `data.hashes`.
+Owns which pairs are one picture and what that means for a result. Hashes and correlations: `data.hashes`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,7 @@ from numpy.typing import NDArray
 
 from fakeface_lab.evaluation.card import Finding, Severity
 
-__all__ = ["CHANCE_MARGIN_BITS", "duplicate_findings", "near_duplicate_bits"]
-
-# In drawn faces chance pairs get about ten times rarer with each two bits: where there is none this much farther than
-# the limit, hardly one is expected within it.
-CHANCE_MARGIN_BITS = 2
+__all__ = ["duplicate_findings", "is_confirmed"]
 
 _MAX_NAMED_PAIRS = 20  # in a finding's evidence; its counts are always whole
 _Kind = Literal["file", "pixels", "near"]
@@ -27,28 +23,20 @@ _WORDS: Mapping[_Kind, str] = {
 }
 
 
-def near_duplicate_bits(pairs: pd.DataFrame, labels: NDArray[np.int64], *, certain_bits: int, max_bits: int) -> int:
-    """Learn from pairs across the classes up to which distance two pictures are one.
+def is_confirmed(pairs: pd.DataFrame, *, max_bits: int, min_correlation: float) -> NDArray[np.bool_]:
+    """Which look-alikes are one picture: close by pHash, and their details agree.
 
-    A real and a fake picture are never copies of each other, so such pairs look alike by chance, and so do about as
-    many within the classes. The very close ones are left out: they are one picture under two labels. A single pair
-    by chance across the splits would already be an alarm, so there must be none, and none a little farther either.
+    Hashes alone cannot say: faces that are aligned alike come close to each other by chance.
 
     Args:
-        pairs: from `data.hashes.closest_pairs`, up to `max_bits + CHANCE_MARGIN_BITS` or farther.
-        labels: int64 (N,), class index.
-        certain_bits: distance up to which look-alikes across the classes are no chance.
-        max_bits: largest answer, unless `certain_bits` is larger.
+        pairs: from `data.hashes.closest_pairs`, with `correlation` from `data.hashes.detail_correlations`.
+        max_bits: largest pHash distance, of 64 bits.
+        min_correlation: smallest correlation of the details, 0 to 1.
 
     Returns:
-        Distance in bits, of 64, `certain_bits` to `max_bits`; pHash and dHash must both be within it.
+        bool (len(pairs),).
     """
-    distance = _distance(pairs)
-    is_cross_class = labels[pairs["first"].to_numpy()] != labels[pairs["second"].to_numpy()]
-    by_chance = distance[is_cross_class & (distance > certain_bits)]
-    if by_chance.size:
-        max_bits = min(max_bits, int(by_chance.min()) - CHANCE_MARGIN_BITS - 1)
-    return max(certain_bits, max_bits)
+    return np.asarray((pairs["phash_bits"] <= max_bits) & (pairs["correlation"] >= min_correlation), dtype=bool)
 
 
 def duplicate_findings(
@@ -59,20 +47,18 @@ def duplicate_findings(
     file_digests: Sequence[str],
     pixel_digests: Sequence[str],
     splits: Sequence[str] | None,
-    max_bits: int,
 ) -> list[Finding]:
     """Find pictures under two labels, in two splits, or merely twice; one finding for each and kind.
 
     Args:
-        pairs: from `data.hashes.closest_pairs`, up to `max_bits` or farther.
+        pairs: the confirmed ones, columns `first` and `second`.
         labels: int64 (N,), class index.
         names: what the evidence calls each image.
         file_digests: one digest per file's bytes.
         pixel_digests: one digest per decoded picture.
         splits: name of the split each image is in, or None without splits.
-        max_bits: from `near_duplicate_bits`.
     """
-    first, second, kinds = _same_pictures(pairs, file_digests, pixel_digests, max_bits)
+    first, second, kinds = _same_pictures(pairs, file_digests, pixel_digests)
     sides = np.asarray(splits if splits is not None else [""] * len(labels))
     is_cross_class = labels[first] != labels[second]
     is_straddling = sides[first] != sides[second]
@@ -132,12 +118,11 @@ def _cases(
 
 
 def _same_pictures(
-    pairs: pd.DataFrame, file_digests: Sequence[str], pixel_digests: Sequence[str], max_bits: int
+    pairs: pd.DataFrame, file_digests: Sequence[str], pixel_digests: Sequence[str]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.str_]]:
     """First, second and kind of all pairs that are one picture, each under the strongest kind that holds."""
-    near = pairs[_distance(pairs) <= max_bits]
     kinds: dict[tuple[int, int], _Kind] = {
-        (int(i), int(j)): "near" for i, j in zip(near["first"], near["second"], strict=True)
+        (int(i), int(j)): "near" for i, j in zip(pairs["first"], pairs["second"], strict=True)
     }
     kinds.update(dict.fromkeys(_equal_pairs(pixel_digests), "pixels"))
     kinds.update(dict.fromkeys(_equal_pairs(file_digests), "file"))
@@ -151,8 +136,3 @@ def _equal_pairs(digests: Sequence[str]) -> list[tuple[int, int]]:
     for position, digest in enumerate(digests):
         members.setdefault(digest, []).append(position)
     return [(i, j) for group in members.values() for k, i in enumerate(group) for j in group[k + 1 :]]
-
-
-def _distance(pairs: pd.DataFrame) -> NDArray[np.int64]:
-    """Both hashes must agree: pHash alone takes two faces in the same pose for one picture."""
-    return np.asarray(pairs[["phash_bits", "dhash_bits"]].max(axis=1), dtype=np.int64)

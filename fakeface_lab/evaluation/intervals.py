@@ -55,7 +55,7 @@ class Rate:
         """For example `0.9961 (257/258, 95 % interval 0.9784-0.9993)`."""
         return (
             f"{self.value:.4f} ({self.num_correct}/{self.num_total}, "
-            f"{100 * self.confidence:g} % interval {self.low:.4f}-{self.high:.4f})"
+            f"{100 * self.confidence:.4g} % interval {self.low:.4f}-{self.high:.4f})"
         )
 
     def metrics(self, name: str) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """What each picture probe is shown: a few numbers of one picture, and the words that say which.
 
-Owns the features. How probes are trained and scored is in `probes`.
+Owns the shortcuts' features and the list of probes; what forensic probes see is in `forensic_features`. How probes are
+trained and scored is in `probes`.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +12,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import fft
+
+from fakeface_lab.evaluation.forensic_features import (
+    block_features,
+    level_features,
+    residual_features,
+    spectrum_features,
+)
 
 __all__ = ["PICTURE_PROBES", "THUMBNAIL_PX", "Images", "Kind", "PictureProbe", "feature_table"]
 
@@ -23,7 +30,6 @@ _BORDER_CELLS = 2  # of 16 on each side: what is left of a portrait when its fac
 _CORNER_FRACTION = 32 / 300
 _CORNER_CELLS = 4
 _HISTOGRAM_BINS = 16
-_SPECTRUM_BINS = 64
 
 
 @dataclass(frozen=True)
@@ -72,23 +78,13 @@ def _histogram(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     return np.stack(counts) / len(channels)
 
 
-def _spectrum(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Log of the power averaged over each ring of spatial frequency (Durall et al. 2019, section 3)."""
-    gray = np.asarray(Image.fromarray(pixels).convert("L"), dtype=np.float32)
-    power = np.abs(fft.rfft2(gray - gray.mean())) ** 2 / gray.size
-    vertical, horizontal = fft.fftfreq(gray.shape[0]), fft.rfftfreq(gray.shape[1])
-    radius = np.hypot(vertical[:, None], horizontal[None, :])  # cycles per pixel, 0.5 is the finest along an axis
-    ring = np.floor(radius * 2 * _SPECTRUM_BINS).astype(np.int64)
-    inside = ring < _SPECTRUM_BINS  # the corners beyond 0.5 cycles hold diagonals only
-    totals = np.bincount(ring[inside], weights=power[inside], minlength=_SPECTRUM_BINS)
-    counts = np.bincount(ring[inside], minlength=_SPECTRUM_BINS)
-    return np.log(totals / np.maximum(counts, 1) + 1e-3)  # the floor keeps a flat picture finite
-
-
 PICTURE_PROBES = (
     PictureProbe("thumbnail", "shortcut", f"{THUMBNAIL_PX}x{THUMBNAIL_PX} thumbnails", _thumbnail),
     PictureProbe("border", "shortcut", "the border around a covered face", _border),
     PictureProbe("corners", "shortcut", "the four corners", _corners),
     PictureProbe("histogram", "shortcut", "the counts of each colour", _histogram),
-    PictureProbe("spectrum", "forensic", "the strength of each spatial frequency", _spectrum),
+    PictureProbe("spectrum", "forensic", "the strength of each spatial frequency", spectrum_features),
+    PictureProbe("residuals", "forensic", "how neighbouring pixels differ", residual_features),
+    PictureProbe("blocks", "forensic", "the 8x8 blocks that JPEG works on", block_features),
+    PictureProbe("levels", "forensic", "which levels are missing or too frequent", level_features),
 )

@@ -1,14 +1,16 @@
 """Probes: small models that see almost nothing of a picture. What they get right needs no detector.
 
 Owns how a probe is trained and scored, and the arrays that show what it looks at; what it is shown is in
-`probe_features`. A shortcut probe sees framing, colours or the file; the forensic one sees the frequencies in
-which generators leave traces. What a score means for the data set is decided in `audit`.
+`probe_features`. A shortcut probe sees framing, colours or the file; forensic ones see the traces that
+generators and processing leave in pixels. What a score means for the data set is decided in `audit`.
 
 Each is `StandardScaler` + `LogisticRegression`, on a table `HistGradientBoostingClassifier` (scikit-learn).
 Classes are not weighted: the figure to beat is an accuracy, so the probes go for accuracy too.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,6 +39,8 @@ __all__ = [
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
+_MIN_VALUE_FRACTION = 0.01  # of the images, below which a text is not a category of its own
+_FILE_SEES = "the file's shape, format and metadata"
 _COLOUR_COLUMNS = ["is_gray", "saturation", "colourfulness", "mean_red", "mean_green", "mean_blue"]
 
 
@@ -68,8 +72,9 @@ def run_probes(
 
     Args:
         images: uint8 (N, H, W, 3), RGB; may be memory-mapped.
-        properties: N rows, the columns of `data.properties` side by side; None leaves out the two probes that
-            see only colour figures or only the file. Text columns are taken as categories.
+        properties: N rows, the columns of `data.properties` side by side, without those that follow from the
+            content; None leaves out the two probes that see only colour figures or only the file. Text columns are
+            taken as categories.
         labels: int64 (N,), 0 for the positive class, 1 for the negative one.
         folds: int64 (N,), the fold that scores each picture; the network's own, so that figures compare.
         seed: of the boosted trees.
@@ -92,7 +97,7 @@ def run_probes(
         rest = properties[[column for column in properties if column not in _COLOUR_COLUMNS]]
         for name, sees, table in [
             ("colour", "overall grayness, saturation and brightness", colour),
-            ("file", "file size, shape, format and metadata", rest),
+            ("file", _FILE_SEES, rest),
         ]:
             if table.shape[1]:
                 scores = _out_of_fold(_boosted(seed), _numeric(table), is_positive, folds)
@@ -101,18 +106,24 @@ def run_probes(
 
 
 def probe_on_split(
-    train_images: Images, train_labels: IntArray, test_images: Images, test_labels: IntArray
+    train_images: Images,
+    train_labels: IntArray,
+    test_images: Images,
+    test_labels: IntArray,
+    properties: pd.DataFrame | None = None,
 ) -> ProbeResult:
     """Train the best quick shortcut probe on a run's own training split and score it on its own test split.
 
     The probe is chosen by cross-validation inside the training split, so the figure is not a best of several
-    looks at the test split. Meant for the explained share: a few seconds for 1,289 pictures of 300x300.
+    looks at the test split. Meant for the explained share.
 
     Args:
         train_images: uint8 (N, H, W, 3), RGB.
         train_labels: int64 (N,), 0 for the positive class, 1 for the negative one.
         test_images: uint8 (M, H, W, 3), RGB.
         test_labels: int64 (M,).
+        properties: N + M rows, of the training pictures and then of the test pictures, as `run_probes` takes them for
+            the file; None leaves out the probe that sees only the file.
 
     Returns:
         The chosen probe's result on the M test pictures.
@@ -125,14 +136,22 @@ def probe_on_split(
     folds = stratified_folds(train_labels, np.arange(len(train_labels)), min(num_folds, _smallest(train_labels)))
     _check(len(train_images), train_labels, folds)
     is_positive = train_labels == 0
-    candidates = [probe for probe in PICTURE_PROBES if probe.kind == "shortcut"]
-    tables = [feature_table(train_images, probe) for probe in candidates]
-    accuracies = [cross_val_score(_linear(), table, is_positive, cv=PredefinedSplit(folds)).mean() for table in tables]
-    best = int(np.argmax(accuracies))
-    model = _linear().fit(tables[best], is_positive)
-    scores = model.predict_proba(feature_table(test_images, candidates[best]))[:, 1]
-    chosen = candidates[best]
-    return _result(chosen.name, chosen.kind, chosen.sees, test_labels == 0, scores)
+    candidates: list[tuple[str, str, Any, FloatArray, Callable[[Images], FloatArray]]] = [
+        (probe.name, probe.sees, _linear(), feature_table(train_images, probe), partial(feature_table, probe=probe))
+        for probe in PICTURE_PROBES
+        if probe.kind == "shortcut"
+    ]
+    if properties is not None:
+        table = _numeric(properties)
+        train, test = table[: len(train_labels)], table[len(train_labels) :]
+        candidates.append(("file", _FILE_SEES, _boosted(seed=0), train, lambda _: test))
+    accuracies = [
+        cross_val_score(model, table, is_positive, cv=PredefinedSplit(folds)).mean()
+        for _, _, model, table, _ in candidates
+    ]
+    name, sees, model, table, test_table = candidates[int(np.argmax(accuracies))]
+    scores = model.fit(table, is_positive).predict_proba(test_table(test_images))[:, 1]
+    return _result(name, "shortcut", sees, test_labels == 0, scores)
 
 
 def stratified_folds(labels: IntArray, groups: IntArray, num_folds: int = 5, seed: int = 0) -> IntArray:
@@ -188,13 +207,19 @@ def _linear() -> Any:
 
 
 def _boosted(seed: int) -> Any:
-    # Few and shallow trees: the defaults, made for large tables, lose to a single threshold on 1,289 rows.
+    # Few and shallow trees: the defaults are made for larger tables.
     return HistGradientBoostingClassifier(max_iter=50, max_depth=3, random_state=seed)
 
 
 def _numeric(table: pd.DataFrame) -> FloatArray:
-    text = table.select_dtypes(exclude=["number", "bool"]).columns
-    return pd.get_dummies(table, columns=list(text)).to_numpy(dtype=np.float64)
+    """The table with each text as one column per value; rare values are one, or each photograph would be its own."""
+    text = list(table.select_dtypes(exclude=["number", "bool"]))
+    shown = table.copy()
+    for name in text:
+        is_rare = table[name].map(table[name].value_counts()) < _MIN_VALUE_FRACTION * len(table)
+        shown[name] = table[name].mask(is_rare, "rare")
+    # The boosted trees refuse a column without one value, as the JPEG quality is in a fold without a JPEG.
+    return pd.get_dummies(shown, columns=text).to_numpy(dtype=np.float64, na_value=-1.0)
 
 
 def _out_of_fold(model: Any, table: FloatArray, is_positive: NDArray[np.bool_], folds: IntArray) -> FloatArray:

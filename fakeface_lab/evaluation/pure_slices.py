@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from scipy.stats import fisher_exact
 
 from fakeface_lab.evaluation.card import Finding
+from fakeface_lab.evaluation.comparison import holm
 from fakeface_lab.evaluation.intervals import wilson
 
-__all__ = ["holm", "pure_slice_findings", "slice_names"]
+__all__ = ["pure_slice_findings", "slice_names"]
 
 _MAX_VALUES = 20  # a number with more values than that is cut into tenths of the images
 
@@ -48,7 +49,8 @@ def pure_slice_findings(
         for value, inside in _counts(properties[column], labels)
         if inside.sum() >= min_fraction * len(labels)
     ]
-    tests = [float(fisher_exact(np.stack([inside, totals - inside])).pvalue) for _, _, inside in slices]
+    # Rounding may leave a certain outcome a hair above 1.
+    tests = [min(1.0, float(fisher_exact(np.stack([inside, totals - inside])).pvalue)) for _, _, inside in slices]
     pure: dict[str, list[dict[str, Any]]] = {}
     for (column, value, inside), p_value in zip(slices, holm(tests), strict=True):
         purity = wilson(int(inside.max()), int(inside.sum()))
@@ -72,15 +74,6 @@ def slice_names(column: pd.Series) -> pd.Series:
     tenths = pd.qcut(column, 10, duplicates="drop")
     names = [f"from {max(tenth.left, column.min()):.4g} to {tenth.right:.4g}" for tenth in tenths.cat.categories]
     return tenths.cat.rename_categories(names).astype("object").where(column.notna(), "missing")
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p-values of several tests so that one false alarm among them all stays rare (Holm 1979)."""
-    order = np.argsort(p_values)
-    steps = np.asarray(p_values)[order] * np.arange(len(p_values), 0, -1)
-    corrected = np.empty(len(p_values))
-    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
-    return [float(value) for value in corrected]
 
 
 def _counts(column: pd.Series, labels: NDArray[np.int64]) -> list[tuple[str, NDArray[np.int64]]]:

@@ -24,7 +24,7 @@ class SliceAccuracies:
         accuracies: by group name, in the order given; None for a group without images.
         too_small: groups with fewer images than the minimum: too few to be called the worst.
         worst: the group with the lowest accuracy among the others (of equals the larger one), or None if
-            all are too small. Its interval does not know that the group was picked for being the worst.
+            all are too small.
         min_images: the minimum.
     """
 
@@ -35,8 +35,18 @@ class SliceAccuracies:
 
     @property
     def worst_accuracy(self) -> Rate | None:
-        """Worst group accuracy (Sagawa et al. 2020), None if all groups are too small."""
-        return None if self.worst is None else self.accuracies[self.worst]
+        """Worst group accuracy (Sagawa et al. 2020), None if all groups are too small.
+
+        Its interval is one of simultaneous intervals over the groups judged (Bonferroni: each at 1 - 0.05 / their
+        number), because the group was picked for being the worst of them.
+        """
+        rate = None if self.worst is None else self.accuracies[self.worst]
+        return rate and wilson(rate.num_correct, rate.num_total, 1 - 0.05 / self.num_judged)
+
+    @property
+    def num_judged(self) -> int:
+        """Groups that could have been the worst."""
+        return len(self.accuracies) - len(self.too_small)
 
     def metrics(self) -> dict[str, float]:
         """`accuracy_<group>` for each group with images, and `worst_group_accuracy`, as `Rate.metrics`."""
@@ -51,7 +61,7 @@ class SliceAccuracies:
     def __str__(self) -> str:
         lines = [f"{name}: {rate or 'no images'}" for name, rate in self.accuracies.items()]
         if self.worst is not None:
-            lines.append(f"worst group: {self.worst}")
+            lines.append(f"worst of {self.num_judged} groups: {self.worst}, {self.worst_accuracy}")
         if self.too_small:
             lines.append(f"fewer than {self.min_images} images, too small to judge: {', '.join(self.too_small)}")
         return "\n".join(lines)

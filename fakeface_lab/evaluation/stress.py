@@ -1,22 +1,17 @@
 """The stress suite: the same images with one property changed at a time, and what a model then decides.
 
-Owns the changes, their levels, and the table that compares decisions under each change with the clean ones.
-Does not run a model, read files or draw. Levels follow the robustness grids of UniversalFakeDetect and
-SIDBench (JPEG quality, Gaussian sigma); framing, colour and noise are added because aligned faces invite
-shortcuts there.
+Owns which changes there are, at which levels, and the table that compares decisions under each change with the clean
+ones; how a picture is changed is in `stress_changes`. Does not run a model, read files or draw. Levels follow the
+robustness grids of UniversalFakeDetect and SIDBench (JPEG quality, Gaussian sigma); framing, colour and noise are added
+because aligned faces invite shortcuts there.
 """
 
-import io
-import os
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageOps
-from scipy.ndimage import gaussian_filter
 from sklearn.metrics import roc_auc_score
 
 from fakeface_lab.errors import DataError
@@ -26,17 +21,16 @@ __all__ = [
     "CLEAN",
     "CONDITIONS",
     "SEARCH_CONDITIONS",
+    "SUITE_VERSION",
     "Condition",
     "StressReport",
-    "apply",
     "objective_values",
     "stress_report",
 ]
 
-Pixels = NDArray[np.uint8]
-
-PADDING_GRAY = 128  # mid-gray of 0..255: the canvas around a shrunken image
-NOISE_SEED = 20_240_607  # any constant: it makes the noise of image i the same in every run
+SUITE_VERSION = 2
+"""Raised when a condition's name comes to mean another change: 1 changed pictures after resizing them to the model's
+size and drew noise by position; 2 changes them at their own size, and noise follows from the picture."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +39,10 @@ class Condition:
 
     Attributes:
         name: short and stable, used as metric suffix and table index, e.g. "crop_70".
-        family: the property: clean, jpeg, blur, rescale, gray, flip, shift, crop, pad or noise.
+        family: the change, one of `stress_changes.CHANGES`.
         level: how much, in the family's unit (JPEG quality 1..95; sigma in px; rescaling factor; shift, crop
-            and padding in percent of the side; noise sigma in gray levels of 255; 0 where there is only one
-            level).
+            and padding in percent of the side; rotation in degrees; brightness and contrast in percent; noise sigma
+            in gray levels of 255; 0 where there is only one level).
     """
 
     name: str
@@ -72,117 +66,22 @@ CONDITIONS: tuple[Condition, ...] = (
     *_family("crop", 85, 70),
     *_family("pad", 115, 130),
     *_family("noise", 5, 10),
+    *_family("blur_jpeg", 75, 50),
+    *_family("rescale_jpeg", 75, 50),
+    *_family("rotate", 5, 15),
+    *_family("brightness", 80, 120),
+    *_family("contrast", 80, 120),
+    *_family("shift_up_left", 10),
+    *_family("shift_up_right", 10),
+    *_family("shift_down_left", 10),
+    *_family("pad_edge", 130),
+    *_family("pad_reflect", 130),
 )
 # One strong level each of compression, sharpness and both directions of framing: four extra passes over the
 # validation images per scored epoch is what a search can afford.
 SEARCH_CONDITIONS: tuple[Condition, ...] = tuple(
     condition for condition in CONDITIONS if condition.name in {"clean", "jpeg_50", "blur_2", "crop_70", "pad_130"}
 )
-
-
-def _jpeg(image: Pixels, quality: float, _: int) -> Pixels:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=int(quality))
-    return np.asarray(Image.open(buffer))
-
-
-def _blur(image: Pixels, sigma_px: float, _: int) -> Pixels:
-    blurred = gaussian_filter(image.astype(np.float32), sigma=(sigma_px, sigma_px, 0), mode="nearest")
-    return np.rint(blurred).astype(np.uint8)
-
-
-def _rescale(image: Pixels, factor: float, _: int) -> Pixels:
-    height, width = image.shape[:2]
-    small = (max(1, round(width * factor)), max(1, round(height * factor)))
-    shrunk = Image.fromarray(image).resize(small, Image.Resampling.BILINEAR)
-    return np.asarray(shrunk.resize((width, height), Image.Resampling.BILINEAR))
-
-
-def _gray(image: Pixels, _level: float, _: int) -> Pixels:
-    return np.asarray(Image.fromarray(image).convert("L").convert("RGB"))
-
-
-def _flip(image: Pixels, _level: float, _: int) -> Pixels:
-    return image[:, ::-1]
-
-
-def _shift(image: Pixels, percent: float, _: int) -> Pixels:
-    height, width = image.shape[:2]
-    down, right = round(height * percent / 100), round(width * percent / 100)
-    return np.pad(image, ((down, 0), (right, 0), (0, 0)), mode="edge")[:height, :width]
-
-
-def _crop(image: Pixels, percent: float, _: int) -> Pixels:
-    height, width = image.shape[:2]
-    kept_height, kept_width = max(1, round(height * percent / 100)), max(1, round(width * percent / 100))
-    top, left = (height - kept_height) // 2, (width - kept_width) // 2
-    box = (left, top, left + kept_width, top + kept_height)
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, box=box))
-
-
-def _pad(image: Pixels, percent: float, _: int) -> Pixels:
-    height, width = image.shape[:2]
-    canvas = (round(width * percent / 100), round(height * percent / 100))
-    left, top = (canvas[0] - width) // 2, (canvas[1] - height) // 2
-    border = (left, top, canvas[0] - width - left, canvas[1] - height - top)
-    padded = ImageOps.expand(Image.fromarray(image), border, fill=(PADDING_GRAY,) * 3)
-    return np.asarray(padded.resize((width, height), Image.Resampling.BILINEAR))
-
-
-def _noise(image: Pixels, sigma: float, index: int) -> Pixels:
-    noise = np.random.default_rng((NOISE_SEED, index)).standard_normal(image.shape, dtype=np.float32)
-    noisy: NDArray[np.float32] = np.rint(np.clip(image + np.float32(sigma) * noise, 0, 255))
-    return noisy.astype(np.uint8)
-
-
-CHANGES: Mapping[str, Callable[[Pixels, float, int], Pixels]] = {
-    "clean": lambda image, _level, _: image,
-    "jpeg": _jpeg,
-    "blur": _blur,
-    "rescale": _rescale,
-    "gray": _gray,
-    "flip": _flip,
-    "shift": _shift,
-    "crop": _crop,
-    "pad": _pad,
-    "noise": _noise,
-}
-
-
-def apply(condition: Condition, images: Pixels, *, first_index: int = 0) -> Pixels:
-    """Change one property of each image.
-
-    A pure function of condition, pixels and the images' position in the data set: neither the number of
-    threads nor the cut into batches changes a bit. Needs the output and one image a thread as working memory.
-
-    Args:
-        condition: an entry of `CONDITIONS`, or another level of one of its families.
-        images: uint8 (N, H, W, 3), RGB in 0..255; not modified.
-        first_index: position of images[0] in the data set when it is worked through in batches; it seeds the
-            noise.
-
-    Returns:
-        uint8 (N, H, W, 3), a new array.
-
-    Raises:
-        DataError: the images have another type or shape.
-        KeyError: the family does not exist.
-    """
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise DataError(
-            f"stress condition {condition.name!r} takes uint8 images of shape (N, H, W, 3), "
-            f"not {images.dtype} {images.shape}: pass the pixels before they are scaled to [0, 1]"
-        )
-    change = CHANGES[condition.family]
-    changed = np.empty_like(images)
-
-    def change_one(index: int) -> None:
-        changed[index] = change(images[index], condition.level, first_index + index)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(change_one, range(len(images))):  # consumed, so that an error in a thread is raised here
-            pass
-    return changed
 
 
 @dataclass(frozen=True)
@@ -327,10 +226,20 @@ PHRASES: Mapping[str, str] = {
     "rescale": "Scaled to {level:g} of its size and back",
     "gray": "Without colour",
     "flip": "Mirrored",
-    "shift": "Shifted by {level:g} %",
+    "shift": "Shifted down and right by {level:g} %",
     "crop": "Cropped to {level:g} %",
     "pad": "Padded to {level:g} %",
     "noise": "With noise of sigma {level:g} of 255",
+    "blur_jpeg": "Blurred with a sigma of 2 px and saved again as JPEG of quality {level:g}",
+    "rescale_jpeg": "Scaled to half of its size, saved again as JPEG of quality {level:g} and scaled back",
+    "rotate": "Rotated by {level:g} degrees",
+    "brightness": "With {level:g} % of its brightness",
+    "contrast": "With {level:g} % of its contrast",
+    "shift_up_left": "Shifted up and left by {level:g} %",
+    "shift_up_right": "Shifted up and right by {level:g} %",
+    "shift_down_left": "Shifted down and left by {level:g} %",
+    "pad_edge": "Padded to {level:g} % with its edge",
+    "pad_reflect": "Padded to {level:g} % with its reflection",
 }
 
 

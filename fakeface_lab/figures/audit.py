@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["closest_pairs_sheet", "mean_faces_figure", "thumbnail_weights_figure"]
+__all__ = ["closest_pairs_sheet", "mean_faces_figure", "suspects_sheet", "thumbnail_weights_figure"]
 
 SIGNED_COLOURS = "PuOr_r"  # orange: class 0, purple: class 1
 
@@ -75,7 +75,8 @@ def closest_pairs_sheet(
 
     Args:
         images: uint8 (N, H, W, 3), RGB; may be memory-mapped, only the shown ones are read.
-        pairs: from `data.hashes.closest_pairs`, closest first; where `is_mirrored`, the first is mirrored.
+        pairs: from `data.hashes.closest_pairs`, with `correlation`, closest first; where `is_mirrored`, the first
+            is mirrored.
         captions: one per image, for instance its name and class.
         max_pairs: pairs shown at most.
     """
@@ -96,9 +97,39 @@ def closest_pairs_sheet(
         gap = np.full((left.shape[0], max(1, left.shape[1] // 30), 3), 255, dtype=np.uint8)
         panel.imshow(np.concatenate([left, gap, np.asarray(images[second])], axis=1))
         mirrored = " (mirrored)" if pair["is_mirrored"] else ""
-        distance = f"pHash {pair['phash_bits']}, dHash {pair['dhash_bits']} bits apart"
+        distance = f"pHash {pair['phash_bits']} bits apart, details correlate by {pair['correlation']:.2f}"
         panel.set(xticks=[], yticks=[])
         panel.set_title(f"{captions[first]}{mirrored} | {captions[second]}\n{distance}", fontsize=8)
+    return figure
+
+
+def suspects_sheet(
+    images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8],
+    rows: Sequence[int],
+    captions: Sequence[str],
+    probabilities: Sequence[float],
+    max_images: int = 24,
+) -> Figure:
+    """Contact sheet of the images whose label is in doubt, most suspicious first.
+
+    Args:
+        images: uint8 (N, H, W, 3), RGB; may be memory-mapped, only the shown ones are read.
+        rows: which of them, at least one.
+        captions: one per row, for instance its name and class.
+        probabilities: one per row, of the label that it has, by all probes together.
+        max_images: images shown at most.
+    """
+    shown = list(zip(rows, captions, probabilities, strict=True))[:max_images]
+    num_columns = min(6, len(shown))
+    num_rows = -(-len(shown) // num_columns)
+    figure = Figure(figsize=(2.0 * num_columns, 2.4 * num_rows + 0.3), layout="constrained")
+    panels = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
+    for panel in panels[len(shown) :]:
+        panel.remove()
+    for panel, (row, caption, probability) in zip(panels, shown, strict=False):
+        panel.imshow(images[row])
+        panel.set(xticks=[], yticks=[])
+        panel.set_title(f"{caption}\nlabel: probability {probability:.2f}", fontsize=7)
     return figure
 
 

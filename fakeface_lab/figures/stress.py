@@ -23,13 +23,23 @@ FAMILY_AXES = {
     "rescale": "scaled down and up, factor",
     "gray": "without colour",
     "flip": "mirrored",
-    "shift": "shifted, % of the side",
+    "shift": "shifted down and right, % of the side",
     "crop": "centre crop, % of the side",
     "pad": "padded, % of the side",
     "noise": "noise, sigma of 255",
+    "blur_jpeg": "blur of sigma 2, then JPEG quality",
+    "rescale_jpeg": "half the size, then JPEG quality",
+    "rotate": "rotated, degrees",
+    "brightness": "brightness, %",
+    "contrast": "contrast, %",
+    "shift_up_left": "shifted up and left, %",
+    "shift_up_right": "shifted up and right, %",
+    "shift_down_left": "shifted down and left, %",
+    "pad_edge": "padded with the edge, %",
+    "pad_reflect": "padded with the reflection, %",
 }
 # More change to the right in every panel.
-FALLING_FAMILIES = ("jpeg", "rescale", "crop")
+FALLING_FAMILIES = ("jpeg", "rescale", "crop", "blur_jpeg", "rescale_jpeg")
 
 
 def robustness_curves(table: pd.DataFrame, class_names: Sequence[str]) -> Figure:
@@ -40,7 +50,7 @@ def robustness_curves(table: pd.DataFrame, class_names: Sequence[str]) -> Figure
         class_names: positive class first.
     """
     families = [family for family in FAMILY_AXES if family in set(table["family"])]
-    num_columns = min(3, len(families))
+    num_columns = min(4, len(families))
     num_rows = -(-len(families) // num_columns)
     figure = Figure(figsize=(3.6 * num_columns, 2.7 * num_rows + 0.7), layout="constrained")
     panels = figure.subplots(num_rows, num_columns, sharey=True, squeeze=False).ravel()

@@ -18,12 +18,14 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from fakeface_lab.data.images import ImageSet
 from fakeface_lab.data.properties import pixel_properties
 from fakeface_lab.errors import DataError
+from fakeface_lab.evaluation.audit import AuditSettings
 from fakeface_lab.evaluation.calibration import calibration
+from fakeface_lab.evaluation.card import Card
 from fakeface_lab.evaluation.inputs import metric_key
 from fakeface_lab.evaluation.intervals import bootstrap_interval
 from fakeface_lab.evaluation.scores import detection_scores
 from fakeface_lab.evaluation.slices import slice_accuracies
-from fakeface_lab.evaluation.stress import SEARCH_CONDITIONS, objective_values, stress_report
+from fakeface_lab.evaluation.stress import SEARCH_CONDITIONS, SUITE_VERSION, objective_values, stress_report
 from fakeface_lab.figures.calibration import reliability_figure
 from fakeface_lab.figures.stress import decision_gallery, robustness_curves
 from fakeface_lab.figures.text import printable
@@ -31,9 +33,14 @@ from fakeface_lab.figures.training import confusion_figure, roc_figure
 from fakeface_lab.robustness import is_collapse, stress_scores
 from fakeface_lab.training import predict
 from fakeface_lab.worth.explanation import explain
+from fakeface_lab.worth.inspection import inspect_images, write_card
+from fakeface_lab.worth.reports import headline
 from fakeface_lab.worth.tracked_model import TrackedModel
 
-__all__ = ["Assessment", "assess"]
+__all__ = ["EXTERNAL", "Assessment", "assess"]
+
+EXTERNAL = "external"
+"""The part that another data set's images are called."""
 
 _FIGURE_DPI = 100
 
@@ -51,6 +58,8 @@ class Assessment:
         tables: by file name without ending.
         figures: likewise.
         tags: what later programs look for.
+        is_correct: bool (num_images,), whether the model is right about each image.
+        card: the audit of another data set's images, None for the model's own.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
@@ -58,6 +67,8 @@ class Assessment:
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     figures: dict[str, Figure] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
+    is_correct: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, dtype=bool))
+    card: Card | None = None
 
     def shown(self) -> dict[str, pd.DataFrame]:
         """What of the tables fits a terminal, by title."""
@@ -71,7 +82,9 @@ class Assessment:
         return tables
 
     def write(self, folder: Path) -> None:
-        """Write tables as CSV and figures as PNG."""
+        """Write tables as CSV, figures as PNG, and the card."""
+        if self.card is not None:
+            write_card(self.card, folder)
         for name, table in self.tables.items():
             table.to_csv(folder / f"{name}.csv", index=False, encoding="utf-8", errors="surrogateescape")
         for name, figure in self.figures.items():
@@ -115,6 +128,9 @@ def assess(
 ) -> Assessment:
     """Measure a model on some images; the threshold is the model's own and is never refitted.
 
+    Another data set is audited first: where something but forgery tells its classes apart, its figures are void, and
+    that is said with them.
+
     Args:
         model: the model.
         images: all images, at the model's size.
@@ -128,10 +144,12 @@ def assess(
     """
     if len(set(images.labels[rows].tolist())) < 2:
         raise DataError(f"{images.source.root}: the {len(rows)} images to evaluate are not of both classes; add some")
+    result = Assessment()
+    caveat = _add_audit(result, images, rows, show) if part == EXTERNAL else ""
     show(f"{len(rows)} images")
     scored = _Scored(model, images, rows, predict(model.network, images.pixels, rows))
-    result = Assessment()
-    _add_detection(result, scored, part)
+    result.is_correct = scored.is_correct
+    _add_detection(result, scored, part, caveat)
     _add_calibration(result, scored, part)
     _add_groups(result, scored, part)
     if stress:
@@ -145,7 +163,18 @@ def assess(
     return result
 
 
-def _add_detection(result: Assessment, scored: _Scored, part: str) -> None:
+def _add_audit(result: Assessment, images: ImageSet, rows: npt.NDArray[np.int64], show: Callable[[str], None]) -> str:
+    """Audit the images of another data set; return what must be said with the figures, "" where nothing was found."""
+    card = inspect_images(images.only(rows), None, AuditSettings(), 0, show).card
+    result.card = card
+    alarms = [finding for finding in card.findings if finding.severity != "info"]
+    result.tags |= {"external_audit_worst": card.worst or "", "external_audit_verdict": headline(card)}
+    if card.worst == "fail":
+        return f" This figure is void: {card.verdict}"
+    return f" Take this figure with care: {card.verdict}" if alarms or card.traces else ""
+
+
+def _add_detection(result: Assessment, scored: _Scored, part: str, caveat: str) -> None:
     names, truth, scores = scored.model.class_names, scored.is_positive, scored.scores
     panel = detection_scores(truth, scores, names, scored.model.threshold)
     metrics = panel.metrics()
@@ -157,7 +186,7 @@ def _add_detection(result: Assessment, scored: _Scored, part: str) -> None:
             metrics |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
             ranked[-1] += f" (95 % interval {interval.low:.4f}-{interval.high:.4f})"
     result.metrics |= {f"{part}_{name}": value for name, value in metrics.items()}
-    result.sentences.append(f"Accuracy {panel.accuracy}.")
+    result.sentences.append(f"Accuracy {panel.accuracy}.{caveat}")
     result.sentences.append(
         f"Of {names[0]} images it finds {panel.recall_positive}, of {names[1]} images {panel.recall_negative}."
     )
@@ -201,7 +230,10 @@ def _add_groups(result: Assessment, scored: _Scored, part: str) -> None:
         if rate is not None
     )
     if found.worst is not None:
-        result.sentences.append(f"Worst group: {found.worst}, {found.worst_accuracy}.")
+        result.sentences.append(
+            f"Worst of {found.num_judged} groups: {found.worst}, {found.worst_accuracy}; the interval allows for the "
+            f"choice among them."
+        )
 
 
 def _groups(scored: _Scored) -> Mapping[str, npt.NDArray[np.bool_]]:
@@ -243,6 +275,7 @@ def _add_stress(result: Assessment, scored: _Scored, show: Callable[[str], None]
         "stress_sentence": report.sentence,
         "stress_worst_condition": report.worst_condition,
         "stress_collapse": str(is_collapse(report)).lower(),
+        "stress_suite_version": str(SUITE_VERSION),
     }
 
 

@@ -57,11 +57,13 @@ class ChosenImages:
         record_opening(run, test_set, "evaluation")
         return run.writer.call(lambda: describe_openings(run.store, test_set))
 
-    def explain(self, metrics: Mapping[str, float]) -> tuple[dict[str, float], list[str]]:
+    def explain(
+        self, metrics: Mapping[str, float], is_correct: npt.NDArray[np.bool_]
+    ) -> tuple[dict[str, float], list[str]]:
         """Add the explained share where the model's own split is evaluated; return metrics and sentences."""
         if self.split is None:
             return dict(metrics), []
-        more, sentence = explain_accuracy(self.images, self.split, metrics["test_accuracy"], "test")
+        more, sentence = explain_accuracy(self.images, self.split, is_correct, "test")
         return dict(metrics) | more, [sentence]
 
     def side_by_side(self, found: FoundModel, metrics: Mapping[str, float]) -> dict[str, pd.DataFrame]:

@@ -13,23 +13,30 @@ import numpy.typing as npt
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from fakeface_lab.data.hashes import closest_pairs, near_duplicate_groups, perceptual_hashes, pixel_digests
+from fakeface_lab.data.hashes import (
+    closest_pairs,
+    detail_correlations,
+    near_duplicate_groups,
+    perceptual_hashes,
+    pixel_digests,
+)
 from fakeface_lab.data.images import ImageSet
-from fakeface_lab.data.properties import file_properties, pixel_properties
+from fakeface_lab.data.properties import CONTENT_COLUMNS, file_properties, pixel_properties
 from fakeface_lab.data.splits import NEAR_DUPLICATE_DISTANCE, TEST, TRAIN, VALIDATION, Split
 from fakeface_lab.evaluation.audit import AuditInputs, AuditSettings, audit
 from fakeface_lab.evaluation.card import SEVERITIES, Card, Finding
-from fakeface_lab.evaluation.duplicates import CHANCE_MARGIN_BITS
-from fakeface_lab.evaluation.probes import mean_faces, run_probes, stratified_folds, thumbnail_weights
-from fakeface_lab.figures.audit import closest_pairs_sheet, mean_faces_figure, thumbnail_weights_figure
+from fakeface_lab.evaluation.probes import ProbeResult, mean_faces, run_probes, stratified_folds, thumbnail_weights
+from fakeface_lab.figures.audit import (
+    closest_pairs_sheet,
+    mean_faces_figure,
+    suspects_sheet,
+    thumbnail_weights_figure,
+)
 from fakeface_lab.figures.text import printable
 
-__all__ = ["Inspection", "inspect_images"]
+__all__ = ["Inspection", "inspect_images", "write_card"]
 
 NUM_FOLDS = 5
-
-# Pairs up to this distance are listed and shown; far more than any that counts as a duplicate.
-_SHOWN_BITS = 10
 
 _FIGURE_DPI = 100
 
@@ -55,7 +62,6 @@ class Inspection:
         flat = {f"num_{name}": float(count) for name, count in self.card.counts.items()}
         severities = Counter(finding.severity for finding in self.card.findings)
         flat |= {f"num_findings_{severity}": float(severities[severity]) for severity in SEVERITIES}
-        flat["near_duplicate_bits"] = float(self.card.near_duplicate_bits)
         for probe in self.card.probes:
             flat |= probe.accuracy.metrics(f"probe_{probe.name}_accuracy") | {f"probe_{probe.name}_auc": probe.auc}
         return flat
@@ -63,8 +69,7 @@ class Inspection:
     def write(self, images: ImageSet, folder: Path) -> None:
         """Write card, per-image tables and figures as files."""
         card = self.card
-        (folder / "card.md").write_text(card.to_markdown(), encoding="utf-8", errors="surrogateescape")
-        (folder / "card.json").write_text(card.to_json())
+        write_card(card, folder)
         names = [file.name for file in images.files]
         classes = [images.source.class_names[label] for label in images.labels]
         first = {"file": names, "label": classes, "fold": self.folds}
@@ -85,43 +90,53 @@ class Inspection:
             ),
             "closest_pairs": closest_pairs_sheet(images.pixels, self.pairs, captions),
         }
+        for finding in card.findings:
+            if finding.check == "labels":
+                rows = [names.index(name) for name in finding.evidence["files"]]
+                figures["suspects"] = suspects_sheet(
+                    images.pixels, rows, [captions[row] for row in rows], finding.evidence["probabilities"]
+                )
         for name, figure in figures.items():
             figure.savefig(folder / f"{name}.png", dpi=_FIGURE_DPI)
 
 
+def write_card(card: Card, folder: Path) -> None:
+    """Write a card as `card.md` and `card.json`."""
+    (folder / "card.md").write_text(card.to_markdown(), encoding="utf-8", errors="surrogateescape")
+    (folder / "card.json").write_text(card.to_json())
+
+
 def inspect_images(
     images: ImageSet,
-    split: Split,
+    split: Split | None,
     thresholds: AuditSettings,
     seed: int,
     show: Callable[[str], None] = lambda step: None,
 ) -> Inspection:
-    """Run every check of the audit on a data set; a minute or two for 1,289 pictures of 300x300, no network trained.
+    """Run every check of the audit on a data set; no network is trained.
 
     Args:
         images: all images.
-        split: who is in which split, so that the same picture on both sides is found.
+        split: who is in which split, so that the same picture on both sides is found; None without splits.
         thresholds: from when on something is a finding.
         seed: of the folds and the boosted trees.
         show: told what is looked at, step by step.
 
     Raises:
-        DataError: a class has fewer images than there are folds, or a file went away.
+        DataError: a file went away.
     """
     show("looking at files and colours")
     paths = [file.path for file in images.files]
     properties = pd.concat([file_properties(paths), pixel_properties(images.pixels)], axis=1)
     show("looking for duplicates")
     hashes = perceptual_hashes(images.pixels)
-    pairs = closest_pairs(hashes, max(_SHOWN_BITS, thresholds.max_bits + CHANCE_MARGIN_BITS))
+    pairs = closest_pairs(hashes, thresholds.max_bits)
+    pairs["correlation"] = detail_correlations(images.pixels, pairs)
+    pairs = pairs.sort_values("correlation", ascending=False, kind="stable", ignore_index=True)
     groups = near_duplicate_groups(hashes, NEAR_DUPLICATE_DISTANCE)
     show("training probes")
-    folds = stratified_folds(images.labels, groups, NUM_FOLDS, seed)
-    # On tables this small threads cost more than they bring: on two busy cores twenty times as much.
-    with threadpool_limits(1):
-        # The boosted trees refuse a column without one value, as this one is in a set, or a fold, without a JPEG.
-        table = properties.fillna({"jpeg_quality": 0.0})
-        probes = run_probes(images.pixels, table, images.labels, folds, seed)
+    num_folds = min(NUM_FOLDS, *images.class_counts().values())
+    folds, probes = _probes(images, properties, groups, num_folds, seed)
     inputs = AuditInputs(
         names=[file.name for file in images.files],
         labels=images.labels,
@@ -131,7 +146,8 @@ def inspect_images(
         probes=probes,
         file_digests=[file.sha256 for file in images.files],
         pixel_digests=pixel_digests(images.pixels),
-        splits=_split_names(split, len(images.files)),
+        splits=None if split is None else _split_names(split, len(images.files)),
+        content_columns=CONTENT_COLUMNS,
     )
     card = audit(inputs, thresholds)
     findings = sorted(
@@ -139,6 +155,18 @@ def inspect_images(
         key=lambda finding: (SEVERITIES.index(finding.severity), -finding.share),
     )
     return Inspection(replace(card, findings=findings), properties, pairs, folds)
+
+
+def _probes(
+    images: ImageSet, properties: pd.DataFrame, groups: npt.NDArray[np.int64], num_folds: int, seed: int
+) -> tuple[npt.NDArray[np.int64], list[ProbeResult]]:
+    if num_folds < 2:  # a class of one image leaves nothing to train on
+        return np.zeros(len(images.files), dtype=np.int64), []
+    folds = stratified_folds(images.labels, groups, num_folds, seed)
+    # On tables this small threads cost more than they bring, above all on busy cores.
+    with threadpool_limits(1):
+        table = properties.drop(columns=list(CONTENT_COLUMNS))
+        return folds, run_probes(images.pixels, table, images.labels, folds, seed)
 
 
 def _split_names(split: Split, num_images: int) -> list[str]:

@@ -2,16 +2,18 @@
 
 import imagehash
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageFilter, ImageOps
 
 from fakeface_lab.data import hashes as hashes_module
 from fakeface_lab.data.hashes import (
     HASH_KINDS,
     closest_pairs,
+    detail_correlations,
     near_duplicate_groups,
     perceptual_hashes,
     pixel_digests,
@@ -141,3 +143,43 @@ def test_digests_are_equal_for_equal_pixels_only() -> None:
     digests = pixel_digests([images[0], images[1], images[0].copy(), changed, images[0][:, ::-1][:, ::-1]])
     assert digests[0] == digests[2] == digests[4]
     assert len(set(digests)) == 3
+
+
+def one_pair(is_mirrored: bool = False) -> pd.DataFrame:
+    return pd.DataFrame({"first": [0], "second": [1], "is_mirrored": [is_mirrored]})
+
+
+def correlation(first: NDArray[np.uint8], second: NDArray[np.uint8], is_mirrored: bool = False) -> float:
+    return float(detail_correlations([first, second], one_pair(is_mirrored))[0])
+
+
+def test_details_agree_whatever_the_brightness_framing_and_side() -> None:
+    (pixels,) = smooth_images(1, seed=5, size=128)
+    image = Image.fromarray(pixels)
+    assert correlation(pixels, pixels) == pytest.approx(1.0)
+    assert correlation(pixels[:, ::-1], pixels, is_mirrored=True) == pytest.approx(1.0)
+    assert correlation(pixels, (pixels * 0.6 + 40).astype(np.uint8)) > 0.99
+    assert correlation(np.asarray(image.resize((64, 64))), pixels) > 0.98
+    for percent in (0.03, 0.05):
+        margin = 128 * percent / 2
+        cropped = np.asarray(image.resize((128, 128), box=(margin, margin, 128 - margin, 128 - margin)))
+        assert correlation(cropped, pixels) > 0.9
+        assert correlation(pixels, cropped) > 0.9
+    assert correlation(np.roll(pixels, 6, axis=1), pixels) > 0.9
+
+
+def test_details_of_pictures_that_only_look_alike_from_afar_do_not_agree() -> None:
+    rng = np.random.default_rng(6)
+    (light,) = smooth_images(1, seed=7, size=96)
+    blurred = np.asarray(Image.fromarray(light).filter(ImageFilter.GaussianBlur(4)), dtype=float)
+    grain = [np.asarray(Image.fromarray(rng.uniform(-60, 60, (48, 48))).resize((96, 96))) for _ in range(2)]
+    first, second = (np.clip(blurred + part[..., None], 0, 255).astype(np.uint8) for part in grain)
+    pairs = closest_pairs(perceptual_hashes([first, second]), 20)
+    assert len(pairs) == 1  # alike by their hashes
+    assert correlation(first, second) < 0.6
+
+
+def test_flat_pictures_have_no_details_to_compare() -> None:
+    flat = np.full((20, 20, 3), 90, dtype=np.uint8)
+    assert correlation(flat, flat) == 0.0
+    assert detail_correlations([flat], one_pair().head(0)).shape == (0,)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 
 from fakeface_lab.data.properties import FILE_COLUMNS, PIXEL_COLUMNS, file_properties, pixel_properties
 from fakeface_lab.errors import DataError
@@ -51,12 +51,27 @@ def test_metadata_png_and_gray_jpeg(tmp_path: Path) -> None:
     noise_image().convert("L").save(tmp_path / "c.jpg")
     table = file_properties([tmp_path / "a.jpg", tmp_path / "b.png", tmp_path / "c.jpg"])
     assert tuple(table.columns) == FILE_COLUMNS
-    assert table["has_exif"].tolist() == [True, False, False]
-    assert table["has_icc"].tolist() == [True, False, False]
+    assert table["metadata"].tolist() == ["exif, icc_profile, jfif", "none", "jfif"]
+    assert table["exif"].tolist() == ["Make=camera", "none", "none"]
+    assert table["dpi"].tolist() == ["72x72", "none", "none"]  # with EXIF, the 72 that EXIF takes for granted
     assert table["format"].tolist() == ["JPEG", "PNG", "JPEG"]
     assert table["mode"].tolist() == ["RGB", "RGB", "L"]
     assert table["chroma_subsampling"].tolist() == ["4:2:0", "none", "none"]
     assert table["jpeg_quality"].isna().tolist() == [False, True, False]
+
+
+def test_values_of_exif_and_resolution_without_times(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Software] = "editor " * 20
+    exif[ExifTags.Base.Orientation] = 6
+    exif[ExifTags.Base.DateTime] = "2020:01:01 00:00:00"
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ExposureTime] = 0.01
+    noise_image().save(tmp_path / "a.jpg", exif=exif, dpi=(96, 72), comment=b"by hand")
+    noise_image().save(tmp_path / "b.png", dpi=(96, 96))
+    table = file_properties([tmp_path / "a.jpg", tmp_path / "b.png"])
+    assert table["exif"].tolist() == [f"Orientation=6; Software={('editor ' * 20)[:60]}", "none"]
+    assert table["dpi"].tolist() == ["96x72", "96.012x96.012"]  # PNG counts in whole pixels per metre
+    assert table["metadata"].tolist() == ["comment, exif, jfif", "none"]
 
 
 def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:

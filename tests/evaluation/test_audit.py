@@ -6,79 +6,19 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
-from numpy.typing import NDArray
-from PIL import Image
-from statsmodels.stats.multitest import multipletests
+from PIL import Image, ImageFilter
 
-from fakeface_lab.data.hashes import closest_pairs, perceptual_hashes, pixel_digests
-from fakeface_lab.data.properties import file_properties, pixel_properties
 from fakeface_lab.errors import DataError
-from fakeface_lab.evaluation.audit import AuditInputs, AuditSettings, Card, audit
+from fakeface_lab.evaluation.audit import AuditSettings, audit
 from fakeface_lab.evaluation.card import Finding
-from fakeface_lab.evaluation.probes import run_probes, stratified_folds
-from fakeface_lab.evaluation.pure_slices import holm, slice_names
-
-Pictures = NDArray[np.uint8]
-Labels = NDArray[np.int64]
-SIZE_PX = 96
-
-
-def portrait(rng: np.random.Generator, scale: float = 1.0) -> Pictures:
-    """A face of one skin colour or another before a blurred background, about in the middle."""
-    ground = Image.fromarray(rng.integers(0, 256, (7, 7, 3), dtype=np.uint8)).resize((SIZE_PX, SIZE_PX))
-    rows, columns = np.indices((SIZE_PX, SIZE_PX)) / SIZE_PX - 0.5 + rng.normal(0, 0.03, (2, 1, 1))
-    width, height = 0.26 * scale * rng.normal(1, 0.05), 0.34 * scale * rng.normal(1, 0.05)
-    is_face = (columns / width) ** 2 + (rows / height) ** 2 < 1
-    light = Image.fromarray(rng.uniform(0.3, 1.2, (3, 3))).resize((SIZE_PX, SIZE_PX))
-    skin = np.array([215, 170, 140]) * np.asarray(light)[..., None]
-    pixels = np.where(is_face[..., None], skin, np.asarray(ground)) + rng.normal(0, 4, (SIZE_PX, SIZE_PX, 3))
-    return np.clip(pixels, 0, 255).astype(np.uint8)
-
-
-def portraits(seed: int, num_images: int = 200, fake_scale: float = 1.0) -> tuple[Pictures, Labels]:
-    rng = np.random.default_rng(seed)
-    labels = (np.arange(num_images) % 2).astype(np.int64)
-    return np.stack([portrait(rng, fake_scale if label == 0 else 1.0) for label in labels]), labels
-
-
-def inputs_of(
-    images: Pictures,
-    labels: Labels,
-    files: list[Path] | None = None,
-    splits: list[str] | None = None,
-    file_digests: list[str] | None = None,
-    with_probes: bool = True,
-) -> AuditInputs:
-    digests = pixel_digests(images)
-    properties = pixel_properties(images)
-    if files is not None:
-        properties = pd.concat([file_properties(files), properties], axis=1)
-    folds = stratified_folds(labels, np.unique(digests, return_inverse=True)[1])
-    return AuditInputs(
-        names=[f"{i}.jpg" for i in range(len(labels))],
-        labels=labels,
-        class_names=("fake", "real"),
-        properties=properties,
-        pairs=closest_pairs(perceptual_hashes(images)),
-        probes=run_probes(images, properties, labels, folds) if with_probes else [],
-        file_digests=file_digests or [f"file {i}" for i in range(len(labels))],
-        pixel_digests=digests,
-        splits=splits,
-    )
-
-
-def found(card: Card, check: str, **evidence: object) -> list[Finding]:
-    return [
-        finding
-        for finding in card.findings
-        if finding.check == check and all(finding.evidence.get(k) == v for k, v in evidence.items())
-    ]
-
-
-def alarms(card: Card) -> list[str]:
-    return [finding.sentence for finding in card.findings if finding.severity != "info"]
+from tests.evaluation.audit_inputs import (
+    Pictures,
+    alarms,
+    found,
+    inputs_of,
+    portraits,
+)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -132,7 +72,7 @@ def test_one_class_framed_larger_is_said_in_plain_words() -> None:
         "Accuracy here says how the pictures are framed, not whether they are forged."
     )
     assert finding.severity == card.worst == "fail"
-    assert card.verdict == f"{card.findings[0].sentence} {len(alarms(card)) - 1} more findings below."
+    assert card.verdict.startswith(f"{card.findings[0].sentence} {len(alarms(card)) - 1} more findings below.")
 
 
 def test_a_watermark_in_a_corner_is_found_there() -> None:
@@ -205,32 +145,10 @@ def test_five_pictures_under_both_labels_are_found() -> None:
     assert "may be wrong" in near.sentence
 
 
-def alike_pairs(bits: int, step: int) -> pd.DataFrame:
-    """Twenty pairs of images `step` positions apart; an odd step pairs a fake with a real one."""
-    first = np.arange(0, 40, 2)
-    return pd.DataFrame(
-        {"first": first, "second": first + step, "phash_bits": bits, "dhash_bits": 2, "is_mirrored": False}
-    )
-
-
-@pytest.mark.parametrize(("bits", "limit"), [(10, 6), (9, 6), (8, 5), (7, 4), (5, 2), (3, 2), (2, 6)])
-def test_the_near_duplicate_distance_keeps_away_from_pairs_by_chance(bits: int, limit: int) -> None:
-    images, labels = portraits(8, num_images=60)
-    inputs = inputs_of(images, labels, with_probes=False)
-    across_classes = audit(replace(inputs, pairs=alike_pairs(bits, step=1)))
-    assert across_classes.near_duplicate_bits == limit
-    assert bool(alarms(across_classes)) == (bits == 2)  # so close is no chance but one picture under two labels
-    within_one = audit(replace(inputs, pairs=alike_pairs(bits, step=2)))
-    assert within_one.near_duplicate_bits == 6
-
-
-def test_one_pair_by_chance_across_the_splits_is_no_alarm() -> None:
-    images, labels = portraits(8, num_images=60)
-    inputs = inputs_of(images, labels, splits=["train"] * 40 + ["test"] * 20, with_probes=False)
-    within = alike_pairs(6, step=2).assign(second=lambda pairs: pairs["first"] + 20).tail(1)
-    across = alike_pairs(8, step=1).head(1)
-    assert found(audit(replace(inputs, pairs=within)), "straddle", kind="near")
-    assert not alarms(audit(replace(inputs, pairs=pd.concat([within, across]))))
+def test_card_says_what_confirmed_means() -> None:
+    inputs = inputs_of(*portraits(10, num_images=20), with_probes=False)
+    page = audit(inputs, AuditSettings(min_correlation=0.85)).to_markdown()
+    assert "pHash at most 10 of 64 bits apart, and details that correlate by 0.85 or more. Details are the gray" in page
 
 
 def test_one_alarming_probe_among_few_images_may_be_chance() -> None:
@@ -240,6 +158,24 @@ def test_one_alarming_probe_among_few_images_may_be_chance() -> None:
     lucky = [replace(probe, auc=0.79, scores=scores) for probe in inputs.probes if probe.kind == "shortcut"]
     assert not alarms(audit(replace(inputs, probes=lucky)))
     assert alarms(audit(replace(inputs, probes=lucky), AuditSettings(significance=0.5)))
+
+
+def test_a_trace_of_processing_is_in_the_verdict() -> None:
+    images, labels = portraits(12, num_images=120)
+    for row in np.flatnonzero(labels == 0):
+        images[row] = np.asarray(Image.fromarray(images[row]).filter(ImageFilter.GaussianBlur(1.0)))
+    card = audit(inputs_of(images, labels))
+    (finding,) = found(card, "trace")
+    assert finding.severity == "info"
+    best = max((probe for probe in card.probes if probe.kind == "forensic"), key=lambda probe: probe.auc)
+    assert finding.evidence["probe"] == best.name
+    says = f"A trace of processing separates the classes ({best.name} probe right on {best.accuracy.value:.3f}"
+    assert card.verdict.startswith(says)
+    assert "): forgery, or the way the two sources were saved; this data cannot say which." in card.verdict
+    assert "Nothing else was found that gives the label away: the best of 5 shortcut probes" in card.verdict
+    assert card.worst == "info"
+    alarmed = replace(card, findings=[Finding("warn", "slice", "Alarm.", {}, 0.1), finding])
+    assert alarmed.verdict == f"Alarm. {finding.sentence}"
 
 
 def test_the_card_says_the_same_in_both_languages() -> None:
@@ -264,22 +200,6 @@ def test_a_card_without_probes_says_so() -> None:
     inputs = inputs_of(*portraits(10, num_images=20), with_probes=False)
     assert audit(inputs).verdict.endswith("but no probe was run.")
     assert "| probe | kind |" in audit(inputs).to_markdown()
-
-
-def test_slices_of_numbers_text_and_holes() -> None:
-    assert slice_names(pd.Series([75.0, np.nan, 80.0])).tolist() == ["75", "missing", "80"]
-    assert slice_names(pd.Series(["JPEG", None])).tolist() == ["JPEG", "missing"]
-    assert slice_names(pd.Series([True, False])).tolist() == ["True", "False"]
-    tenths = slice_names(pd.Series([*np.arange(100.0), np.nan]))
-    assert tenths.value_counts().tolist() == [10] * 10 + [1]
-    assert tenths.iloc[0] == "from 0 to 9.9"
-    assert tenths.iloc[-1] == "missing"
-
-
-def test_holm_agrees_with_statsmodels() -> None:
-    p_values = np.random.default_rng(0).random(25) ** 3
-    assert holm(list(p_values)) == pytest.approx(multipletests(p_values, method="holm")[1])
-    assert holm([]) == []
 
 
 def test_lengths_that_differ_are_named() -> None:

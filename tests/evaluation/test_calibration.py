@@ -55,6 +55,16 @@ def test_saturated_scores_do_not_swallow_those_between() -> None:
     assert [b.positive.num_total for b in found.bins] == [110, 20, 128]
 
 
+def test_null_is_the_95_percent_quantile_of_calibrated_models() -> None:
+    _, scores = calibrated(4, 258)
+    parts = np.array_split(np.argsort(scores), 5)
+    drawn = np.random.default_rng(99).random((20_000, 258)) < scores
+    eces = sum(part.size / 258 * np.abs(drawn[:, part].mean(axis=1) - scores[part].mean()) for part in parts)
+    quantile = np.quantile(eces, [0.90, 0.95, 0.99])
+    found = calibration(scores > 0.5, scores)
+    assert (quantile[0] + quantile[1]) / 2 < found.null_high < (quantile[1] + quantile[2]) / 2
+
+
 def test_false_alarms_are_about_five_in_a_hundred() -> None:
     flagged = sum(calibration(*calibrated(seed, 258), seed=seed).is_miscalibrated for seed in range(200))
     assert binom.ppf(0.001, 200, 0.05) <= flagged <= binom.ppf(0.999, 200, 0.05)

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from fakeface_lab.errors import ConfigError, DataError
 from fakeface_lab.evaluation.intervals import wilson
@@ -26,14 +27,14 @@ def test_each_group_has_its_rate_and_the_worst_is_found() -> None:
         "none": None,
     }
     assert found.worst == "Gray images"
-    assert found.worst_accuracy == wilson(15, 25)
+    assert found.worst_accuracy == wilson(15, 25, 1 - 0.05 / 2)  # two groups could have been the worst
     assert found.too_small == ("tiny", "none")
     assert str(found).splitlines() == [
         f"Gray images: {wilson(15, 25)}",
         f"colour: {wilson(75, 75)}",
         f"tiny: {wilson(0, 3)}",
         "none: no images",
-        "worst group: Gray images",
+        f"worst of 2 groups: Gray images, {wilson(15, 25, 0.975)}",
         "fewer than 20 images, too small to judge: tiny, none",
     ]
 
@@ -42,7 +43,7 @@ def test_metrics_have_plain_names() -> None:
     found = slice_accuracies(IS_CORRECT, {"Gray images": INDEX < 25, "none": INDEX < 0}).metrics()
     assert found["accuracy_gray_images"] == found["worst_group_accuracy"] == 0.6
     assert found["accuracy_gray_images_num_total"] == 25.0
-    assert found["worst_group_accuracy_low"] == wilson(15, 25).low
+    assert found["worst_group_accuracy_low"] == wilson(15, 25).low  # one group, no choice
     assert not any("none" in name for name in found)
 
 
@@ -75,3 +76,21 @@ def test_wrong_masks_are_refused_by_name() -> None:
         slice_accuracies(IS_CORRECT, {"Gray": INDEX < 5, "gray": INDEX < 6})
     with pytest.raises(ConfigError, match="min_images is 0, allowed is 1 or more"):
         slice_accuracies(IS_CORRECT, {}, min_images=0)
+
+
+def test_interval_of_the_worst_group_covers_although_it_was_picked() -> None:
+    """Twelve groups of one true accuracy: the worst of them is below it by the choice alone."""
+    rng, true, num_groups, num_images = np.random.default_rng(0), 0.9, 12, 60
+    group = np.repeat(np.arange(num_groups), num_images)
+    covered = {"simultaneous": 0, "each on its own": 0}
+    for _ in range(300):
+        found = slice_accuracies(
+            rng.random(group.size) < true, {str(name): group == name for name in range(num_groups)}
+        )
+        worst, own = found.worst_accuracy, found.accuracies[found.worst or ""]
+        assert worst is not None
+        assert own is not None
+        covered["simultaneous"] += worst.low <= true <= worst.high
+        covered["each on its own"] += own.low <= true <= own.high
+    assert covered["simultaneous"] >= binom.ppf(0.001, 300, 0.95)
+    assert covered["each on its own"] < binom.ppf(0.001, 300, 0.95)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from fakeface_lab.figures.audit import closest_pairs_sheet, mean_faces_figure, thumbnail_weights_figure
+from fakeface_lab.figures.audit import closest_pairs_sheet, mean_faces_figure, suspects_sheet, thumbnail_weights_figure
 
 
 def shown_in(figure: Figure, panel: int) -> NDArray[np.float64]:
@@ -52,8 +52,8 @@ def test_the_sheet_shows_the_closest_pairs_and_turns_the_mirrored_one() -> None:
             "first": [0, 2, 1],
             "second": [1, 3, 5],
             "phash_bits": [0, 2, 8],
-            "dhash_bits": [1, 3, 9],
             "is_mirrored": [False, True, False],
+            "correlation": [1.0, 0.953, 0.4],
         }
     )
     captions = [f"{i}.jpg" for i in range(6)]
@@ -62,14 +62,24 @@ def test_the_sheet_shows_the_closest_pairs_and_turns_the_mirrored_one() -> None:
     shown = shown_in(figure, 1)
     np.testing.assert_array_equal(shown[:, :30], images[2][:, ::-1])
     np.testing.assert_array_equal(shown[:, -30:], images[3])
-    assert figure.axes[1].get_title() == "2.jpg (mirrored) | 3.jpg\npHash 2, dHash 3 bits apart"
+    assert figure.axes[1].get_title() == "2.jpg (mirrored) | 3.jpg\npHash 2 bits apart, details correlate by 0.95"
     assert min(rendered(figure)) > 50
     many = closest_pairs_sheet(images, pd.concat([pairs] * 2, ignore_index=True), captions)
     assert len(many.axes) == 6
 
 
 def test_a_sheet_without_pairs_says_so() -> None:
-    empty = pd.DataFrame(columns=["first", "second", "phash_bits", "dhash_bits", "is_mirrored"])
+    empty = pd.DataFrame(columns=["first", "second", "phash_bits", "is_mirrored", "correlation"])
     figure = closest_pairs_sheet(np.zeros((0, 8, 8, 3), dtype=np.uint8), empty, [])
     assert figure.get_suptitle() == "No two pictures look alike."
     assert rendered(figure)
+
+
+def test_suspects_are_shown_with_their_probability() -> None:
+    images = np.random.default_rng(3).integers(0, 256, (30, 16, 16, 3), dtype=np.uint8)
+    figure = suspects_sheet(images, [7, 2], ["b.jpg (real)", "a.jpg (fake)"], [0.03, 0.2])
+    np.testing.assert_array_equal(shown_in(figure, 0), images[7])
+    assert figure.axes[1].get_title() == "a.jpg (fake)\nlabel: probability 0.20"
+    assert min(rendered(figure)) > 50
+    many = suspects_sheet(images, range(30), ["name"] * 30, [0.1] * 30)
+    assert len(many.axes) == 24

@@ -32,7 +32,7 @@ def test_one_panel_per_family_with_the_recalls_of_the_table() -> None:
     figure = robustness_curves(table, ["fake", "real"])
     assert drawn_size(figure) > 10_000
     panels = {panel.get_xlabel(): panel for panel in figure.axes}
-    assert len(panels) == 9
+    assert len(panels) == 19
     jpeg = panels["JPEG quality"]
     assert [tick.get_text() for tick in jpeg.get_xticklabels()] == ["95", "90", "75", "50", "30"]
     curves = {line.get_label(): line.get_ydata() for line in jpeg.get_lines()}
