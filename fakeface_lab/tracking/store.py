@@ -166,10 +166,11 @@ def _get_or_create_experiment(client: MlflowClient, uri: str, project: Path, nam
         location = (project / "mlruns" / name.replace("/", "-")).as_uri() if urlparse(uri).scheme == "sqlite" else None
         try:
             return str(client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS))
-        except MlflowException as err:
-            if err.error_code != "RESOURCE_ALREADY_EXISTS":
+        except MlflowException:
+            # Another process has made it meanwhile, or the store has and its answer got lost.
+            found = client.get_experiment_by_name(name)
+            if found is None:
                 raise
-            return str(client.get_experiment_by_name(name).experiment_id)
     if found.lifecycle_stage == "deleted":
         raise TrackingError(
             f"tracking store {uri}: experiment {name} was deleted; restore it with `mlflow experiments restore "

@@ -107,6 +107,10 @@ def test_a_busy_and_an_idle_worker_that_die_together_cost_one_attempt(tmp_path: 
         desk.start(key)
     assert (desk.end_of("first").kind, desk.end_of("second").kind) == ("done", "done")
     desk.start("stuck")
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "stuck" / "failed-once").exists():
+        assert time.monotonic() < deadline
+        desk.engine.wait(0.1)
     both = [psutil.Process(pid) for pid in workers()]
     assert len(both) == 2
     for process in both:
