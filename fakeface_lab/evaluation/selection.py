@@ -34,34 +34,40 @@ class SelectedScore:
     """The best score of a search, as found and as it can be expected on new images.
 
     Attributes:
-        naive: mean score of the best trial over all images, as a leaderboard shows it.
-        bootstrapped: what a trial picked this way scores on images it was not picked on, by the bootstrap.
+        naive: score of the best trial over all images, as a leaderboard shows it.
+        held_out: what a trial picked this way scores on images it was not picked on.
         low: lower end of its 95 % interval, a conservative one.
         high: upper end.
         num_trials: trials to pick from.
         num_epochs: epochs of all trials, where the pick among them is covered; None where it is not.
         num_images: images they were scored on.
         maximize: whether higher is better.
+        is_lowest: whether the score is the lowest of several figures, which chance makes too low.
     """
 
     naive: float
-    bootstrapped: float
+    held_out: float
     low: float
     high: float
     num_trials: int
     num_epochs: int | None
     num_images: int
     maximize: bool = True
+    is_lowest: bool = False
 
     @property
-    def is_capped(self) -> bool:
-        """Whether the bootstrap gave more than was found: being picked cannot have made a score worse."""
-        return self.bootstrapped > self.naive if self.maximize else self.bootstrapped < self.naive
+    def is_more_than_found(self) -> bool:
+        """Whether the score on images that were held out is better than the one found."""
+        return self.held_out > self.naive if self.maximize else self.held_out < self.naive
 
     @property
     def corrected(self) -> float:
-        """What to expect on new images: the bootstrapped score, or the one as found where that is no better."""
-        return self.naive if self.is_capped else self.bootstrapped
+        """What to expect on new images.
+
+        Being picked cannot have made a mean worse: the one found stands where the held-out one is better. A lowest
+        figure of several may rightly be higher on new images than where it was found.
+        """
+        return self.naive if self.is_more_than_found and not self.is_lowest else self.held_out
 
     def __str__(self) -> str:
         of = f"{self.num_trials} trials"
@@ -70,13 +76,15 @@ class SelectedScore:
             of += f" and their {self.num_epochs} epochs"
             covered = "trial and epoch"
         text = f"best of {of} on {self.num_images} images: {self.naive:.4f} as found, "
-        if self.is_capped:
+        if self.is_more_than_found and not self.is_lowest:
             text += (
-                f"nothing to take off for the selection of {covered} (out of the bag it is {self.bootstrapped:.4f}, no "
-                f"worse: the models differ by more than their luck, or a lowest figure of several is itself too low)"
+                f"nothing to take off for the selection of {covered} (on held-out images it is {self.held_out:.4f}, no "
+                f"worse: the models differ by more than their luck)"
             )
         else:
             text += f"{self.corrected:.4f} corrected for the selection of {covered}"
+            if self.is_more_than_found:
+                text += " (more than was found: the lowest figure of several conditions is itself too low by chance)"
         return f"{text}, conservative 95 % interval {self.low:.4f}-{self.high:.4f}"
 
 
@@ -133,7 +141,7 @@ def selection_corrected(
     means = matrix.mean(axis=0)
     return SelectedScore(
         naive=float(means.max() if maximize else means.min()),
-        bootstrapped=float(np.mean(left_out_scores)),
+        held_out=float(np.mean(left_out_scores)),
         low=float(low),
         high=float(high),
         num_trials=num_trials or num_columns,

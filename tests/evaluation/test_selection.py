@@ -44,13 +44,22 @@ def test_the_pick_of_the_epoch_is_taken_off_too() -> None:
 
 def test_no_correction_makes_a_score_better() -> None:
     kwargs = {"low": 0.6, "high": 0.8, "num_trials": 2, "num_epochs": None, "num_images": 9}
-    for naive, bootstrapped, maximize in ((0.6772, 0.6822, True), (0.30, 0.29, False)):
-        capped = SelectedScore(naive=naive, bootstrapped=bootstrapped, maximize=maximize, **kwargs)  # type: ignore[arg-type]
-        assert (capped.is_capped, capped.corrected) == (True, naive)
+    for naive, held_out, maximize in ((0.6772, 0.6822, True), (0.30, 0.29, False)):
+        capped = SelectedScore(naive=naive, held_out=held_out, maximize=maximize, **kwargs)  # type: ignore[arg-type]
+        assert (capped.is_more_than_found, capped.corrected) == (True, naive)
         assert f"{naive:.4f} as found, nothing to take off for the selection of the trial; that of" in str(capped)
-        assert f"(out of the bag it is {bootstrapped:.4f}, no worse: " in str(capped)
-        plain = SelectedScore(naive=naive, bootstrapped=bootstrapped, maximize=not maximize, **kwargs)  # type: ignore[arg-type]
-        assert (plain.is_capped, plain.corrected) == (False, bootstrapped)
+        assert f"(on held-out images it is {held_out:.4f}, no worse: " in str(capped)
+        plain = SelectedScore(naive=naive, held_out=held_out, maximize=not maximize, **kwargs)  # type: ignore[arg-type]
+        assert (plain.is_more_than_found, plain.corrected) == (False, held_out)
+
+
+def test_a_lowest_figure_may_be_corrected_upwards_and_says_why() -> None:
+    found = SelectedScore(0.6772, 0.6822, 0.58, 0.76, 12, None, 207, is_lowest=True)
+    assert found.corrected == 0.6822
+    assert "0.6772 as found, 0.6822 corrected for the selection of the trial; that of its epoch is not cov" in str(
+        found
+    )
+    assert "(more than was found: the lowest figure of several conditions is itself too low by chance)" in str(found)
 
 
 def test_a_trial_that_is_truly_better_keeps_its_score() -> None:
@@ -83,7 +92,7 @@ def test_lower_is_better_for_a_loss() -> None:
     assert down.naive == losses.mean(axis=0).min()
     assert down.naive < down.corrected
     assert down.corrected == pytest.approx(-up.corrected)
-    assert not down.is_capped
+    assert not down.is_more_than_found
     assert (down.low, down.high) == pytest.approx((-up.high, -up.low))
 
 
