@@ -15,8 +15,9 @@ def lose(*words: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("mode", ["drop", pytest.param("503", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mode", ["drop", "503"])
 def test_a_search_that_loses_one_reply_of_each_kind_is_the_same(mode: str) -> None:
     lose("--mode", mode, "--trials", "2")
 

@@ -104,7 +104,9 @@ ORACLES: dict[str, Callable[[], keras_tuner.Oracle]] = {
 }
 
 
-@pytest.mark.parametrize("kind", ["random", "grid", "bayesian", "hyperband"])
+@pytest.mark.parametrize(
+    "kind", ["random", "hyperband", *(pytest.param(name, marks=pytest.mark.slow) for name in ("grid", "bayesian"))]
+)
 def test_every_oracle(kind: str, project: Path) -> None:
     tuner = inline(oracle=ORACLES[kind](), project_name=kind)
     tuner.search(X, Y, **FIT)
