@@ -64,18 +64,19 @@ def run_audit(settings: AuditProgramSettings) -> AuditResult:
     Raises:
         FakefaceLabError: one of its kinds, with one line that says what to do.
     """
-    from fakeface_lab.console import print_data_card, print_places
+    from fakeface_lab.assess.inspection import inspect_images
+    from fakeface_lab.assess.reports import audit_note, headline, print_card, tell
+    from fakeface_lab.detector.printing import print_data_card
+    from fakeface_lab.terminal import print_places
     from fakeface_lab.data.images import load_images
     from fakeface_lab.data.sources import find_source
     from fakeface_lab.data.splits import make_split, write_ledger
+    from fakeface_lab.detector.recording import begin_recording
     from fakeface_lab.evaluation.audit import AuditSettings
-    from fakeface_lab.recording import begin_recording
     from fakeface_lab.terminal import console
     from fakeface_lab.tracking.patience import PatientWriter
     from fakeface_lab.tracking.runs import TrackedRun
     from fakeface_lab.tracking.store import open_store
-    from fakeface_lab.worth.inspection import inspect_images
-    from fakeface_lab.worth.reports import audit_note, headline, print_card, tell
 
     project = find_project()
     source = find_source(settings.data, settings.positive, project, settings.image_size)

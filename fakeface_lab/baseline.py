@@ -42,11 +42,14 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
     project = find_project()
     source = find_source(settings.data, settings.positive, project, settings.image_size)
 
-    from fakeface_lab import console, recording
+    from fakeface_lab.detector import printing
     from fakeface_lab.backend import set_up_process
     from fakeface_lab.data.images import load_images
     from fakeface_lab.data.splits import make_split
-    from fakeface_lab.results import MODEL, produce_outcome, read_outcome
+    from fakeface_lab.detector import recording
+    from fakeface_lab.detector.fit import Training
+    from fakeface_lab.detector.results import produce_outcome
+    from fakeface_lab.training.outcome import MODEL, read_outcome
     from fakeface_lab.terminal import say
     from fakeface_lab.tracking.lookup import find_audit
     from fakeface_lab.tracking.models import is_whole, model_of_run
@@ -54,23 +57,22 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
     from fakeface_lab.tracking.runs import sweep_dead_runs
     from fakeface_lab.tracking.seal import describe_openings, record_opening, seal_key
     from fakeface_lab.tracking.store import open_store
-    from fakeface_lab.training import Training
 
     num_threads = set_up_process(settings.threads)
     images = load_images(source, settings.image_size)
     split = make_split(images, settings.split, settings.seed)
     training = Training(settings.hyperparameters, settings.image_size, settings.seed, settings.epochs)
-    console.print_data_card(images, split)
+    printing.print_data_card(images, split)
 
     store = open_store(settings.tracking_uri, project, source.name)
-    writer = PatientWriter(settings.tracking_patience_secs, console.console.print)
+    writer = PatientWriter(settings.tracking_patience_secs, console.print)
     params = recording.training_params(training, images, split, num_threads)
     facts = params | {"role": "baseline", "name": settings.name, "data_digest": images.digest}
     # With nothing to continue a new run starts: a process killed before it had made its run left nothing to lose.
     earlier = recording.find_earlier(store, facts) if settings.resume else None
     if earlier is not None and earlier.info.status == "FINISHED":
-        console.console.print("this run is finished; without --resume it is trained again as a new one")
-        console.print_places(store, earlier.info.run_name, earlier.info.run_id)
+        console.print("this run is finished; without --resume it is trained again as a new one")
+        print_places(store, earlier.info.run_name, earlier.info.run_id)
         return BaselineResult(earlier.info.run_id, model_of_run(store, earlier.info.run_id), dict(earlier.data.metrics))
     run = recording.open_run(
         store,
@@ -87,7 +89,7 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
     )
     with run.ending():
         sweep_dead_runs(store)
-        console.print_places(run.store, run.name, run.run_id)
+        print_places(run.store, run.name, run.run_id)
         recording.begin_recording(run, params, images, settings.model_dump(), num_threads)
         test_set = seal_key(images.digest, split.name, split.seed)
         if split.test_is_validation:
@@ -95,19 +97,19 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
         outcome = read_outcome(run.folder)
         if outcome is None or not is_whole(run.folder / MODEL):
             model = training.build()
-            console.print_layers(model)
-            with console.TrainingProgress(training.epochs, recording.RunListener(run)) as progress:
+            printing.print_layers(model)
+            with printing.TrainingProgress(training.epochs, recording.RunListener(run)) as progress:
                 outcome = produce_outcome(
                     model, training, images, split, run.folder, progress, open_test=split.test_is_validation
                 )
         recording.finish_recording(run, outcome, params, images)
     run.remove_files()
     as_documented = source.is_documented and training == Training(Hyperparameters(), 300, training.seed, 10)
-    console.print_outcome(outcome, beside_documented=as_documented and split.test_is_validation)
+    printing.print_outcome(outcome, beside_documented=as_documented and split.test_is_validation)
     if split.test_is_validation:
         say("seal", describe_openings(store, test_set))
-    console.print_audit(find_audit(store, images.digest), settings.data)
-    console.print_places(run.store, run.name, run.run_id)
+    printing.print_audit(find_audit(store, images.digest), settings.data)
+    print_places(run.store, run.name, run.run_id)
     return BaselineResult(run.run_id, model_of_run(run.store, run.run_id), outcome.metrics)
 
 

@@ -17,7 +17,7 @@ from fakeface_lab.config import Settings, find_project
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fakeface_lab.search.standings import Standing
+    from fakeface_lab.detector.standings import Standing
     from fakeface_lab.tracking.finding import Run
     from fakeface_lab.tracking.store import Store
 
@@ -41,8 +41,8 @@ def run_compare(settings: CompareSettings) -> int:
     Raises:
         FakefaceLabError: one of its kinds, with one line that says what to do.
     """
-    from fakeface_lab.search.judging import judge
-    from fakeface_lab.search.standings import latest_standings, named_standings
+    from fakeface_lab.detector.judging import judge
+    from fakeface_lab.detector.standings import latest_standings, named_standings
     from fakeface_lab.terminal import console, say
     from fakeface_lab.tracking.finding import find_named, open_for_reading
 
@@ -68,10 +68,10 @@ def run_compare(settings: CompareSettings) -> int:
 
 
 def _show_search(store: "Store", search: "Run", require: str | None) -> int:
-    from fakeface_lab.search.judging import judge_finals
-    from fakeface_lab.search.leaderboard import direction_of, leaderboard, trial_0_name
-    from fakeface_lab.search.standings import finals_of
-    from fakeface_lab.search.tables import trials_table
+    from fakeface_lab.detector.judging import judge_finals
+    from fakeface_lab.detector.standings import finals_of
+    from fakeface_lab.search.report.leaderboard import direction_of, leaderboard, trial_0_name
+    from fakeface_lab.search.report.tables import trials_table
     from fakeface_lab.terminal import say, wide_console
     from fakeface_lab.tracking.finding import children_of
 
@@ -94,8 +94,8 @@ def _show_search(store: "Store", search: "Run", require: str | None) -> int:
 
 
 def _print_standings(store: "Store", standings: "Sequence[Standing]") -> None:
-    from fakeface_lab.search.standings import by_ground
-    from fakeface_lab.search.tables import standings_table
+    from fakeface_lab.detector.standings import by_ground
+    from fakeface_lab.search.report.tables import standings_table
     from fakeface_lab.terminal import say, wide_console
     from fakeface_lab.tracking.seal import describe_openings
 

@@ -53,17 +53,17 @@ def run_evaluation(settings: EvaluateSettings) -> EvaluationResult:
     Raises:
         FakefaceLabError: one of its kinds, with one line that says what to do.
     """
+    from fakeface_lab.assess.assessment import assess
+    from fakeface_lab.assess.evaluation_images import choose_images
+    from fakeface_lab.assess.reports import print_evaluation, tell
+    from fakeface_lab.assess.tracked_model import load_model
     from fakeface_lab.backend import set_up_process
-    from fakeface_lab.console import print_places
-    from fakeface_lab.recording import begin_recording
+    from fakeface_lab.terminal import print_places
+    from fakeface_lab.detector.recording import begin_recording
     from fakeface_lab.terminal import console, say
     from fakeface_lab.tracking.lookup import find_audit, find_model, open_for_models
     from fakeface_lab.tracking.patience import PatientWriter
     from fakeface_lab.tracking.runs import TrackedRun
-    from fakeface_lab.worth.assessment import assess
-    from fakeface_lab.worth.evaluation_images import choose_images
-    from fakeface_lab.worth.reports import print_evaluation, tell
-    from fakeface_lab.worth.tracked_model import load_model
 
     project = find_project()
     num_threads = set_up_process(settings.threads)

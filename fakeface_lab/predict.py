@@ -20,7 +20,7 @@ from fakeface_lab.config import Settings, find_project
 from fakeface_lab.errors import DataError
 
 if TYPE_CHECKING:
-    from fakeface_lab.worth.application import Decision
+    from fakeface_lab.assess.application import Decision
 
 __all__ = ["PredictSettings", "Predictions", "main", "run_prediction"]
 
@@ -75,11 +75,11 @@ def run_prediction(settings: PredictSettings) -> Predictions:
     Raises:
         FakefaceLabError: no such model, or no file that can be used.
     """
+    from fakeface_lab.assess.application import classify_files, doubts
+    from fakeface_lab.assess.reports import print_decisions
+    from fakeface_lab.assess.tracked_model import load_model
     from fakeface_lab.backend import set_up_process
     from fakeface_lab.tracking.lookup import find_model, open_for_models
-    from fakeface_lab.worth.application import classify_files, doubts
-    from fakeface_lab.worth.reports import print_decisions
-    from fakeface_lab.worth.tracked_model import load_model
 
     set_up_process(settings.threads)
     found = find_model(open_for_models(settings.tracking_uri, find_project()), settings.model)

@@ -1,9 +1,14 @@
 """The terminal that every program writes to, and how durations read on it. Loads no TensorFlow."""
 
+from typing import TYPE_CHECKING
+
 from rich.console import Console
 from rich.text import Text
 
-__all__ = ["console", "format_secs", "say", "wide_console"]
+if TYPE_CHECKING:
+    from fakeface_lab.tracking.store import Store
+
+__all__ = ["console", "format_secs", "print_places", "say", "wide_console"]
 
 # No markup, no emoji codes: foreign text (`[/job:localhost/...]`, `:key:`) is printed as it is and cannot raise.
 console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
@@ -24,3 +29,9 @@ def format_secs(secs: float) -> str:
     if secs < 3600:
         return f"{secs // 60:.0f} min {secs % 60:02.0f} s"
     return f"{secs // 3600:.0f} h {secs % 3600 // 60:02.0f} min"
+
+
+def print_places(store: "Store", run_name: str, run_id: str) -> None:
+    """Say where a run is and how to look at it."""
+    for label, text in store.places(run_name, run_id):
+        say(label, text)

@@ -13,7 +13,7 @@ from fakeface_lab.cli import run_program
 from fakeface_lab.search.settings import TuneSettings
 
 if TYPE_CHECKING:
-    from fakeface_lab.search.session import SearchResult
+    from fakeface_lab.detector.search import SearchResult
 
 __all__ = ["main", "run_search"]
 
@@ -21,7 +21,7 @@ __all__ = ["main", "run_search"]
 def run_search(settings: TuneSettings) -> "SearchResult | None":
     """Search, or go on with the search of the same name; return what came of it, None for a dry run."""
     # TensorFlow takes seconds to load; `--help` and a wrong setting should not wait for it.
-    from fakeface_lab.search.session import search_detector, show_plan
+    from fakeface_lab.detector.search import search_detector, show_plan
 
     if settings.dry_run:
         show_plan(settings)

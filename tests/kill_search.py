@@ -131,7 +131,7 @@ def run_killed(config: Path, project: Path, num_kills: int, life_secs: float, se
 def _workers_of(pid: int) -> list[psutil.Process]:
     try:
         children = psutil.Process(pid).children(recursive=True)
-        return [child for child in children if "fakeface_lab.search.worker" in " ".join(child.cmdline())]
+        return [child for child in children if "fakeface_lab.search.run.worker" in " ".join(child.cmdline())]
     except psutil.Error:
         return []
 

@@ -170,7 +170,7 @@ def _command(process: psutil.Process) -> list[str]:
         words: list[str] = process.cmdline()
     except psutil.Error:
         return []
-    return words if "fakeface_lab.search.worker" in words else []
+    return words if "fakeface_lab.search.run.worker" in words else []
 
 
 def _last_line(project: Path) -> str:
@@ -211,8 +211,8 @@ def prepare(folder: Path) -> None:
             open_store(None, Path(scratch), "Default")
             shutil.copy(Path(scratch) / "mlflow.db", folder / "empty.db")
 
-    for name in ("fakeface_lab.baseline", "fakeface_lab.results", "fakeface_lab.search.local_engine",
-                 "fakeface_lab.search.session", "tests.search_state"):  # fmt: skip
+    for name in ("fakeface_lab.baseline", "fakeface_lab.detector.results", "fakeface_lab.search.run.local_engine",
+                 "fakeface_lab.detector.search", "tests.search_state"):  # fmt: skip
         importlib.import_module(name)
     from fakeface_lab.backend import tf
 

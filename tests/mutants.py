@@ -65,7 +65,7 @@ MUTANTS = (
     ),
     Mutant(
         "finals that are registered are registered again",
-        "fakeface_lab/search/registry.py",
+        "fakeface_lab/detector/registry.py",
         """    if done.get("runs") != these:
         done = """,
         """    if True:
@@ -74,14 +74,14 @@ MUTANTS = (
     ),
     Mutant(
         "the opening of the test split is recorded after the finals",
-        "fakeface_lab/search/finale.py",
+        "fakeface_lab/detector/finals.py",
         _RECORD + _RETRAIN,
         _RETRAIN + _RECORD,
         (_CRITICAL_MOMENTS,),
     ),
     Mutant(
         "the heartbeat does nothing",
-        "fakeface_lab/search/heartbeat.py",
+        "fakeface_lab/search/ledger/heartbeat.py",
         """                self._write_if_ours(self._sign_of_life())
 """,
         "                pass\n",
@@ -89,7 +89,7 @@ MUTANTS = (
     ),
     Mutant(
         "a checkpoint is written into the old one",
-        "fakeface_lab/checkpoint.py",
+        "fakeface_lab/training/checkpoint.py",
         '    partial = path.with_suffix(".partial")\n',
         "    partial = path\n",
         ("tests/test_checkpoint.py::test_a_killed_write_leaves_the_old_checkpoint",),

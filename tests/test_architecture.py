@@ -100,7 +100,9 @@ def test_imports_run_one_way(path: Path) -> None:
 
 
 def test_a_wrong_import_would_be_noticed() -> None:
-    tree = ast.parse("from fakeface_lab.data.images import load_images\ndef f():\n    import fakeface_lab.recording")
+    tree = ast.parse(
+        "from fakeface_lab.data.images import load_images\ndef f():\n    import fakeface_lab.detector.recording"
+    )
     assert _wrong_imports("training", tree) == ["recording"]
     assert _wrong_imports("evaluation.scores", tree) == ["data.images.load_images", "recording"]
     assert _wrong_imports("baseline", tree) == []

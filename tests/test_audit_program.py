@@ -9,6 +9,7 @@ import mlflow
 import pytest
 from PIL import Image
 
+from fakeface_lab.assess.inspection import Inspection
 from fakeface_lab.audit import AuditProgramSettings, main, run_audit
 from fakeface_lab.data.demo import generate_demo
 from fakeface_lab.data.hashes import closest_pairs, detail_correlations, perceptual_hashes
@@ -17,7 +18,6 @@ from fakeface_lab.data.sources import find_source
 from fakeface_lab.evaluation.audit import AuditSettings
 from fakeface_lab.tracking.lookup import find_audit
 from fakeface_lab.tracking.store import open_store
-from fakeface_lab.worth.inspection import Inspection
 from tests import planted_faults
 from tests.changes import enlarge
 from tests.faults import DEALT_FAULTS, FAULTS, FORENSIC, WRONG_LABELS, Fault

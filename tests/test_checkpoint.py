@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fakeface_lab.backend import keras
-from fakeface_lab.checkpoint import (
+from fakeface_lab.errors import ModelError
+from fakeface_lab.training.checkpoint import (
     BackgroundWriter,
     Snapshot,
     load_checkpoint,
@@ -25,7 +26,6 @@ from fakeface_lab.checkpoint import (
     save_checkpoint,
     save_weights,
 )
-from fakeface_lab.errors import ModelError
 
 STATE = {"records": [{"epoch": 1, "metrics": {"loss": 0.1 + 0.2}}], "kept_epoch": 1}
 

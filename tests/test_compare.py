@@ -16,7 +16,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from fakeface_lab.compare import main
-from fakeface_lab.search.opening import open_search
+from fakeface_lab.search.ledger.resume import open_search
 from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import Store, open_store

@@ -13,17 +13,17 @@ from PIL import Image, ImageOps
 from scipy.ndimage import gaussian_filter
 from sklearn.metrics import accuracy_score, roc_auc_score
 
+from fakeface_lab.assess.evaluation_images import choose_images
+from fakeface_lab.assess.tracked_model import load_model, own_split
 from fakeface_lab.data.images import load_images
 from fakeface_lab.data.sources import find_source
+from fakeface_lab.detector.fit import predict
+from fakeface_lab.detector.stress import is_collapse, stress_scores
 from fakeface_lab.evaluate import EvaluateSettings, main, run_evaluation
 from fakeface_lab.evaluation.stress import CONDITIONS, SEARCH_CONDITIONS, objective_values, stress_report
 from fakeface_lab.evaluation.stress_changes import apply
-from fakeface_lab.robustness import is_collapse, stress_scores
 from fakeface_lab.tracking.lookup import find_evaluations, find_model, open_for_models
 from fakeface_lab.tracking.seal import num_openings, seal_key
-from fakeface_lab.training import predict
-from fakeface_lab.worth.evaluation_images import choose_images
-from fakeface_lab.worth.tracked_model import load_model, own_split
 from tests.tracked_model_store import SIZE_PX, TrackedProject, draw, make_tracked_project
 
 
@@ -234,7 +234,7 @@ def test_scores_under_stress_do_not_depend_on_what_else_is_scored(
     rows = np.arange(5, 75, 2)
     conditions = [condition for condition in CONDITIONS if condition.name in ("noise_10", "crop_70")]
     whole = stress_scores(model.network, images, rows, conditions)
-    monkeypatch.setattr("fakeface_lab.robustness._CHUNK_NUM_IMAGES", 8)
+    monkeypatch.setattr("fakeface_lab.detector.stress._CHUNK_NUM_IMAGES", 8)
     some = np.random.default_rng(0).permutation(len(rows))[:20]
     for name, scores in stress_scores(model.network, images, rows[some], conditions).items():
         np.testing.assert_allclose(scores, whole[name][some], atol=1e-6)

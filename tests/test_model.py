@@ -8,7 +8,7 @@ import pytest
 
 from fakeface_lab.backend import keras
 from fakeface_lab.config import Hyperparameters
-from fakeface_lab.model import build_model, fixed_hyperparameters
+from fakeface_lab.detector.model import build_model, fixed_hyperparameters
 
 # Name, output shape without the batch, parameters: the document's summary.
 DOCUMENTED_LAYERS = [

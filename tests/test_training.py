@@ -14,10 +14,10 @@ import pytest
 
 from fakeface_lab.backend import keras, tf
 from fakeface_lab.config import Hyperparameters
-from fakeface_lab.data.pipeline import epoch_order
+from fakeface_lab.training.order import epoch_order
+from fakeface_lab.detector.fit import Training, predict, train
 from fakeface_lab.errors import ModelError, TrainingDivergedError
-from fakeface_lab.recorder import EpochRecord, TrainingRecorder
-from fakeface_lab.training import Training, predict, train
+from fakeface_lab.training.recorder import EpochRecord, TrainingRecorder
 
 SIZE_PX = 40
 TRAIN_ROWS = np.random.default_rng(5).permutation(66)[:45].astype(np.int64)

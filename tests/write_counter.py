@@ -80,7 +80,7 @@ def install_from_environment() -> None:
     if text is None:
         return
     counter = _Counter(Cut(**json.loads(text)))
-    is_worker = "fakeface_lab.search.worker" in sys.orig_argv
+    is_worker = "fakeface_lab.search.run.worker" in sys.orig_argv
     if counter.cut.kind == "store" and not is_worker:
         _count_store(counter)
     if counter.cut.kind == ("worker" if is_worker else "disk"):

@@ -30,10 +30,10 @@ def describe_data(settings: DataSettings) -> None:
     source = find_source(settings.data, settings.positive, find_project(), settings.image_size)
     images = load_images(source, settings.image_size)
 
-    from fakeface_lab import console
+    from fakeface_lab.detector import printing
     from fakeface_lab.data.splits import make_split
 
-    console.print_data_card(images, make_split(images, settings.split, settings.seed))
+    printing.print_data_card(images, make_split(images, settings.split, settings.seed))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2,12 +2,12 @@
 
 from typing import Literal
 
-from fakeface_lab.search.leaderboard import leaderboard, trial_0_name
-from fakeface_lab.search.ledger import Ledger, LedgerTrial
-from fakeface_lab.search.report import publish_report
-from fakeface_lab.search.selection_report import ScoredTrial, SelectionReport, selection_report
+from fakeface_lab.detector.selection import ScoredTrial, SelectionReport, selection_report
+from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
+from fakeface_lab.search.report.leaderboard import leaderboard, trial_0_name
+from fakeface_lab.search.report.report import publish_report
+from fakeface_lab.search.report.tables import trials_table
 from fakeface_lab.search.settings import TuneSettings
-from fakeface_lab.search.tables import trials_table
 from fakeface_lab.terminal import console, say, wide_console
 from fakeface_lab.tracking.finding import children_of
 from fakeface_lab.tracking.seal import OPENED_TAG, describe_openings

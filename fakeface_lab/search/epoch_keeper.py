@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from fakeface_lab.backend import keras, keras_tuner
-from fakeface_lab.checkpoint import Snapshot, load_weights, save_weights
 from fakeface_lab.errors import SearchError
 from fakeface_lab.files import replace_text
-from fakeface_lab.recorder import EpochRecord, Listener, TrainingRecorder
+from fakeface_lab.training.checkpoint import Snapshot, load_weights, save_weights
+from fakeface_lab.training.recorder import EpochRecord, Listener, TrainingRecorder
 
 __all__ = ["EpochKeeper"]
 

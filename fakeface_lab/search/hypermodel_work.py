@@ -18,18 +18,17 @@ from typing import Any
 from keras_tuner.src.engine import tuner_utils
 
 from fakeface_lab.backend import keras, keras_tuner
+from fakeface_lab.training.outcome import ARTIFACTS, MODEL, Outcome, peak_rss_bytes, read_outcome, write_outcome
 from fakeface_lab.errors import ModelError
-from fakeface_lab.figures.training import curve_figures
-from fakeface_lab.files import replace_text
-from fakeface_lab.recorder import Listener
-from fakeface_lab.results import ARTIFACTS, MODEL, Outcome, peak_rss_bytes, read_outcome
+from fakeface_lab.training.curves import curve_figures
 from fakeface_lab.search.epoch_keeper import EpochKeeper
 from fakeface_lab.search.fit_arguments import EpochOrder, FitArguments, has_own_fit
 from fakeface_lab.search.model_recipe import ModelRecipe
-from fakeface_lab.search.work import Assignment
+from fakeface_lab.search.run.work import Assignment
 from fakeface_lab.tracking.models import INPUT_PREFIX, is_whole, log_model, package_model
 from fakeface_lab.tracking.provenance import host_facts, package_versions
 from fakeface_lab.tracking.runs import TrackedRun
+from fakeface_lab.training.recorder import Listener
 
 __all__ = ["HypermodelWork"]
 
@@ -180,7 +179,7 @@ class HypermodelWork:
             "peak_rss_bytes": float(peak_rss_bytes()),
         }
         outcome = Outcome(list(records), keeper.kept_epoch, metrics)
-        replace_text(folder / "outcome.json", json.dumps(asdict(outcome)))
+        write_outcome(outcome, folder)
         return outcome
 
 

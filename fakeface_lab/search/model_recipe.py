@@ -8,7 +8,7 @@ from typing import Any
 
 from fakeface_lab.backend import keras, keras_tuner
 from fakeface_lab.errors import ModelError, SearchError
-from fakeface_lab.search.oracles import default_values
+from fakeface_lab.search.suggest.oracles import default_values
 
 __all__ = ["ModelRecipe"]
 

@@ -7,13 +7,13 @@ import cloudpickle
 import numpy as np
 
 from fakeface_lab.backend import num_cores, set_up_process, tf
-from fakeface_lab.console import console
+from fakeface_lab.terminal import console
 from fakeface_lab.errors import ConfigError
-from fakeface_lab.search.engines import EngineMaker, InlineEngine, Placement
 from fakeface_lab.search.hypermodel_work import HypermodelWork
-from fakeface_lab.search.ledger import Ledger
-from fakeface_lab.search.local_engine import LocalEngine
-from fakeface_lab.search.work import Work, save_work
+from fakeface_lab.search.ledger.ledger import Ledger
+from fakeface_lab.search.run.engine import EngineMaker, InlineEngine, Placement
+from fakeface_lab.search.run.local_engine import LocalEngine
+from fakeface_lab.search.run.work import Work, save_work
 
 __all__ = ["make_engine", "place"]
 

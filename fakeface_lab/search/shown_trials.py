@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from keras_tuner.engine import trial as kt_trial
 
 from fakeface_lab.backend import keras_tuner
-from fakeface_lab.search.ledger import Ledger
+from fakeface_lab.search.ledger.ledger import Ledger
 
 __all__ = ["ShownTrials", "shown_trials"]
 

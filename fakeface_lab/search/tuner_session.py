@@ -4,17 +4,17 @@ import os
 from typing import Any
 
 from fakeface_lab.backend import keras_tuner
-from fakeface_lab.console import print_places
+from fakeface_lab.terminal import print_places
 from fakeface_lab.search.closing import close_tuner_search
-from fakeface_lab.search.counts import num_trials_at_most
-from fakeface_lab.search.driver import Driver, Limits
-from fakeface_lab.search.engines import Placement
 from fakeface_lab.search.hypermodel_work import HypermodelWork
-from fakeface_lab.search.ledger import Ledger
-from fakeface_lab.search.opening import THREADS_TAG, open_search
-from fakeface_lab.search.oracles import reseeded
+from fakeface_lab.search.ledger.ledger import Ledger
+from fakeface_lab.search.ledger.resume import THREADS_TAG, open_search
 from fakeface_lab.search.placement import make_engine
-from fakeface_lab.search.progress import SearchProgress
+from fakeface_lab.search.run.driver import Driver, Limits
+from fakeface_lab.search.run.engine import Placement
+from fakeface_lab.search.run.progress import SearchProgress
+from fakeface_lab.search.suggest.oracles import reseeded
+from fakeface_lab.search.suggest.sizes import num_trials_at_most
 from fakeface_lab.terminal import say
 from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.runs import sweep_dead_runs

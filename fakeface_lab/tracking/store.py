@@ -73,6 +73,18 @@ class Store:
         """Return the address of one run."""
         return f"{self._page()}#/experiments/{self.experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
+    def places(self, run_name: str, run_id: str) -> list[tuple[str, str]]:
+        """Return where a run is and how to look at it: lines of a label, "" for the one above, and a text."""
+        lines = [
+            ("tracking", without_credentials(self.uri)),
+            ("", f"experiment {self.experiment_name}, run {run_name} ({run_id})"),
+        ]
+        command = self.ui_command()
+        if command is not None:
+            lines.append(("look", command))
+        lines.append(("" if command else "look", f"{'then all runs  ' if command else ''}{self.runs_link()}"))
+        return [*lines, ("", f"this run       {self.run_link(run_id)}")]
+
     def _page(self) -> str:
         if self.is_local:
             return f"http://127.0.0.1:{UI_PORT}/"

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fakeface_lab.data.mapped import file_view
-from fakeface_lab.search.work import load_work, save_work
+from fakeface_lab.files import file_view
+from fakeface_lab.search.run.work import load_work, save_work
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from typing import Literal
 import keras_tuner
 import pytest
 
-from fakeface_lab.search.oracles import build_oracle
-from fakeface_lab.search.suggestion import Suggestion, suggest
+from fakeface_lab.search.suggest.oracles import build_oracle
+from fakeface_lab.search.suggest.suggestion import Suggestion, suggest
 from tests.search.simulated_search import search, spec_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:keras_tuner.*")

@@ -9,10 +9,10 @@ import keras_tuner
 import pytest
 
 from fakeface_lab.errors import AllTrialsFailedError, SearchError
-from fakeface_lab.search.driver import Driver, Limits
-from fakeface_lab.search.engines import InlineEngine
-from fakeface_lab.search.ledger import Ledger
-from fakeface_lab.search.retries import MAX_STARTS
+from fakeface_lab.search.ledger.ledger import Ledger
+from fakeface_lab.search.run.driver import Driver, Limits
+from fakeface_lab.search.run.engine import InlineEngine
+from fakeface_lab.search.run.retries import MAX_STARTS
 from fakeface_lab.tracking.runs import sweep_dead_runs
 from fakeface_lab.tracking.store import Store
 from tests.search.curve_work import Algorithm, CurveWork, Notes, open_ledger, template

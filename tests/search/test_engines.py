@@ -12,9 +12,9 @@ import cloudpickle
 import psutil
 import pytest
 
-from fakeface_lab.search.engines import Event
-from fakeface_lab.search.local_engine import LocalEngine
-from fakeface_lab.search.work import Assignment, save_work
+from fakeface_lab.search.run.engine import Event
+from fakeface_lab.search.run.local_engine import LocalEngine
+from fakeface_lab.search.run.work import Assignment, save_work
 from tests.search import curve_work
 from tests.search.curve_work import CurveWork
 
@@ -67,7 +67,7 @@ def desks() -> Iterator[list[Desk]]:
 
 def workers() -> set[int]:
     children = psutil.Process().children(recursive=True)
-    return {child.pid for child in children if "fakeface_lab.search.worker" in " ".join(child.cmdline())}
+    return {child.pid for child in children if "fakeface_lab.search.run.worker" in " ".join(child.cmdline())}
 
 
 def test_a_worker_is_used_again_and_a_dead_one_replaced(tmp_path: Path, desks: list[Desk]) -> None:
@@ -128,7 +128,7 @@ TALKER = """
 from pathlib import Path
 import time
 
-from fakeface_lab.recorder import EpochRecord
+from fakeface_lab.training.recorder import EpochRecord
 
 class Talker:
     def __init__(self, *_): pass

@@ -4,11 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fakeface_lab.detector.finals import Finals, explain, run_finals
 from fakeface_lab.errors import SearchError
 from fakeface_lab.evaluation.comparison import compare
-from fakeface_lab.search.engines import InlineEngine
-from fakeface_lab.search.finale import Finals, explain, run_finals
-from fakeface_lab.search.ledger import Ledger
+from fakeface_lab.search.ledger.ledger import Ledger
+from fakeface_lab.search.run.engine import InlineEngine
 from fakeface_lab.tracking.seal import num_openings, seal_key
 from fakeface_lab.tracking.store import Store
 from tests.search.curve_work import CurveWork

@@ -4,9 +4,9 @@ from typing import Literal
 
 import pytest
 
-from fakeface_lab.search.counts import num_hyperband_trials
-from fakeface_lab.search.oracles import build_oracle
-from fakeface_lab.search.suggestion import Suggestion, TrialRecord, Wait, failed_parent, suggest
+from fakeface_lab.search.suggest.oracles import build_oracle
+from fakeface_lab.search.suggest.sizes import num_hyperband_trials
+from fakeface_lab.search.suggest.suggestion import Suggestion, TrialRecord, Wait, failed_parent, suggest
 from tests.search.simulated_search import (
     Table,
     configurations,

@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 
 from fakeface_lab.errors import SearchError, TrackingError
-from fakeface_lab.search import heartbeat
-from fakeface_lab.search.heartbeat import Heartbeat
-from fakeface_lab.search.ledger import Ledger, LedgerTrial
-from fakeface_lab.search.opening import find_search
-from fakeface_lab.search.suggestion import Suggestion
+from fakeface_lab.search.ledger.heartbeat import Heartbeat
+from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial, heartbeat
+from fakeface_lab.search.ledger.resume import find_search
+from fakeface_lab.search.suggest.suggestion import Suggestion
 from fakeface_lab.tracking.store import Store
 from tests.search.curve_work import open_ledger
 

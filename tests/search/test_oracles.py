@@ -13,14 +13,14 @@ from keras_tuner import oracles as kt_oracles
 from keras_tuner.src.engine.oracle import LOCKS, THREADS
 
 from fakeface_lab.errors import SearchError
-from fakeface_lab.search.counts import (
+from fakeface_lab.search.suggest.oracles import OracleSpec, build_oracle, reseeded
+from fakeface_lab.search.suggest.sizes import (
     num_configurations,
     num_grid_combinations,
     num_hyperband_trials,
     num_trials_at_most,
 )
-from fakeface_lab.search.oracles import OracleSpec, build_oracle, reseeded
-from fakeface_lab.search.suggestion import TrialRecord, suggest
+from fakeface_lab.search.suggest.suggestion import TrialRecord, suggest
 from tests.search.simulated_search import (
     configurations,
     cut,

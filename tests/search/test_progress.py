@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from fakeface_lab.console import print_places
-from fakeface_lab.search.leaderboard import leaderboard
-from fakeface_lab.search.ledger import Ledger
-from fakeface_lab.search.opening import open_search
-from fakeface_lab.search.progress import SearchProgress
-from fakeface_lab.search.suggestion import Suggestion
-from fakeface_lab.search.tables import trials_table
+from fakeface_lab.terminal import print_places
+from fakeface_lab.search.ledger.ledger import Ledger
+from fakeface_lab.search.ledger.resume import open_search
+from fakeface_lab.search.report.leaderboard import leaderboard
+from fakeface_lab.search.report.tables import trials_table
+from fakeface_lab.search.run.progress import SearchProgress
+from fakeface_lab.search.suggest.suggestion import Suggestion
 from fakeface_lab.terminal import say, wide_console
 from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.store import open_store

@@ -14,24 +14,24 @@ from PIL import Image
 from sklearn.metrics import balanced_accuracy_score
 from statsmodels.stats.proportion import proportion_confint
 
+from fakeface_lab.assess.tracked_model import load_model
 from fakeface_lab.compare import main as compare_main
 from fakeface_lab.data.images import load_images
 from fakeface_lab.data.sources import find_source
 from fakeface_lab.data.splits import make_split
+from fakeface_lab.detector.fit import STRESS_OBJECTIVES
+from fakeface_lab.detector.search import SearchResult
+from fakeface_lab.detector.stress import stress_scores as score_under_stress
 from fakeface_lab.errors import SearchError
 from fakeface_lab.evaluation.stress import SEARCH_CONDITIONS
 from fakeface_lab.evaluation.stress_comparison import compare_under_stress
 from fakeface_lab.evaluation.stress_objective import OBJECTIVES, stress_selection_corrected
-from fakeface_lab.robustness import stress_scores as score_under_stress
-from fakeface_lab.search.session import SearchResult
 from fakeface_lab.search.settings import Objective, Range, TuneSettings
 from fakeface_lab.tracking.finding import children_of, find_run, open_for_reading
 from fakeface_lab.tracking.lookup import find_model, open_for_models
 from fakeface_lab.tracking.scores import stress_scores
 from fakeface_lab.tracking.store import Store
-from fakeface_lab.training import STRESS_OBJECTIVES
 from fakeface_lab.tune import run_search
-from fakeface_lab.worth.tracked_model import load_model
 
 SIZE_PX = 24
 NAMES = tuple(condition.name for condition in SEARCH_CONDITIONS)

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from fakeface_lab.detector.selection import ScoredTrial, selection_report
 from fakeface_lab.errors import SearchError
 from fakeface_lab.evaluation.selection import selection_corrected
-from fakeface_lab.search.selection_report import ScoredTrial, selection_report
 from fakeface_lab.search.settings import Range, Value
 from fakeface_lab.tracking.store import Store, open_store
 

@@ -8,15 +8,15 @@ from fakeface_lab.config import Hyperparameters
 from fakeface_lab.data.images import load_images
 from fakeface_lab.data.sources import find_source
 from fakeface_lab.data.splits import make_split
+from fakeface_lab.detector.model import build_model, fixed_hyperparameters
+from fakeface_lab.detector.plan import num_parameters
+from fakeface_lab.training.outcome import Outcome
+from fakeface_lab.detector.space import build_space, to_hyperparameters
+from fakeface_lab.detector.work import DetectorWork
 from fakeface_lab.errors import ConfigError, ModelError
-from fakeface_lab.model import build_model, fixed_hyperparameters
-from fakeface_lab.results import Outcome
-from fakeface_lab.search.detector import DetectorWork
-from fakeface_lab.search.disk import inherit_checkpoint
-from fakeface_lab.search.plan import num_parameters
+from fakeface_lab.search.run.disk import inherit_checkpoint
+from fakeface_lab.search.run.work import Assignment
 from fakeface_lab.search.settings import DEFAULT_SPACE, Range, TuneSettings
-from fakeface_lab.search.space import build_space, to_hyperparameters
-from fakeface_lab.search.work import Assignment
 
 DOCUMENTED = Hyperparameters().model_dump()
 

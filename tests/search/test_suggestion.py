@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras_tuner.src.engine.oracle import LOCKS, THREADS
 
-from fakeface_lab.search.counts import num_grid_combinations, num_trials_at_most
-from fakeface_lab.search.oracles import Algorithm, build_oracle
-from fakeface_lab.search.suggestion import TrialRecord, suggest
+from fakeface_lab.search.suggest.oracles import Algorithm, build_oracle
+from fakeface_lab.search.suggest.sizes import num_grid_combinations, num_trials_at_most
+from fakeface_lab.search.suggest.suggestion import TrialRecord, suggest
 from tests.search.simulated_search import (
     ALGORITHMS,
     configurations,

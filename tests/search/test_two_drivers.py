@@ -13,7 +13,7 @@ import psutil
 import pytest
 from mlflow.tracking import MlflowClient
 
-from fakeface_lab.search.heartbeat import WATCH_SECS
+from fakeface_lab.search.ledger.heartbeat import WATCH_SECS
 from tests.kill_search import PROJECT, faults, run_undisturbed, summary, write_project
 
 # Debian's package `faketime`; without it the clocks are the same.

@@ -13,7 +13,7 @@ import mlflow
 import pytest
 
 from fakeface_lab.config import BaselineSettings
-from fakeface_lab.console import print_places
+from fakeface_lab.terminal import print_places
 from fakeface_lab.errors import TrackingError
 from fakeface_lab.tracking.store import Store, open_store, resolve_tracking_uri
 from tests.mlflow_server import Server

@@ -1,0 +1,242 @@
+"""One search from settings to verdict: wires data, space, oracle, ledger, engine, driver and finale together."""
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fakeface_lab.backend import keras_tuner, set_up_process
+from fakeface_lab.config import find_project
+from fakeface_lab.detector.printing import print_data_card
+from fakeface_lab.terminal import console, print_places
+from fakeface_lab.data.images import ImageSet, load_images
+from fakeface_lab.data.sources import find_source, list_files
+from fakeface_lab.data.splits import Split, make_split
+from fakeface_lab.detector.finals import explain, run_finals, verdict
+from fakeface_lab.detector.plan import plan_search
+from fakeface_lab.detector.recording import describe_data
+from fakeface_lab.detector.registry import register
+from fakeface_lab.detector.space import build_space
+from fakeface_lab.detector.work import DetectorWork
+from fakeface_lab.errors import ConfigError
+from fakeface_lab.search.closing import close_search
+from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
+from fakeface_lab.search.ledger.resume import THREADS_TAG, choose_threads, find_search, open_search
+from fakeface_lab.search.placement import make_engine
+from fakeface_lab.search.run.driver import Driver, Limits, is_better
+from fakeface_lab.search.run.engine import EngineMaker
+from fakeface_lab.search.run.progress import SearchProgress
+from fakeface_lab.search.settings import TuneSettings
+from fakeface_lab.search.suggest.oracles import OracleSpec, build_oracle
+from fakeface_lab.search.suggest.sizes import num_trials_at_most
+from fakeface_lab.terminal import say
+from fakeface_lab.tracking.patience import PatientWriter
+from fakeface_lab.tracking.runs import sweep_dead_runs
+from fakeface_lab.tracking.seal import record_opening
+from fakeface_lab.tracking.store import open_store
+
+__all__ = ["SearchResult", "best_trial", "search_detector", "show_plan"]
+
+DEFAULT_NUM_TRIALS = 12
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Where a search is and what came of it.
+
+    Attributes:
+        run_id: MLflow's id of the parent run.
+        best_values: hyperparameters of the best trial.
+        best_score: its score.
+        verdict: of the best against the documented configuration on the test split; empty without a final.
+    """
+
+    run_id: str
+    best_values: dict[str, Any]
+    best_score: float
+    verdict: str
+
+
+def show_plan(settings: TuneSettings) -> None:
+    """Print space, trials, expected time and disk; train nothing and write to no store.
+
+    Raises:
+        FakefaceLabError: the settings or the data cannot be searched.
+    """
+    template = _template(settings)
+    source = find_source(settings.data, settings.positive, find_project(), settings.image_size)
+    say("search", f"{_name(settings)}: {settings.algorithm}, objective {settings.objective}")
+    for name, given in settings.space.items():
+        words = ", ".join(f"{key} {value}" for key, value in given.model_dump(exclude_defaults=True).items())
+        console.print(f"space     {name}: {words}; documented {getattr(settings.hyperparameters, name)}")
+    num_threads = _threads_per_trial(settings, settings.threads)
+    for line in plan_search(settings, template, len(list_files(source)), num_threads).lines():
+        console.print(line)
+
+
+def search_detector(settings: TuneSettings) -> SearchResult:
+    """Run a whole search, or go on with the one of the same name, and return what came of it.
+
+    Raises:
+        FakefaceLabError: one of its kinds, with one line that says what to do.
+    """
+    project = find_project()
+    template = _template(settings)
+    source = find_source(settings.data, settings.positive, project, settings.image_size)
+    images = load_images(source, settings.image_size)
+    split = make_split(images, settings.split, settings.seed)
+    print_data_card(images, split)
+    direction = _direction(settings.objective)
+    store = open_store(settings.tracking_uri, project, source.name)
+    earlier = None if settings.restart else find_search(store, _name(settings))
+    num_threads = _threads_per_trial(settings, choose_threads(earlier, settings.threads))
+    work = DetectorWork(
+        images, split, settings.objective, direction, tuple(settings.space), num_threads,
+        settings.model_dump(mode="json"),
+    )  # fmt: skip
+    ledger = open_search(
+        store,
+        PatientWriter(settings.tracking_patience_secs, console.print),
+        _name(settings),
+        _identity(settings, images, split),
+        {
+            "split": split.name,
+            "seed": str(settings.seed),
+            "data_digest": images.digest,
+            "objective": settings.objective,
+            "direction": direction,
+            "algorithm": settings.algorithm,
+            THREADS_TAG: str(num_threads),
+        },
+        restart=settings.restart,
+        existing_run_id=os.environ.get("MLFLOW_RUN_ID"),
+    )
+    with ledger.parent.ending():
+        _describe(ledger, settings, images, direction, num_threads)
+        swept = ledger.parent.writer.call(lambda: sweep_dead_runs(store))
+        result = _search(settings, ledger, template, work, num_threads, len(swept))
+    ledger.parent.remove_files()
+    print_places(ledger.parent.store, ledger.parent.name, ledger.parent.run_id)
+    return result
+
+
+def _describe(
+    ledger: Ledger, settings: TuneSettings, images: ImageSet, direction: Literal["min", "max"], num_threads: int
+) -> None:
+    """Write on the parent run what its trials have in common."""
+    fields = ("algorithm", "objective", "epochs", "seed", "split", "image_size")
+    common = {name: getattr(settings, name) for name in fields}
+    searched = {
+        f"space.{name}": json.dumps(given.model_dump(exclude_defaults=True)) for name, given in settings.space.items()
+    }
+    ledger.parent.log_params({**common, "direction": direction, "num_threads": num_threads, **searched})
+    describe_data(ledger.parent, images)
+
+
+def _search(
+    settings: TuneSettings,
+    ledger: Ledger,
+    template: keras_tuner.Oracle,
+    work: DetectorWork,
+    num_threads: int,
+    num_swept: int,
+) -> SearchResult:
+    parent, direction = ledger.parent, work.direction
+    num_trials = num_trials_at_most(template)
+    say(
+        "search",
+        f"{parent.name}: {settings.algorithm}, {num_trials} trials at most, {len(ledger.trials)} recorded so far",
+    )
+    print_places(parent.store, parent.name, parent.run_id)
+    engine = make_engine(
+        settings.engine, work, ledger, workers=settings.workers, num_threads=num_threads, hang_secs=settings.hang_secs
+    )
+    if work.split.test_is_validation:
+        record_opening(parent, work.test_set, "each epoch of its trials")
+    with SearchProgress(ledger, settings.objective, direction, num_trials) as progress:
+        limits = Limits(settings.epochs, settings.hours)
+        Driver(
+            ledger, template, work, engine, limits,
+            seed=settings.seed, observer=progress, keep_models=settings.keep_models,
+        ).run()  # fmt: skip
+    best = best_trial(ledger, direction)
+    assert best.record.score is not None  # the best trial is a finished one
+    text = _conclude(settings, ledger, work, engine, best) if settings.final_seeds else ""
+    close_search(ledger, settings, best, direction, text)
+    return SearchResult(parent.run_id, dict(best.record.values), best.record.score, text)
+
+
+def _conclude(
+    settings: TuneSettings, ledger: Ledger, work: DetectorWork, engine: EngineMaker, best: LedgerTrial
+) -> str:
+    """Retrain, open the test split, judge, register; return the verdict in words."""
+    parent = ledger.parent
+    seeds = range(settings.seed, settings.seed + settings.final_seeds)
+    finals = run_finals(ledger, work, engine, best, ledger.trials[0], seeds, work.test_set, console.print)
+    comparison = verdict(parent.store, finals)
+    text = explain(finals, comparison, len(ledger.trials))
+    name = f"fakeface-{work.images.source.name}"
+    registered = register(parent, finals, name, settings.objective)
+    parent.set_tags({"verdict": "" if comparison is None else comparison.verdict})
+    aliases = ", ".join(f"{alias} {version}" for alias, version in registered.aliases.items())
+    say("registry", f"{name}: {aliases}; {registered.reason}")
+    return text
+
+
+def best_trial(ledger: Ledger, direction: Literal["min", "max"]) -> LedgerTrial:
+    """Return the finished trial with the best score, the earliest of equal ones."""
+    finished = [trial for trial in ledger.trials if trial.record.score is not None]
+    best = finished[0]
+    for trial in finished[1:]:
+        if trial.record.score is not None and best.record.score is not None:
+            best = trial if is_better(trial.record.score, best.record.score, direction) else best
+    return best
+
+
+def _name(settings: TuneSettings) -> str:
+    return settings.name or f"{settings.algorithm} {settings.split} seed {settings.seed}"
+
+
+def _threads_per_trial(settings: TuneSettings, chosen: int) -> int:
+    """Return the threads of one training: the chosen number, or for 0 the cores shared among the workers."""
+    all_threads = set_up_process(chosen if settings.engine == "inline" else 0)
+    num_workers = 1 if settings.engine == "inline" else settings.workers
+    return chosen or max(1, all_threads // num_workers)
+
+
+def _direction(objective: str) -> Literal["min", "max"]:
+    return "min" if objective == "val_loss" else "max"
+
+
+def _template(settings: TuneSettings) -> keras_tuner.Oracle:
+    if settings.algorithm == "hyperband" and settings.trials is not None:
+        raise ConfigError("trials: Hyperband has its own number of trials, given by epochs; leave --trials out")
+    # A grid without a limit is complete.
+    num_trials = None if settings.algorithm == "hyperband" else settings.trials
+    if settings.algorithm in ("random", "bayesian"):
+        num_trials = settings.trials or DEFAULT_NUM_TRIALS
+    spec = OracleSpec(
+        settings.algorithm,
+        build_space(settings.space, settings.hyperparameters.model_dump()),
+        settings.objective,
+        _direction(settings.objective),
+        seed=settings.seed,
+        max_trials=num_trials,
+        num_initial_points=settings.initial_points,
+        max_epochs=settings.epochs,
+    )
+    return build_oracle(spec)
+
+
+def _identity(settings: TuneSettings, images: ImageSet, split: Split) -> dict[str, Any]:
+    """Return what must be equal for trials to belong to one search."""
+    shared = settings.model_dump(
+        include={"algorithm", "objective", "seed", "epochs", "image_size", "initial_points", "hyperparameters"},
+        mode="json",
+    )
+    return {
+        **shared,
+        "data_digest": images.digest,
+        "split": split.name,
+        "space": {name: given.model_dump(exclude_defaults=True) for name, given in settings.space.items()},
+    }

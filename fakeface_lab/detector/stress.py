@@ -1,0 +1,133 @@
+"""A model under the stress suite: changes the images, asks the model, keeps the scores.
+
+Which changes there are and what the scores mean is in `evaluation.stress`.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fakeface_lab.backend import keras
+from fakeface_lab.data.images import ImageSet, decode_image, resize
+from fakeface_lab.data.splits import TEST, VALIDATION, Split
+from fakeface_lab.detector.fit import predict
+from fakeface_lab.evaluation.intervals import wilson
+from fakeface_lab.evaluation.stress import (
+    CLEAN,
+    CONDITIONS,
+    SEARCH_CONDITIONS,
+    Condition,
+    StressReport,
+    objective_values,
+)
+from fakeface_lab.evaluation.stress_changes import apply
+
+__all__ = ["MAX_FALL", "Scored", "is_collapse", "score_for_search", "stress_scores"]
+
+MAX_FALL = 0.1
+"""Fall of a class's recall, beyond its interval, from which a model is not to be trusted under that change."""
+
+Scored = Mapping[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.floating[Any]]]]
+"""Split name to rows of images and one row of numbers for each of them."""
+
+_THRESHOLD = 0.5
+_CHUNK_NUM_IMAGES = 256  # changed copies in memory at a time
+
+
+def stress_scores(
+    model: keras.Model,
+    images: ImageSet,
+    rows: npt.NDArray[np.int64],
+    conditions: Sequence[Condition] = CONDITIONS,
+    show: Callable[[Condition], None] = lambda condition: None,
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Score the same images under each change, made as it would befall a file: to the decoded picture in its own size,
+    before it is resized for the model.
+
+    Args:
+        model: takes float32 (n, size, size, 3) in [0, 1], gives probabilities (n, 2).
+        images: all images.
+        rows: int64 (num_images,), which of them; their order is that of the scores.
+        conditions: the changes.
+        show: told of each condition before it is scored.
+
+    Returns:
+        Condition's name to the probability of the positive class, float64 (num_images,).
+    """
+    scores = {}
+    for condition in conditions:
+        show(condition)
+        parts = []
+        for first in range(0, len(rows), _CHUNK_NUM_IMAGES):
+            chunk = rows[first : first + _CHUNK_NUM_IMAGES]
+            changed = images.pixels[chunk] if condition == CLEAN else _changed(condition, images, chunk)
+            parts.append(predict(model, changed, np.arange(len(changed)))[:, 0])
+        scores[condition.name] = np.concatenate(parts).astype(np.float64)
+    return scores
+
+
+def _changed(condition: Condition, images: ImageSet, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+    """Decode some images anew, change them and bring them to the model's size; one image per thread in memory."""
+
+    def change(row: np.int64) -> npt.NDArray[np.uint8]:
+        pixels, _ = decode_image(images.files[row].path, None)
+        return resize(apply(condition, pixels), images.size_px)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return np.stack(list(pool.map(change, rows)))
+
+
+def score_for_search(
+    model: keras.Model, images: ImageSet, split: Split, scored: Scored
+) -> tuple[dict[str, float], dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]]:
+    """Score images as a search for robustness does: under `SEARCH_CONDITIONS`, the clean images among them.
+
+    Args:
+        model: as in `stress_scores`.
+        images: all images.
+        split: who is in which split.
+        scored: split name to rows and class probabilities (num_images, 2) of the clean images.
+
+    Returns:
+        Metrics and scores. Metrics: `worst_stress` and `mean_stress` of the images that a trial is judged on (as
+        `objective_values` has them); of the test images where they are among `scored` the same as `test_*`, and
+        `test_stress_CONDITION_accuracy` with its 95 % Wilson interval as `_low` and `_high`. Scores: split name to rows
+        and probability of the positive class, float64 (num_images, len(SEARCH_CONDITIONS)).
+
+    Raises:
+        DataError: the images of a split are all of one class.
+    """
+    metrics: dict[str, float] = {}
+    scores_of = {}
+    changes = [condition for condition in SEARCH_CONDITIONS if condition != CLEAN]
+    for part, (rows, probabilities) in scored.items():
+        clean = probabilities[:, 0].astype(np.float64)
+        scores = {CLEAN.name: clean} | stress_scores(model, images, rows, changes)
+        objectives = objective_values(images.labels[rows], scores)
+        if part == VALIDATION or split.test_is_validation:
+            metrics |= objectives
+        if part == TEST:
+            found = objectives | _accuracies(images.labels[rows] == 0, scores)
+            metrics |= {f"{TEST}_{name}": value for name, value in found.items()}
+        scores_of[part] = (rows, np.column_stack([scores[condition.name] for condition in SEARCH_CONDITIONS]))
+    return metrics, scores_of
+
+
+def _accuracies(is_positive: npt.NDArray[np.bool_], scores: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    for condition, values in scores.items():
+        rate = wilson(int(((values > _THRESHOLD) == is_positive).sum()), is_positive.size)
+        name = f"stress_{condition}_accuracy"
+        metrics |= {name: rate.value, f"{name}_low": rate.low, f"{name}_high": rate.high}
+    return metrics
+
+
+def is_collapse(report: StressReport) -> bool:
+    """Whether some change lowers the recall of a class by more than `MAX_FALL`, and beyond its interval."""
+    worst, clean = report.table.loc[report.worst_condition], report.table.loc[CLEAN.name]
+    recall = f"recall_{report.worst_class}"
+    return bool(worst[f"{recall}_high"] < clean[recall] and clean[recall] - worst[recall] > MAX_FALL)

@@ -1,0 +1,1 @@
+"""What is remembered of a search, and who may write it."""

@@ -1,0 +1,121 @@
+"""Which search a name means: a new one, or one to be continued if its settings are the same."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from mlflow.entities import Run
+
+from fakeface_lab.errors import SearchError
+from fakeface_lab.search.ledger.heartbeat import refuse_second_driver
+from fakeface_lab.search.ledger.ledger import Ledger
+from fakeface_lab.tracking.patience import PatientWriter
+from fakeface_lab.tracking.query import quote, search_runs
+from fakeface_lab.tracking.runs import TrackedRun, furthest, remove_twins, twins_of
+from fakeface_lab.tracking.store import Store
+from fakeface_lab.tracking.tags import join_text, split_text
+
+__all__ = ["THREADS_TAG", "choose_threads", "find_search", "open_search"]
+
+# Threads per trial: chosen when the search began, and the same on whatever machine it is continued.
+THREADS_TAG = "num_threads"
+
+
+def find_search(store: Store, name: str) -> Run | None:
+    """Return the parent run of the search called `name`, the one that no restart has superseded; None if none."""
+    found = _current(store, name)
+    return furthest(found) if found else None
+
+
+def _current(store: Store, name: str) -> list[Run]:
+    """Return the newest parent run that no restart has superseded, with its twins."""
+    query = f"tags.search = {quote(name)} and tags.role = 'search'"
+    found = search_runs(store.client, [store.experiment_id], query, newest_first=True)
+    current = [run for run in found if "superseded_by" not in run.data.tags]
+    return twins_of(current[0], current) if current else []
+
+
+def choose_threads(search: Run | None, wanted: int) -> int:
+    """Return the threads per trial: those that the search was begun with, else what is wanted, 0 for any number.
+
+    Raises:
+        SearchError: another number is wanted than it was begun with.
+    """
+    if search is None:
+        return wanted
+    recorded = int(search.data.tags.get(THREADS_TAG, "0"))
+    if recorded and wanted not in (0, recorded):
+        raise SearchError(
+            f"threads = {wanted}: search {search.info.run_name!r} was begun with {recorded} per trial, and equal "
+            f"results need equal threads; leave --threads (threads=) out, or choose another name"
+        )
+    return recorded or wanted
+
+
+def open_search(
+    store: Store,
+    writer: PatientWriter,
+    name: str,
+    identity: Mapping[str, Any],
+    tags: Mapping[str, str],
+    *,
+    restart: bool,
+    existing_run_id: str | None = None,
+) -> Ledger:
+    """Return the ledger of the search called `name`: continued where there is one, else new.
+
+    Args:
+        store: where.
+        writer: through which all is written.
+        name: of the search.
+        identity: what must be equal for its trials to belong together.
+        tags: further tags of a new parent run.
+        restart: make a new parent; the old one is tagged as superseded, and nothing is deleted.
+        existing_run_id: a run to take as the new parent.
+
+    Raises:
+        SearchError: a search of that name has another identity (names the differences), or another process drives it.
+        TrackingError: another process of this project folder has the parent run open.
+    """
+    twins = writer.call(lambda: _current(store, name))
+    text = json.dumps(identity, sort_keys=True, default=str)
+    found = None
+    if twins:
+        refuse_second_driver(store, writer, furthest(twins))
+        found = writer.call(lambda: remove_twins(store.client, twins))
+    if found is not None and not restart:
+        recorded = json.loads(join_text(found.data.tags, "identity"))
+        differences = _differences(_flat(recorded), _flat(json.loads(text)))
+        if differences:
+            raise SearchError(
+                f"search {name!r} exists with other settings ({'; '.join(differences)}); use those, choose another "
+                f"name (--name, project_name=), or start it over (--restart, overwrite=True; nothing is deleted)"
+            )
+        return _repaired(TrackedRun.reopen(store, writer, found))
+    all_tags = {**tags, "role": "search", "search": name} | split_text("identity", text)
+    parent = TrackedRun.create(store, writer, name, all_tags, existing_run_id=existing_run_id)
+    if found is not None:
+        old_id = found.info.run_id
+        writer.call(lambda: store.client.set_tag(old_id, "superseded_by", parent.run_id))
+    return _repaired(parent)
+
+
+def _repaired(parent: TrackedRun) -> Ledger:
+    ledger = Ledger(parent)
+    ledger.repair()
+    return ledger
+
+
+def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in facts.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _differences(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{key}: {recorded.get(key, 'absent')} there, {given.get(key, 'absent')} now"
+        for key in sorted(set(recorded) | set(given))
+        if recorded.get(key) != given.get(key)
+    ]

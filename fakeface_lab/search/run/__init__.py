@@ -1,0 +1,1 @@
+"""Who trains, and the loop that has it done."""

@@ -1,0 +1,191 @@
+"""Trains in worker processes that may die without harm to the search."""
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from fakeface_lab.search.run.engine import Event, Handler
+from fakeface_lab.search.run.work import Assignment
+from fakeface_lab.training.recorder import EpochRecord
+
+__all__ = ["LocalEngine"]
+
+# A worker that has grown by this factor since its first assignment is replaced.
+_GROWTH_LIMIT = 1.5
+_LOG_TAIL_CHARS = 300
+
+
+@dataclass
+class _Worker:
+    process: subprocess.Popen[bytes]
+    connection: Connection
+    log: Path
+    slot: int
+    key: str | None = None
+    last_word: float = field(default_factory=time.monotonic)
+    first_rss_bytes: int | None = None
+
+    def read_into(self, inbox: "queue.SimpleQueue[tuple[_Worker, dict[str, Any] | None]]") -> None:
+        """Pass all messages on, and None after the last, while this worker lives.
+
+        On a thread of its own: a driver that is held up must neither fill the pipe, where the worker would stop and
+        wait, nor take a worker for silent that has been talking all the time.
+        """
+        try:
+            while True:
+                message = json.loads(self.connection.recv_bytes())
+                self.last_word = time.monotonic()
+                inbox.put((self, message))
+        except (EOFError, OSError):
+            inbox.put((self, None))
+        finally:
+            self.connection.close()
+
+
+class LocalEngine:
+    """Trains in worker processes, each started as a program of its own: no `__main__` guard is needed.
+
+    A worker is used again for the next assignment, and replaced when it died, hung or grew. When the driver dies,
+    however it dies, the socket closes and the workers end themselves.
+    """
+
+    def __init__(
+        self,
+        work_path: Path,
+        handler: Handler,
+        *,
+        num_workers: int,
+        num_threads: int,
+        hang_secs: float,
+        gpus: Sequence[str] = (),
+    ) -> None:
+        self._work_path, self._handler = work_path, handler
+        self._num_workers, self._num_threads, self._hang_secs = num_workers, num_threads, hang_secs
+        self._gpus = list(gpus)
+        self._workers: list[_Worker] = []
+        self._inbox: queue.SimpleQueue[tuple[_Worker, dict[str, Any] | None]] = queue.SimpleQueue()
+
+    def num_free(self) -> int:
+        """Return how many workers have nothing to do, those not yet started included."""
+        return self._num_workers - sum(worker.key is not None for worker in self._workers)
+
+    def start(self, assignment: Assignment, folder: Path) -> None:
+        """Give the assignment to a free worker, started if need be."""
+        worker = next((worker for worker in self._workers if worker.key is None), None) or self._launch()
+        worker.key, worker.last_word = assignment.key, time.monotonic()
+        order = {"assignment": asdict(assignment), "folder": str(folder)}
+        try:
+            worker.connection.send_bytes(json.dumps(order).encode())
+        except OSError:
+            self._bury(worker, "worker process ended between two trials")
+
+    def wait(self, timeout_secs: float) -> None:
+        """Handle all messages that are there, deaths and hangs included."""
+        try:
+            self._take(*self._inbox.get(timeout=timeout_secs))
+            while True:
+                self._take(*self._inbox.get_nowait())
+        except queue.Empty:
+            pass
+        for worker in list(self._workers):
+            is_silent = worker.key is not None and time.monotonic() - worker.last_word > self._hang_secs
+            # Handling one may have removed another.
+            if is_silent and worker in self._workers:
+                worker.process.kill()
+                self._bury(worker, f"hung: no training step for {self._hang_secs:.0f} s")
+
+    def stop(self) -> None:
+        """Kill all workers; their checkpoints stay."""
+        for worker in self._workers:
+            worker.process.kill()
+            worker.process.wait()
+        self._workers.clear()
+
+    def _launch(self) -> _Worker:
+        ours, theirs = Pipe()
+        used = {worker.slot for worker in self._workers}
+        slot = next(number for number in range(self._num_workers) if number not in used)
+        # Whatever this process can import, its workers can; an empty entry is the current folder.
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
+        if self._gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = self._gpus[slot % len(self._gpus)]
+        log = self._work_path.with_name(f"worker-{slot}.log")
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [
+                    # -P: not the current folder before all others, where a file may be called like a library.
+                    sys.executable, "-P", "-m", "fakeface_lab.search.run.worker",
+                    str(theirs.fileno()), str(self._work_path), str(self._num_threads),
+                ],
+                pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment,
+                # Ctrl-C goes to the driver alone, which decides what to stop.
+                start_new_session=True,
+            )  # fmt: skip
+        theirs.close()
+        worker = _Worker(process, ours, log, slot)
+        threading.Thread(target=worker.read_into, args=(self._inbox,), daemon=True).start()
+        self._workers.append(worker)
+        return worker
+
+    def _take(self, worker: _Worker, message: dict[str, Any] | None) -> None:
+        if worker not in self._workers:  # already buried: what it said before does not count any more
+            return
+        if message is None:
+            self._bury(worker, None)
+            return
+        key = worker.key
+        if key is None or message["kind"] == "ready":
+            return
+        match message["kind"]:
+            case "step":
+                step = (message["epoch"], message["step"], message["num_steps"])
+                self._handler(Event(key, "step", step=step))
+            case "epoch":
+                self._handler(Event(key, "epoch", record=EpochRecord(**message["record"])))
+            case "done":
+                worker.key = None
+                self._replace_grown(worker, message["rss_bytes"])
+                self._handler(Event(key, "done"))
+            case kind:
+                worker.key = None
+                self._handler(Event(key, kind, reason=message["reason"]))
+
+    def _replace_grown(self, worker: _Worker, rss_bytes: int) -> None:
+        if worker.first_rss_bytes is None:
+            worker.first_rss_bytes = rss_bytes
+        elif rss_bytes > _GROWTH_LIMIT * worker.first_rss_bytes:
+            worker.process.kill()
+            self._remove(worker)
+
+    def _bury(self, worker: _Worker, reason: str | None) -> None:
+        key = worker.key
+        self._remove(worker)
+        if key is not None:
+            self._handler(Event(key, "died", reason=reason or _explain_exit(worker)))
+
+    def _remove(self, worker: _Worker) -> None:
+        self._workers.remove(worker)
+        try:
+            worker.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            worker.process.kill()
+            worker.process.wait()
+
+
+def _explain_exit(worker: _Worker) -> str:
+    code = worker.process.returncode
+    if code == -9:
+        return "worker process was killed (signal 9): most likely out of memory"
+    tail = worker.log.read_text(errors="replace").strip()[-_LOG_TAIL_CHARS:].splitlines()
+    how = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    return f"worker process {how}" + (f": {tail[-1]}" if tail else "")

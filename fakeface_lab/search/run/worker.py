@@ -1,0 +1,88 @@
+"""Program of a worker process: does one assignment after the other, and ends when its driver is gone.
+
+Started by `engines.LocalEngine` with an inherited socket; not meant to be called by hand.
+"""
+
+import json
+import math
+import os
+import queue
+import sys
+import threading
+import time
+import traceback
+from contextlib import suppress
+from dataclasses import asdict
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+__all__ = ["main"]
+
+# Steps are for a line on the screen; tiny networks take thousands a second.
+_STEP_SECS = 0.2
+
+
+class _Reporter:
+    """Sends steps and epochs to the driver as JSON."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._last_step = -math.inf
+
+    def send(self, **message: Any) -> None:
+        self._connection.send_bytes(json.dumps(message).encode())
+
+    def step_ended(self, epoch: int, step: int, num_steps: int) -> None:
+        now = time.monotonic()
+        if now - self._last_step >= _STEP_SECS:
+            self._last_step = now
+            self.send(kind="step", epoch=epoch, step=step, num_steps=num_steps)
+
+    def epoch_ended(self, record: Any) -> None:
+        self.send(kind="epoch", record=asdict(record))
+
+
+def _read(connection: Connection, inbox: "queue.Queue[dict[str, Any]]") -> None:
+    try:
+        while True:
+            inbox.put(json.loads(connection.recv_bytes()))
+    except (EOFError, OSError):
+        # The driver is gone, perhaps killed. What is finished is in the checkpoint; nothing must go on training.
+        os._exit(1)
+
+
+def main(argv: list[str]) -> int:
+    """Work until told to stop; arguments: file descriptor, path of the work, number of threads."""
+    descriptor, work_path, num_threads = int(argv[0]), Path(argv[1]), int(argv[2])
+    connection = Connection(descriptor)
+    inbox: queue.Queue[dict[str, Any]] = queue.Queue()
+    threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()
+
+    with suppress(OSError):  # Linux: where memory runs out, a worker is to be killed, not its driver
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    # After the reader: loading TensorFlow takes seconds in which the driver may die.
+    import psutil
+
+    from fakeface_lab.backend import keras, set_up_process
+    from fakeface_lab.search.run.faults import explain_fault, kind_of_fault
+    from fakeface_lab.search.run.work import Assignment, load_work
+
+    set_up_process(num_threads)
+    work = load_work(work_path)
+    reporter = _Reporter(connection)
+    reporter.send(kind="ready")
+    while True:
+        order = inbox.get()
+        try:
+            work(Assignment(**order["assignment"]), Path(order["folder"]), reporter)
+        except Exception as err:
+            traceback.print_exc()
+            reporter.send(kind=kind_of_fault(err), reason=explain_fault(err))
+        else:
+            reporter.send(kind="done", rss_bytes=psutil.Process().memory_info().rss)
+        keras.backend.clear_session()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""What to try next: a pure function of what is recorded."""

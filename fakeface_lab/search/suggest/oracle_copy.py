@@ -1,0 +1,208 @@
+"""A copy of an oracle that is fed what a ledger knows, and asked; what to feed it is decided elsewhere.
+
+Members of KerasTuner 1.4.8 that are not public and that are used here: `_save_trial`, `_max_collisions`,
+`_check_consecutive_failures`, `_random_values`, `_tried_so_far`, `_id_to_hash`, and the module's `LOCKS` and
+`THREADS`, for each oracle; `_hps` and `_space` of its HyperParameters; `_vectorize_trials` for the Bayesian oracle;
+`_seed_state`, `_brackets`, `_current_bracket` and `_current_iteration` for Hyperband.
+"""
+
+import sys
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import keras_tuner
+import numpy as np
+from keras_tuner import oracles as kt_oracles
+from keras_tuner.engine import hyperparameters as kt_hyperparameters
+from keras_tuner.src.engine.oracle import LOCKS, THREADS
+
+from fakeface_lab.errors import SearchError
+from fakeface_lab.search.suggest.oracles import BRACKET_PREFIX, PARENT, refuse_repeated_choices, reseeded
+from fakeface_lab.search.suggest.sizes import num_configurations
+
+__all__ = ["Answer", "OracleCopy", "is_kerastuners_own"]
+
+_DRAWS_PER_CONFIGURATION = 20  # a configuration left over is then missed with a chance of exp(-20)
+_MAX_CONFIGURATIONS_TO_EXHAUST = 1_000  # a larger space is not searched to its last configuration
+_KERASTUNERS_OWN = (
+    kt_oracles.RandomSearchOracle,
+    kt_oracles.GridSearchOracle,
+    kt_oracles.BayesianOptimizationOracle,
+    kt_oracles.HyperbandOracle,
+)
+
+
+class Answer(NamedTuple):
+    """What an oracle said: RUNNING with the values to try, IDLE (ask again after an end) or STOPPED.
+
+    KerasTuner's own entries, as in `TrialRecord`, are apart from the hyperparameters.
+    """
+
+    status: str
+    values: dict[str, Any]
+    bracket_values: dict[str, Any]
+
+
+def is_kerastuners_own(oracle: keras_tuner.Oracle) -> bool:
+    """Return whether an oracle is one of KerasTuner's four as they are: no subclass, no method replaced."""
+    return type(oracle) in _KERASTUNERS_OWN and not any(map(callable, vars(oracle).values()))
+
+
+class OracleCopy:
+    """A copy of a template, used as a context manager whenever it is fed or asked.
+
+    It writes nothing to disk, prints nothing, never retries, never gives up over failures, and takes up no
+    hyperparameters that the template does not have. Trials are named by their sequence number. A creation or an
+    end costs the same however many came before, apart from what a user's own oracle or the Gaussian process does.
+    """
+
+    def __init__(self, template: keras_tuner.Oracle, seed: int | None = None):
+        """Copy `template`, with another `seed` if one is given.
+
+        Raises:
+            SearchError: the template already has trials, cannot be copied, or is a grid that would never end.
+        """
+        if isinstance(template, kt_oracles.GridSearchOracle):
+            refuse_repeated_choices(template.hyperparameters)
+        if template.trials:
+            raise SearchError(
+                f"oracle {type(template).__name__}: already holds {len(template.trials)} trials, but a "
+                "search keeps its trials in the tracking store; pass a new oracle"
+            )
+        self._oracle = reseeded(template, template.seed if seed is None else seed)
+        self._oracle.verbose = 0  # before any trial: its display knows no trial begun in silence
+        self._oracle.tune_new_entries = self._oracle.allow_new_entries = False
+        self._oracle.max_retries_per_trial = 0
+        self._oracle.max_consecutive_failed_trials = sys.maxsize
+        self._oracle._check_consecutive_failures = lambda: None  # reads all trials at each end
+        self._oracle._max_collisions = _num_draws_before_exhausted(self._oracle.hyperparameters)
+        self._oracle.save = lambda: None
+        self._oracle._save_trial = lambda trial: None
+        self._oracle.score_trial = self._set_score
+        self._is_kerastuners_own = is_kerastuners_own(template)
+        if self._is_kerastuners_own:  # a user's own may alter the hyperparameters of its copy
+            self._oracle.hyperparameters = _SharedSpace(self._oracle.hyperparameters)
+        space = self._oracle.hyperparameters.space
+        self._ints = {hp.name for hp in space if isinstance(hp, kt_hyperparameters.Int)}
+        self._trials: dict[int, Any] = {}
+        self._scores: dict[str, float] = {}
+        self._asked = -1
+        self._before: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # These two module dictionaries would keep every oracle alive for as long as the program runs.
+        LOCKS.pop(self._oracle, None)
+        THREADS.pop(self._oracle, None)
+
+    def put(self, sequence: int, values: Mapping[str, Any]) -> Answer:
+        """Create a trial with the given values, whatever the oracle itself would suggest."""
+        self._oracle.populate_space = lambda trial_id: {"status": "RUNNING", "values": dict(values)}
+        try:
+            return self.ask(sequence)
+        finally:
+            del self._oracle.populate_space  # uncovers the method of the class
+
+    def ask(self, sequence: int) -> Answer:
+        """Return the oracle's next suggestion, which is from then on a running trial of it."""
+        self._asked, self._before = sequence, _changed_by_question(self._oracle)
+        trial = self._oracle.create_trial(str(sequence))
+        if trial.status == "RUNNING":
+            self._trials[sequence] = trial
+        return self._answer(trial.status, trial.hyperparameters.values)
+
+    def take_back(self) -> None:
+        """Undo the last question; for KerasTuner's own Hyperband only."""
+        for name, value in self._before.items():
+            setattr(self._oracle, name, value)
+        trial = self._trials.pop(self._asked, None)
+        if trial is not None:
+            del self._oracle.trials[trial.trial_id], self._oracle.ongoing_trials[str(self._asked)]
+            self._oracle.start_order.pop()
+            self._oracle._tried_so_far.remove(self._oracle._id_to_hash.pop(trial.trial_id))
+
+    def tell(self, sequence: int, score: float | None) -> None:
+        """End a trial with its score (infinite allowed), or as failed if there is none."""
+        trial = self._trials.pop(sequence)
+        trial.status = "FAILED" if score is None else "COMPLETED"
+        if score is not None:
+            self._scores[trial.trial_id] = score
+        self._oracle.end_trial(trial)
+
+    def draw_new(self) -> Answer:
+        """Return random values that no trial has, or STOPPED if there are none left."""
+        values = self._oracle._random_values()
+        return self._answer("STOPPED", {}) if values is None else self._answer("RUNNING", values)
+
+    def fit_before_guesses(self) -> None:
+        """Have the Gaussian process fitted to the scores told so far: it guesses those of running trials from that.
+
+        KerasTuner's own calls for all vectors only when it is going to use them, and is fitted then.
+        """
+        oracle, vectorize, told = self._oracle, self._oracle._vectorize_trials, dict(self._oracle.trials)
+
+        def fit() -> tuple[Any, Any]:
+            vectors, scores = vectorize()
+            if len(scores):
+                oracle.gpr.fit(vectors, scores)
+            return vectors, scores
+
+        def fit_and_vectorize() -> tuple[Any, Any]:
+            trials, oracle.trials = oracle.trials, told
+            vectors, scores = fit()
+            oracle.trials = {key: trial for key, trial in trials.items() if key not in told}
+            running, guesses = vectorize()
+            oracle.trials = trials
+            return np.concatenate([vectors, running]), np.concatenate([scores, guesses])
+
+        if self._is_kerastuners_own:
+            oracle._vectorize_trials = fit_and_vectorize
+        else:
+            fit()
+
+    def _set_score(self, trial: Any) -> None:
+        trial.score = self._scores[trial.trial_id]
+        trial.best_step = 0
+
+    def _answer(self, status: str, values: Mapping[str, Any]) -> Answer:
+        """Return plain values: the Gaussian process yields NumPy floats, the grid some floats for an Int."""
+        plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
+        declared = {name: int(value) if name in self._ints else value for name, value in plain.items()}
+        own = {name: value for name, value in declared.items() if name.startswith(BRACKET_PREFIX)}
+        if PARENT in own:
+            own[PARENT] = int(own[PARENT])  # KerasTuner pads the number with zeros
+        return Answer(status, {name: value for name, value in declared.items() if name not in own}, own)
+
+
+class _SharedSpace(keras_tuner.HyperParameters):
+    """A space whose copies share its hyperparameters: KerasTuner copies it for each trial, and alters none."""
+
+    def __init__(self, space: keras_tuner.HyperParameters) -> None:
+        super().__init__()
+        self._hps, self._space, self.values = space._hps, space._space, dict(space.values)
+
+    def copy(self) -> Self:
+        return type(self)(self)
+
+
+def _changed_by_question(oracle: keras_tuner.Oracle) -> dict[str, Any]:
+    """Return what a question changes in Hyperband beside the trial that it creates, to put it back."""
+    if type(oracle) is not kt_oracles.HyperbandOracle:
+        return {}
+    brackets = [{**bracket, "rounds": [list(members) for members in bracket["rounds"]]} for bracket in oracle._brackets]
+    return {
+        "_seed_state": oracle._seed_state,
+        "_brackets": brackets,
+        "_current_bracket": oracle._current_bracket,
+        "_current_iteration": oracle._current_iteration,
+    }
+
+
+def _num_draws_before_exhausted(space: keras_tuner.HyperParameters) -> int:
+    num = num_configurations(space)
+    return _DRAWS_PER_CONFIGURATION * min(num or sys.maxsize, _MAX_CONFIGURATIONS_TO_EXHAUST)

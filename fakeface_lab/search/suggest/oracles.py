@@ -1,0 +1,194 @@
+"""KerasTuner's oracles as this project uses them: built from a spec, and copied with another seed.
+
+A *template* is an oracle that has no trials: one of ours (`build_oracle`) or the user's own. It is never
+asked itself; see `oracle_copy`.
+
+Members of KerasTuner 1.4.8 that are not public and that are used here: `_seed_state` for each oracle;
+`_random_state` and `_make_gpr` for the Bayesian one.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import keras_tuner
+import numpy as np
+from keras_tuner import oracles as kt_oracles
+from keras_tuner.engine import hyperparameters as kt_hyperparameters
+
+from fakeface_lab.errors import SearchError
+from fakeface_lab.search.suggest.sizes import Value, Values
+
+__all__ = [
+    "BRACKET_PREFIX",
+    "PARENT",
+    "Algorithm",
+    "OracleSpec",
+    "build_oracle",
+    "default_values",
+    "far_apart_seed",
+    "first_values",
+    "is_value_of",
+    "refuse_repeated_choices",
+    "reseeded",
+]
+
+Algorithm = Literal["random", "grid", "bayesian", "hyperband"]
+
+BRACKET_PREFIX = "tuner/"  # of Hyperband's own entries among the values of a trial
+PARENT = "tuner/trial_id"
+
+_GOLDEN_STEP = 2_654_435_769  # 2**32 divided by the golden ratio: multiples of it keep apart from each other
+
+
+@dataclass(frozen=True)
+class OracleSpec:
+    """Settings of one of the four named algorithms; `build_oracle` makes the template from them.
+
+    Attributes:
+        algorithm: random, grid, bayesian or hyperband.
+        space: hyperparameters with ranges and defaults; trial 0 is all defaults.
+        objective: name of the metric that is the score.
+        direction: whether a lower (min) or a higher (max) score is better.
+        seed: 0 or larger; equal seeds suggest equally. The grid needs none.
+        max_trials: most trials to start, trial 0 included; None for no limit.
+        num_initial_points: Bayesian: ended trials before the Gaussian process; None for 3 per dimension.
+        alpha: Bayesian: expected noise, added to the diagonal of the kernel matrix.
+        beta: Bayesian: weight of exploration against exploitation.
+        max_epochs: Hyperband: the full budget of one trial, in epochs.
+        factor: Hyperband: how much fewer trials and more epochs each round has than the one before.
+        iterations: Hyperband: how often all brackets are run.
+    """
+
+    algorithm: Algorithm
+    space: keras_tuner.HyperParameters
+    objective: str = "val_loss"
+    direction: Literal["min", "max"] = "min"
+    seed: int = 0
+    max_trials: int | None = None
+    num_initial_points: int | None = None
+    alpha: float = 1e-4
+    beta: float = 2.6
+    max_epochs: int | None = None
+    factor: int = 3
+    iterations: int = 1
+
+
+def build_oracle(spec: OracleSpec) -> keras_tuner.Oracle:
+    """Return the template of a named algorithm.
+
+    Raises:
+        SearchError: the algorithm is unknown, the seed is negative, Hyperband's settings are missing or too
+            small, or a choice in a grid lists a value twice (KerasTuner's grid would never end).
+    """
+    if spec.seed < 0:
+        raise SearchError(f"search seed: {spec.seed} is negative; give 0 or a larger integer")
+    shared = {
+        "objective": keras_tuner.Objective(spec.objective, spec.direction),
+        "hyperparameters": spec.space,
+        "seed": far_apart_seed(spec.seed),
+    }
+    match spec.algorithm:
+        case "random":
+            return kt_oracles.RandomSearchOracle(max_trials=spec.max_trials, **shared)
+        case "grid":
+            refuse_repeated_choices(spec.space)
+            return kt_oracles.GridSearchOracle(max_trials=spec.max_trials, **shared)
+        case "bayesian":
+            return kt_oracles.BayesianOptimizationOracle(
+                max_trials=spec.max_trials,
+                num_initial_points=spec.num_initial_points,
+                alpha=spec.alpha,
+                beta=spec.beta,
+                **shared,
+            )
+        case "hyperband":
+            return _build_hyperband(spec, shared)
+    raise SearchError(
+        f"search algorithm: {spec.algorithm!r} is unknown; choose one of {', '.join(get_args(Algorithm))}"
+    )
+
+
+def _build_hyperband(spec: OracleSpec, shared: Mapping[str, Any]) -> keras_tuner.Oracle:
+    if spec.max_epochs is None or spec.max_epochs < 1 or spec.iterations < 1 or spec.factor < 2:
+        raise SearchError(
+            f"hyperband: max_epochs {spec.max_epochs}, factor {spec.factor}, iterations {spec.iterations}; "
+            "give max_epochs of at least 1, a factor of at least 2 and at least 1 iteration"
+        )
+    oracle = kt_oracles.HyperbandOracle(
+        max_epochs=spec.max_epochs, factor=spec.factor, hyperband_iterations=spec.iterations, **shared
+    )
+    oracle.max_trials = spec.max_trials  # no argument of its constructor, yet obeyed by every oracle
+    return oracle
+
+
+def refuse_repeated_choices(space: keras_tuner.HyperParameters) -> None:
+    """Refuse a space whose grid would never end.
+
+    Raises:
+        SearchError: a choice lists a value twice.
+    """
+    for hp in space.space:
+        values = hp.values if isinstance(hp, kt_hyperparameters.Choice) else []
+        repeated = next((value for value in values if values.count(value) > 1), None)
+        if repeated is not None:
+            raise SearchError(f"search space: {hp.name} lists {repeated!r} twice; a grid needs each value once")
+
+
+def far_apart_seed(seed: int, sequence: int = 0) -> int:
+    """Return a seed in [1, 2**32) whose random draws share nothing with those of another sequence.
+
+    KerasTuner draws from seed, seed + 1, seed + 2, ... and takes a seed of 0 for "any", so that neighbouring
+    seeds would give the same values one trial later. Multiples of 2**32 / golden ratio stay evenly apart
+    (Knuth, The Art of Computer Programming 3, section 6.4): by more than 100,000 over 10,000 trials.
+    """
+    base = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    return (base + sequence * _GOLDEN_STEP) % 2**32 or 1
+
+
+def reseeded(oracle: keras_tuner.Oracle, seed: int) -> keras_tuner.Oracle:
+    """Return a copy of an oracle that draws from another seed (1 or larger), e.g. the recorded one.
+
+    Only what KerasTuner's own four oracles make of a seed is replaced.
+
+    Raises:
+        SearchError: the oracle cannot be copied.
+    """
+    try:
+        other = copy.deepcopy(oracle)
+    except Exception as error:  # whatever a user's attribute raises when it is copied
+        raise SearchError(
+            f"oracle {type(oracle).__name__}: cannot be copied ({error}); "
+            "keep open files, locks and connections out of it"
+        ) from error
+    other.seed = other._seed_state = seed
+    if isinstance(other, kt_oracles.BayesianOptimizationOracle):
+        other._random_state = np.random.RandomState(seed)
+        other.gpr = other._make_gpr()
+    return other
+
+
+def default_values(space: keras_tuner.HyperParameters) -> Values:
+    """Return the default of every hyperparameter that is active when all have their defaults."""
+    defaults = keras_tuner.HyperParameters()
+    defaults.merge(space.space)
+    return dict(defaults.values)
+
+
+def first_values(template: keras_tuner.Oracle) -> Values:
+    """Return the values of trial 0: all defaults; for Hyperband the full budget too, in no bracket."""
+    values = default_values(template.hyperparameters)
+    if isinstance(template, kt_oracles.HyperbandOracle):
+        full_budget = {"epochs": template.max_epochs, "initial_epoch": 0, "bracket": -1, "round": 0}
+        values |= {BRACKET_PREFIX + name: value for name, value in full_budget.items()}
+    return values
+
+
+def is_value_of(hp: Any, value: Value) -> bool:
+    """Return whether a value is the default of a hyperparameter, one of its choices, or in its range."""
+    if value == hp.default:
+        return True
+    if isinstance(hp, kt_hyperparameters.Int | kt_hyperparameters.Float):
+        return isinstance(value, int | float) and bool(hp.min_value <= value <= hp.max_value)
+    return value in hp.values

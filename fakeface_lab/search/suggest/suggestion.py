@@ -1,0 +1,154 @@
+"""What to try next, as a pure function of a search's settings and its recorded trials.
+
+The ledger is the only memory of a search, so that starting again is no special case. A copy of the oracle is fed the
+ledger and asked.
+
+- Random, grid, Hyperband and any other KerasTuner oracle go through the events again in their order; each
+  answer must equal the recorded one, else the ledger belongs to another search. `replay` keeps the copy as a cache.
+- The Bayesian oracle is given the recorded trials at once, and a seed of its own for each question.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any
+
+import keras_tuner
+from keras_tuner import oracles as kt_oracles
+from sklearn.exceptions import ConvergenceWarning
+
+from fakeface_lab.search.suggest.oracle_copy import Answer, OracleCopy, is_kerastuners_own
+from fakeface_lab.search.suggest.oracles import PARENT, far_apart_seed, first_values, is_value_of
+from fakeface_lab.search.suggest.records import TrialRecord, another_search, check_consistent
+from fakeface_lab.search.suggest.replay import ask_replayed
+from fakeface_lab.search.suggest.sizes import Value
+
+__all__ = ["Exhausted", "Suggestion", "TrialRecord", "Wait", "failed_parent", "suggest"]
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """The next trial. With a `failed_parent` it is to be recorded as failed at once, and not trained.
+
+    Attributes:
+        values: hyperparameters by name.
+        bracket_values: as in `TrialRecord`.
+        failed_parent: sequence of the failed trial whose weights this promotion would go on from, or None.
+    """
+
+    values: Mapping[str, Value]
+    bracket_values: Mapping[str, Value] = field(default_factory=dict)
+    failed_parent: int | None = None
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Nothing to start until one of the running trials has ended."""
+
+
+@dataclass(frozen=True)
+class Exhausted:
+    """No trial will be suggested any more; running ones may still end.
+
+    Attributes:
+        reason: why, as a clause for the user.
+    """
+
+    reason: str
+
+
+def suggest(template: keras_tuner.Oracle, trials: Sequence[TrialRecord]) -> Suggestion | Wait | Exhausted:
+    """Return what to start next; equal arguments give equal answers, and no argument is changed.
+
+    Trial 0 has all defaults, for Hyperband the full budget too, and belongs to no bracket.
+
+    Args:
+        template: an oracle without trials, from `oracles.build_oracle` or the user's own, whose suggestions
+            depend on nothing but its settings, its seed and the trials it has been told of.
+        trials: all recorded trials, in any order.
+
+    Returns:
+        With one trial at a time, a search that was cut anywhere goes on exactly as it would have. What the
+        Gaussian process suggests is repeatable on one machine only: it depends on the linear algebra library.
+
+    Raises:
+        SearchError: the ledger contradicts itself or belongs to another search, or the template cannot be
+            used.
+    """
+    ledger = sorted(trials, key=attrgetter("sequence"))
+    if template.max_trials and len(ledger) >= template.max_trials:
+        check_consistent(ledger)
+        return Exhausted(f"all {template.max_trials} trials have been started")
+    bayesian = isinstance(template, kt_oracles.BayesianOptimizationOracle)
+    with _fits_silent() if bayesian or not is_kerastuners_own(template) else nullcontext():
+        answer = _ask_bayesian(template, ledger) if bayesian else ask_replayed(template, ledger)
+    if answer.status == "RUNNING":
+        return Suggestion(
+            dict(answer.values), dict(answer.bracket_values), failed_parent(answer.bracket_values, ledger)
+        )
+    if answer.status == "IDLE" and any(trial.status == "running" for trial in ledger):
+        return Wait()
+    return Exhausted(f"{type(template).__name__} has nothing new to try")
+
+
+def failed_parent(bracket_values: Mapping[str, Value], trials: Sequence[TrialRecord]) -> int | None:
+    """Return the sequence of the failed trial that a promoted one goes on from; None if there is none.
+
+    Such a promotion has no weights to begin with: it is recorded as failed, and not trained.
+    """
+    parent = bracket_values.get(PARENT)
+    if parent is not None and any(trial.sequence == parent and trial.status == "failed" for trial in trials):
+        return int(parent)
+    return None
+
+
+def _ask_bayesian(template: keras_tuner.Oracle, ledger: Sequence[TrialRecord]) -> Answer:
+    check_consistent(ledger)
+    _check_in_space(template, ledger)
+    ended = [trial for trial in ledger if trial.status != "running"]
+    running = [trial for trial in ledger if trial.status == "running"]
+    seed, worst = far_apart_seed(template.seed, len(ledger)), _worst_score(template, ended)
+    with OracleCopy(template, seed) as oracle:
+        for trial in ended:
+            oracle.put(trial.sequence, trial.values)
+            # The Gaussian process needs a number to stay away from: a failure is as bad as the worst score so far.
+            oracle.tell(trial.sequence, worst if trial.status == "failed" else trial.score)
+        if running:
+            oracle.fit_before_guesses()
+        for trial in running:
+            oracle.put(trial.sequence, trial.values)
+        answer = oracle.ask(len(ledger)) if ledger else oracle.put(0, first_values(template))
+        is_repeated = any(dict(trial.values) == answer.values for trial in ledger)
+        return oracle.draw_new() if is_repeated else answer
+
+
+def _fits_silent() -> AbstractContextManager[Any]:
+    """Ignore that on few trials a Gaussian process runs into the bounds of its length scales: it is still usable.
+
+    The filters of warnings belong to the whole process: they are left alone where nothing is fitted, so that a
+    thread may ask.
+    """
+    return warnings.catch_warnings(action="ignore", category=ConvergenceWarning)
+
+
+def _worst_score(template: keras_tuner.Oracle, ended: Sequence[TrialRecord]) -> float | None:
+    worst = max if template.objective.direction == "min" else min
+    return worst((trial.score for trial in ended if trial.score is not None), default=None)
+
+
+def _check_in_space(template: keras_tuner.Oracle, ledger: Sequence[TrialRecord]) -> None:
+    """Refuse a trial that the space of this search cannot contain, as its values are not asked for again."""
+    space = template.hyperparameters.copy()
+    for trial in ledger:
+        space.values = dict(trial.values)
+        active = [hp for hp in space.space if space.is_active(hp)]
+        if {hp.name for hp in active} != set(trial.values):
+            names = ", ".join(hp.name for hp in active)
+            raise another_search(template, trial, f"the hyperparameters {names}")
+        for hp in active:
+            if not is_value_of(hp, trial.values[hp.name]):
+                raise another_search(template, trial, f"{hp} where it has {trial.values[hp.name]}")
+        if trial.sequence == 0 and dict(trial.values) != first_values(template):
+            raise another_search(template, trial, "all defaults")

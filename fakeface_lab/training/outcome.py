@@ -1,0 +1,71 @@
+"""What a finished training leaves in its folder: artifacts, the packed model and, last, its numbers."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from fakeface_lab.files import replace_text
+from fakeface_lab.training.recorder import EpochRecord
+
+__all__ = ["ARTIFACTS", "MODEL", "Outcome", "peak_rss_bytes", "read_outcome", "write_outcome"]
+
+ARTIFACTS, MODEL = "artifacts", "model"
+_OUTCOME = "outcome.json"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The numbers of a finished training.
+
+    Attributes:
+        records: every epoch.
+        kept_epoch: the epoch whose weights were kept, from 1.
+        metrics: the end figures, by metric name.
+        explanation: in words, how much of the accuracy a simple shortcut has too; empty where nothing was scored.
+    """
+
+    records: list[EpochRecord]
+    kept_epoch: int
+    metrics: dict[str, float]
+    explanation: str = ""
+
+    @property
+    def ended_at_ms(self) -> int:
+        """When the kept epoch ended, Unix time in ms: the time of all end figures.
+
+        The epoch's own figures, attached to the model, are then the points that the run already has.
+        """
+        return self.records[self.kept_epoch - 1].ended_at_ms
+
+    def kept_metrics(self) -> dict[str, float]:
+        """Return the metrics of the epoch whose weights were kept."""
+        return self.records[self.kept_epoch - 1].metrics
+
+
+def read_outcome(folder: Path) -> Outcome | None:
+    """Return what `write_outcome` left in `folder`; None while the training is not finished, or the file damaged."""
+    try:
+        content = json.loads((folder / _OUTCOME).read_text())
+        records = [EpochRecord(**record) for record in content.pop("records")]
+        return Outcome(records, **content)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def write_outcome(outcome: Outcome, folder: Path) -> None:
+    """Write the numbers to `folder`: from then on the training is finished."""
+    replace_text(folder / _OUTCOME, json.dumps(asdict(outcome)))
+
+
+def peak_rss_bytes() -> int:
+    """Return the most memory that this process ever had, bytes: earlier trainings in it included."""
+    memory = psutil.Process().memory_info()
+    if hasattr(memory, "peak_wset"):  # Windows
+        return int(memory.peak_wset)
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
