@@ -12,28 +12,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import Field
-
 from fakeface_lab.cli import run_program
-from fakeface_lab.config import RunSettings, find_project
+from fakeface_lab.config import find_project
+from fakeface_lab.settings import AuditProgramSettings
 
-__all__ = ["AuditProgramSettings", "AuditResult", "main", "run_audit"]
+__all__ = ["AuditResult", "main", "run_audit"]
 
 EXIT_VOID = 3
-
-
-class AuditProgramSettings(RunSettings):
-    """Settings of `python -m fakeface_lab.audit`; the thresholds are those of `evaluation.audit.AuditSettings`."""
-
-    warn_auc: float = Field(0.70, ge=0.5, le=1, description="AUC from which a probe separates the classes")
-    fail_auc: float = Field(0.90, ge=0.5, le=1, description="AUC from which a shortcut probe makes results void")
-    significance: float = Field(0.0001, gt=0, lt=1, description="largest p-value, Holm-corrected, of a finding")
-    min_slice_fraction: float = Field(0.01, ge=0, le=1, description="share of all images that a slice must hold")
-    min_slice_purity: float = Field(0.95, ge=0, le=1, description="lower end of the purity of a pure slice")
-    min_end_purity: float = Field(0.9, ge=0, le=1, description="the same among the images a probe is surest of")
-    fail_slice_fraction: float = Field(0.5, ge=0, le=1, description="share of images in pure slices that is void")
-    max_bits: int = Field(10, ge=0, le=64, description="largest pHash distance of one picture twice, bits of 64")
-    min_correlation: float = Field(0.9, ge=0, le=1, description="correlation of details of one picture twice")
 
 
 @dataclass(frozen=True)
@@ -66,14 +51,13 @@ def run_audit(settings: AuditProgramSettings) -> AuditResult:
     """
     from fakeface_lab.assess.inspection import inspect_images
     from fakeface_lab.assess.reports import audit_note, headline, print_card, tell
-    from fakeface_lab.detector.printing import print_data_card
-    from fakeface_lab.terminal import print_places
     from fakeface_lab.data.images import load_images
     from fakeface_lab.data.sources import find_source
     from fakeface_lab.data.splits import make_split, write_ledger
+    from fakeface_lab.detector.printing import print_data_card
     from fakeface_lab.detector.recording import begin_recording
     from fakeface_lab.evaluation.audit import AuditSettings
-    from fakeface_lab.terminal import console
+    from fakeface_lab.terminal import console, print_places
     from fakeface_lab.tracking.patience import PatientWriter
     from fakeface_lab.tracking.runs import TrackedRun
     from fakeface_lab.tracking.store import open_store

@@ -10,7 +10,8 @@ import sys
 from dataclasses import dataclass
 
 from fakeface_lab.cli import run_program
-from fakeface_lab.config import BaselineSettings, Hyperparameters, find_project
+from fakeface_lab.config import find_project
+from fakeface_lab.settings import BaselineSettings, Hyperparameters
 
 __all__ = ["BaselineResult", "main", "run_baseline"]
 
@@ -42,21 +43,20 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
     project = find_project()
     source = find_source(settings.data, settings.positive, project, settings.image_size)
 
-    from fakeface_lab.detector import printing
     from fakeface_lab.backend import set_up_process
     from fakeface_lab.data.images import load_images
     from fakeface_lab.data.splits import make_split
-    from fakeface_lab.detector import recording
+    from fakeface_lab.detector import printing, recording
     from fakeface_lab.detector.fit import Training
     from fakeface_lab.detector.results import produce_outcome
-    from fakeface_lab.training.outcome import MODEL, read_outcome
-    from fakeface_lab.terminal import say
+    from fakeface_lab.terminal import console, print_places, say
     from fakeface_lab.tracking.lookup import find_audit
     from fakeface_lab.tracking.models import is_whole, model_of_run
     from fakeface_lab.tracking.patience import PatientWriter
     from fakeface_lab.tracking.runs import sweep_dead_runs
     from fakeface_lab.tracking.seal import describe_openings, record_opening, seal_key
     from fakeface_lab.tracking.store import open_store
+    from fakeface_lab.training.outcome import MODEL, read_outcome
 
     num_threads = set_up_process(settings.threads)
     images = load_images(source, settings.image_size)

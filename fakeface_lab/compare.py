@@ -6,13 +6,11 @@ python -m fakeface_lab.compare RUN OTHER [...]     # the first against each of t
 """
 
 import sys
-from typing import TYPE_CHECKING, Literal
-
-from pydantic import Field
-from pydantic_settings import CliPositionalArg
+from typing import TYPE_CHECKING
 
 from fakeface_lab.cli import run_program
-from fakeface_lab.config import Settings, find_project
+from fakeface_lab.config import find_project
+from fakeface_lab.settings import CompareSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,18 +19,9 @@ if TYPE_CHECKING:
     from fakeface_lab.tracking.finding import Run
     from fakeface_lab.tracking.store import Store
 
-__all__ = ["CompareSettings", "main", "run_compare"]
+__all__ = ["main", "run_compare"]
 
 EXIT_NOT_BETTER = 3
-
-
-class CompareSettings(Settings):
-    """Settings of `python -m fakeface_lab.compare`."""
-
-    runs: CliPositionalArg[list[str]] = Field([], description="names or ids of searches and runs; none: the latest")
-    require: Literal["better"] | None = Field(
-        None, description="better: exit code 3 unless the first run is better than all others (or a search's winner)"
-    )
 
 
 def run_compare(settings: CompareSettings) -> int:

@@ -1,15 +1,12 @@
-"""Typed settings of every program: config file < environment (`FAKEFACE_*`) < command line.
-
-Each field carries its unit, its range and its default, which is what `--help` prints.
-"""
+"""How settings are read: config file < environment (`FAKEFACE_*`) < command line. What they are is in `settings`."""
 
 import difflib
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer
+from pydantic import BaseModel, Field, ValidationError, field_serializer
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -22,40 +19,13 @@ from pydantic_settings import (
 
 from fakeface_lab.errors import ConfigError, without_credentials
 
-__all__ = [
-    "BaselineSettings",
-    "DataSettings",
-    "Hyperparameters",
-    "RunSettings",
-    "Settings",
-    "TrainingSettings",
-    "find_project",
-    "load_settings",
-]
+__all__ = ["Settings", "find_project", "load_settings"]
 
 ENV_PREFIX = "FAKEFACE_"
 
 RANGE_WORDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 SettingsT = TypeVar("SettingsT", bound="Settings")
-
-
-class Hyperparameters(BaseModel):
-    """What the search may vary. Every default is the documented value."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    filters_1: int = Field(32, ge=1, le=1024, description="filters of the first convolution")
-    filters_2: int = Field(64, ge=1, le=1024, description="filters of the second convolution")
-    dense_units: int = Field(128, ge=1, le=8192, description="units of the hidden dense layer")
-    conv_dropout: float = Field(0.25, ge=0, lt=1, description="dropped fraction after each pooling")
-    dense_dropout: float = Field(0.5, ge=0, lt=1, description="dropped fraction before the last layer")
-    learning_rate: float = Field(1e-4, gt=0, le=1, description="Adam's learning rate")
-    batch_size: int = Field(32, ge=1, le=4096, description="images a training step")
-    augmentation: float = Field(
-        0.0, ge=0, le=2, description="strength of the declared augmentation: 0 off (documented), 1 as declared"
-    )
-    precision: Literal["float32", "mixed_bfloat16"] = Field("float32", description="dtype policy of the layers")
 
 
 class Settings(BaseSettings):
@@ -95,49 +65,6 @@ class Settings(BaseSettings):
         if cls.config_file is None:
             return init_settings, env_settings
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=cls.config_file)
-
-
-class RunSettings(Settings):
-    """What every program takes that reads images and writes a run."""
-
-    data: str = Field(
-        "auto",
-        description="auto, hardfakevsrealfaces, demo, or a folder with two class folders",
-    )
-    positive: str | None = Field(
-        None,
-        description="class folder to detect (the documented one is fake); needed for unknown folder names",
-    )
-    image_size: int = Field(300, ge=16, le=2048, description="edge of the square pictures the model sees, px")
-    split: Literal["documented", "sealed"] = Field(
-        "documented", description="documented: 80/20, validated on the test images; sealed: 64/16/20"
-    )
-    seed: int = Field(0, ge=0, lt=2**31, description="seed of split, initial weights, data order and dropout")
-    name: str | None = Field(None, min_length=1, max_length=200, description="name of the run or search")
-
-
-class DataSettings(RunSettings):
-    """Settings of `python -m fakeface_lab.data`."""
-
-    clear_cache: bool = Field(False, description="delete all cached pixels and say how many bytes that freed")
-
-
-class TrainingSettings(RunSettings):
-    """What every program takes that trains."""
-
-    epochs: int = Field(10, ge=1, le=10_000, description="passes over the training images")
-    threads: int = Field(
-        0, ge=0, le=1024, description="threads of one training, equal results need equal threads, 0: all cores"
-    )
-
-
-class BaselineSettings(TrainingSettings):
-    """Settings of `python -m fakeface_lab.baseline`."""
-
-    hyperparameters: Hyperparameters = Field(
-        default=Hyperparameters(), description="the documented values, unless changed"
-    )
-    resume: bool = Field(False, description="continue the interrupted run with the same settings, if there is one")
 
 
 def find_project(start: Path | None = None) -> Path:

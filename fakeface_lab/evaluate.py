@@ -12,24 +12,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import Field
-from pydantic_settings import CliPositionalArg
-
 from fakeface_lab.cli import run_program
-from fakeface_lab.config import Settings, find_project
+from fakeface_lab.config import find_project
+from fakeface_lab.settings import EvaluateSettings
 
-__all__ = ["EvaluateSettings", "EvaluationResult", "main", "run_evaluation"]
-
-
-class EvaluateSettings(Settings):
-    """Settings of `python -m fakeface_lab.evaluate`."""
-
-    model: CliPositionalArg[str] = Field(description="run id, run name, models:/..., NAME@ALIAS or alias")
-    data: str | None = Field(None, description="hardfakevsrealfaces, demo, or a folder; default: the own test split")
-    positive: str | None = Field(None, description="class folder to detect, for folder names that do not say it")
-    stress: bool = Field(False, description="also score the images under JPEG, blur, crop, padding and the like")
-    name: str | None = Field(None, min_length=1, max_length=200, description="name of the run")
-    threads: int = Field(0, ge=0, le=1024, description="threads of the model; 0: all cores")
+__all__ = ["EvaluationResult", "main", "run_evaluation"]
 
 
 @dataclass(frozen=True)
@@ -58,9 +45,8 @@ def run_evaluation(settings: EvaluateSettings) -> EvaluationResult:
     from fakeface_lab.assess.reports import print_evaluation, tell
     from fakeface_lab.assess.tracked_model import load_model
     from fakeface_lab.backend import set_up_process
-    from fakeface_lab.terminal import print_places
     from fakeface_lab.detector.recording import begin_recording
-    from fakeface_lab.terminal import console, say
+    from fakeface_lab.terminal import console, print_places, say
     from fakeface_lab.tracking.lookup import find_audit, find_model, open_for_models
     from fakeface_lab.tracking.patience import PatientWriter
     from fakeface_lab.tracking.runs import TrackedRun

@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from fakeface_lab.cli import run_program
-from fakeface_lab.search.settings import TuneSettings
+from fakeface_lab.settings import TuneSettings
 
 if TYPE_CHECKING:
     from fakeface_lab.detector.search import SearchResult

@@ -21,8 +21,8 @@ from PIL import Image
 from fakeface_lab.data.images import ImageSet, load_images
 from fakeface_lab.data.sources import find_source
 from fakeface_lab.data.splits import read_ledger
-from fakeface_lab.training.outcome import Outcome
 from fakeface_lab.tracking.store import Store, open_store
+from fakeface_lab.training.outcome import Outcome
 from fakeface_lab.training.recorder import EpochRecord
 
 EPOCHS = 3

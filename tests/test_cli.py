@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from fakeface_lab.cli import run_program
-from fakeface_lab.config import RunSettings
 from fakeface_lab.errors import AllTrialsFailedError, DataError, FakefaceLabError, TrackingError
+from fakeface_lab.settings import RunSettings
 
 PROG = "python -m fakeface_lab.test"
 
@@ -106,7 +106,7 @@ def test_handler_of_the_caller_is_put_back() -> None:
 WAITING = """
 import sys, time
 from fakeface_lab.cli import run_program
-from fakeface_lab.config import RunSettings
+from fakeface_lab.settings import RunSettings
 def body(settings):
     try:
         print("ready", flush=True)

@@ -10,16 +10,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from fakeface_lab.config import (
-    BaselineSettings,
-    DataSettings,
-    Hyperparameters,
-    Settings,
-    find_project,
-    load_settings,
-)
+from fakeface_lab.config import Settings, find_project, load_settings
 from fakeface_lab.errors import ConfigError
-from fakeface_lab.search.settings import TuneSettings
+from fakeface_lab.settings import BaselineSettings, DataSettings, Hyperparameters, TuneSettings
 
 PROG = "python -m fakeface_lab.baseline"
 

@@ -19,9 +19,10 @@ from fakeface_lab.data.images import load_images
 from fakeface_lab.data.sources import find_source
 from fakeface_lab.detector.fit import predict
 from fakeface_lab.detector.stress import is_collapse, stress_scores
-from fakeface_lab.evaluate import EvaluateSettings, main, run_evaluation
+from fakeface_lab.evaluate import main, run_evaluation
 from fakeface_lab.evaluation.stress import CONDITIONS, SEARCH_CONDITIONS, objective_values, stress_report
 from fakeface_lab.evaluation.stress_changes import apply
+from fakeface_lab.settings import EvaluateSettings
 from fakeface_lab.tracking.lookup import find_evaluations, find_model, open_for_models
 from fakeface_lab.tracking.seal import num_openings, seal_key
 from tests.tracked_model_store import SIZE_PX, TrackedProject, draw, make_tracked_project

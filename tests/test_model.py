@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from fakeface_lab.backend import keras
-from fakeface_lab.config import Hyperparameters
 from fakeface_lab.detector.model import build_model, fixed_hyperparameters
+from fakeface_lab.settings import Hyperparameters
 
 # Name, output shape without the batch, parameters: the document's summary.
 DOCUMENTED_LAYERS = [

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fakeface_lab.audit import AuditProgramSettings, run_audit
+from fakeface_lab.audit import run_audit
 from fakeface_lab.predict import PredictSettings, main, run_prediction
+from fakeface_lab.settings import AuditProgramSettings
 from fakeface_lab.tracking.lookup import find_model, open_for_models
 from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.runs import TrackedRun

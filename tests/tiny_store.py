@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 
 from fakeface_lab.baseline import run_baseline
-from fakeface_lab.config import BaselineSettings
-from fakeface_lab.search.settings import Range, TuneSettings
+from fakeface_lab.settings import BaselineSettings, Range, TuneSettings
 from fakeface_lab.tune import run_search
 
 __all__ = ["SPACE", "TinyStore", "tiny_store"]

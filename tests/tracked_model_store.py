@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from fakeface_lab.baseline import run_baseline
-from fakeface_lab.config import BaselineSettings, Hyperparameters
+from fakeface_lab.settings import BaselineSettings, Hyperparameters
 
 __all__ = ["SIZE_PX", "TrackedProject", "draw", "make_tracked_project"]
 

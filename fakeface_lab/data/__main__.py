@@ -9,7 +9,8 @@ The first call decodes every file; training on the same images finds the pixels 
 import sys
 
 from fakeface_lab.cli import run_program
-from fakeface_lab.config import DataSettings, find_project
+from fakeface_lab.config import find_project
+from fakeface_lab.settings import DataSettings
 
 __all__ = ["describe_data", "main"]
 
@@ -30,8 +31,8 @@ def describe_data(settings: DataSettings) -> None:
     source = find_source(settings.data, settings.positive, find_project(), settings.image_size)
     images = load_images(source, settings.image_size)
 
-    from fakeface_lab.detector import printing
     from fakeface_lab.data.splits import make_split
+    from fakeface_lab.detector import printing
 
     printing.print_data_card(images, make_split(images, settings.split, settings.seed))
 

@@ -11,7 +11,6 @@ from functools import partial
 from mlflow.entities import Run
 
 from fakeface_lab.detector.judging import judge_finals
-from fakeface_lab.training.outcome import read_outcome
 from fakeface_lab.errors import SearchError
 from fakeface_lab.evaluation.comparison import Judgement
 from fakeface_lab.search.ledger.heartbeat import Heartbeat
@@ -21,6 +20,7 @@ from fakeface_lab.search.run.work import Assignment, Work
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.seal import record_opening
 from fakeface_lab.tracking.store import Store
+from fakeface_lab.training.outcome import read_outcome
 
 __all__ = ["Finals", "explain", "run_finals", "verdict"]
 

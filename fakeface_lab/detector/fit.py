@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fakeface_lab.backend import keras
-from fakeface_lab.config import Hyperparameters
-from fakeface_lab.detector.pipeline import evaluation_batches, training_batches
 from fakeface_lab.detector.model import build_model, fixed_hyperparameters
+from fakeface_lab.detector.pipeline import evaluation_batches, training_batches
 from fakeface_lab.evaluation.stress_objective import OBJECTIVES as STRESS_OBJECTIVES
+from fakeface_lab.settings import Hyperparameters
 from fakeface_lab.training.recorder import Listener, TrainingRecorder
 
 __all__ = ["STRESS_OBJECTIVES", "Training", "predict", "train"]

@@ -1,7 +1,7 @@
 """The documented CNN, and everything the search may vary in it: one builder for the baseline and every trial."""
 
 from fakeface_lab.backend import keras, keras_tuner
-from fakeface_lab.config import Hyperparameters
+from fakeface_lab.settings import Hyperparameters
 
 __all__ = ["build_model", "fixed_hyperparameters"]
 

@@ -10,10 +10,9 @@ import keras_tuner
 import numpy as np
 from keras_tuner import oracles as kt_oracles
 
-from fakeface_lab.config import Hyperparameters
 from fakeface_lab.detector.space import to_hyperparameters
-from fakeface_lab.search.settings import TuneSettings
 from fakeface_lab.search.suggest.sizes import num_trials_at_most
+from fakeface_lab.settings import Hyperparameters, TuneSettings
 from fakeface_lab.terminal import format_secs
 
 __all__ = ["Plan", "num_parameters", "plan_search"]

@@ -10,12 +10,10 @@ from rich.text import Text
 
 from fakeface_lab.data.images import ImageSet
 from fakeface_lab.data.splits import Split
-from fakeface_lab.training.outcome import Outcome
-from fakeface_lab.errors import without_credentials
 from fakeface_lab.evaluation.intervals import wilson
 from fakeface_lab.terminal import console, format_secs, say
 from fakeface_lab.tracking.lookup import FoundAudit
-from fakeface_lab.tracking.store import Store
+from fakeface_lab.training.outcome import Outcome
 from fakeface_lab.training.recorder import EpochRecord, Listener
 
 __all__ = [
@@ -26,7 +24,7 @@ __all__ = [
     "print_outcome",
 ]
 
-# "Real vs. Fake Faces Image Classification", Statistical Deep Learning, Fall 2023: what a run on its images is set beside.
+# Source: "Real vs. Fake Faces Image Classification", Statistical Deep Learning, Fall 2023.
 _DOCUMENTED_NUM_ERRORS = 1
 _DOCUMENTED_NUM_TEST = 258
 
@@ -173,5 +171,3 @@ def _documented_table(outcome: Outcome) -> Table:
         secs = f"{_DOCUMENTED_EPOCH_SECS[index]}/{record.metrics['epoch_secs']:.0f}"
         table.add_row(str(record.epoch), *pairs, secs)
     return table
-
-

@@ -10,12 +10,11 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from fakeface_lab.config import Hyperparameters
 from fakeface_lab.data.images import ImageSet
 from fakeface_lab.data.sources import KAGGLE_HANDLE
 from fakeface_lab.data.splits import Split
 from fakeface_lab.detector.fit import Training
-from fakeface_lab.training.outcome import ARTIFACTS, MODEL, Outcome
+from fakeface_lab.settings import Hyperparameters
 from fakeface_lab.tracking.finding import Run
 from fakeface_lab.tracking.lookup import find_audit
 from fakeface_lab.tracking.models import log_model
@@ -23,6 +22,7 @@ from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.provenance import host_facts, package_versions
 from fakeface_lab.tracking.runs import TrackedRun, find_latest
 from fakeface_lab.tracking.store import Store
+from fakeface_lab.training.outcome import ARTIFACTS, MODEL, Outcome
 from fakeface_lab.training.recorder import EpochRecord
 
 __all__ = [

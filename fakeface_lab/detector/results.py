@@ -7,13 +7,11 @@ import csv
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 
 from fakeface_lab.backend import keras
 from fakeface_lab.data.images import ImageSet
@@ -24,8 +22,8 @@ from fakeface_lab.detector.stress import Scored, score_for_search
 from fakeface_lab.evaluation.scores import detection_scores, documented_scores
 from fakeface_lab.evaluation.stress import SEARCH_CONDITIONS
 from fakeface_lab.figures.training import confusion_figure, documented_figure, roc_figure
-from fakeface_lab.training.curves import curve_figures
 from fakeface_lab.tracking.models import package_model
+from fakeface_lab.training.curves import curve_figures
 from fakeface_lab.training.outcome import ARTIFACTS, MODEL, Outcome, peak_rss_bytes, write_outcome
 from fakeface_lab.training.recorder import EpochRecord, Listener, TrainingRecorder
 

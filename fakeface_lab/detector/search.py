@@ -7,32 +7,36 @@ from typing import Any, Literal
 
 from fakeface_lab.backend import keras_tuner, set_up_process
 from fakeface_lab.config import find_project
-from fakeface_lab.detector.printing import print_data_card
-from fakeface_lab.terminal import console, print_places
 from fakeface_lab.data.images import ImageSet, load_images
 from fakeface_lab.data.sources import find_source, list_files
 from fakeface_lab.data.splits import Split, make_split
+from fakeface_lab.detector.best_settings import write_best_settings
 from fakeface_lab.detector.finals import explain, run_finals, verdict
 from fakeface_lab.detector.plan import plan_search
+from fakeface_lab.detector.printing import print_data_card
 from fakeface_lab.detector.recording import describe_data
 from fakeface_lab.detector.registry import register
+from fakeface_lab.detector.selection import ScoredTrial, SelectionReport, selection_report
 from fakeface_lab.detector.space import build_space
 from fakeface_lab.detector.work import DetectorWork
 from fakeface_lab.errors import ConfigError
-from fakeface_lab.search.closing import close_search
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
 from fakeface_lab.search.ledger.resume import THREADS_TAG, choose_threads, find_search, open_search
-from fakeface_lab.search.placement import make_engine
+from fakeface_lab.search.report.leaderboard import leaderboard, trial_0_name
+from fakeface_lab.search.report.report import publish_report
+from fakeface_lab.search.report.tables import trials_table
 from fakeface_lab.search.run.driver import Driver, Limits, is_better
 from fakeface_lab.search.run.engine import EngineMaker
+from fakeface_lab.search.run.local_engine import make_engine
 from fakeface_lab.search.run.progress import SearchProgress
-from fakeface_lab.search.settings import TuneSettings
 from fakeface_lab.search.suggest.oracles import OracleSpec, build_oracle
 from fakeface_lab.search.suggest.sizes import num_trials_at_most
-from fakeface_lab.terminal import say
+from fakeface_lab.settings import TuneSettings
+from fakeface_lab.terminal import console, print_places, say, wide_console
+from fakeface_lab.tracking.finding import children_of
 from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.runs import sweep_dead_runs
-from fakeface_lab.tracking.seal import record_opening
+from fakeface_lab.tracking.seal import OPENED_TAG, describe_openings, record_opening
 from fakeface_lab.tracking.store import open_store
 
 __all__ = ["SearchResult", "best_trial", "search_detector", "show_plan"]
@@ -162,7 +166,7 @@ def _search(
     best = best_trial(ledger, direction)
     assert best.record.score is not None  # the best trial is a finished one
     text = _conclude(settings, ledger, work, engine, best) if settings.final_seeds else ""
-    close_search(ledger, settings, best, direction, text)
+    _close(ledger, settings, best, direction, text)
     return SearchResult(parent.run_id, dict(best.record.values), best.record.score, text)
 
 
@@ -181,6 +185,77 @@ def _conclude(
     aliases = ", ".join(f"{alias} {version}" for alias, version in registered.aliases.items())
     say("registry", f"{name}: {aliases}; {registered.reason}")
     return text
+
+
+def _close(
+    ledger: Ledger, settings: TuneSettings, best: LedgerTrial, direction: Literal["min", "max"], verdict: str
+) -> None:
+    """Write and print the end of a search; again after each restart, with the same result.
+
+    Args:
+        ledger: of the search.
+        settings: of the search.
+        best: the best trial.
+        direction: whether a larger or a smaller score is better.
+        verdict: of the best against the documented configuration; empty without a final.
+    """
+    parent = ledger.parent
+    selection = _selection(ledger, settings, direction)
+    documented = ledger.trials[0].record.score
+    scores = {"best_score": best.record.score, "documented_score": documented}
+    metrics = {name: score for name, score in scores.items() if score is not None}
+    parent.log_metrics(metrics | selection.metrics, 0, int(best.run.info.start_time))
+    seal = _seal(ledger)
+    publish_report(
+        ledger,
+        settings.objective,
+        direction,
+        " ".join([verdict, seal, *selection.sentences]).strip(),
+        write_best_settings,
+    )
+    trials = parent.writer.call(lambda: children_of(parent.store, parent.run, "trial"))
+    wide_console.print(trials_table(leaderboard(trials, direction), trial_0_name(parent.run)))
+    models = [run for run in trials if run.data.tags.get("model") == "logged"]
+    num_bytes = sum(4 * run.data.metrics.get("num_params", 0) for run in models)
+    say("models", f"{len(models)} of trials kept, {num_bytes / 1e6:,.0f} MB (--keep-models)")
+    for sentence in selection.sentences:
+        say("worth", sentence)
+    if verdict:
+        say("verdict", verdict)
+    if seal:
+        say("seal", seal)
+
+
+def _seal(ledger: Ledger) -> str:
+    """Return how often the test images were opened; empty where this search has not looked at them."""
+    parent = ledger.parent
+
+    def describe() -> str:
+        opened = parent.store.client.get_run(parent.run_id).data.tags.get(OPENED_TAG)
+        return describe_openings(parent.store, opened) if opened else ""
+
+    return parent.writer.call(describe)
+
+
+def _selection(ledger: Ledger, settings: TuneSettings, direction: Literal["min", "max"]) -> SelectionReport:
+    """Return what the best score is worth as the best of many; repeated configurations count once."""
+    scored = [
+        ScoredTrial(trial.run, trial.record.values, trial.record.score)
+        for trial in ledger.trials
+        if trial.record.score is not None and "duplicate_of" not in trial.run.data.tags
+    ]
+    store = ledger.parent.store
+    return ledger.parent.writer.call(
+        lambda: selection_report(
+            store,
+            scored,
+            space=settings.space,
+            algorithm=settings.algorithm,
+            objective=settings.objective,
+            maximize=direction == "max",
+            part="validation" if settings.split == "sealed" else "test",
+        )
+    )
 
 
 def best_trial(ledger: Ledger, direction: Literal["min", "max"]) -> LedgerTrial:

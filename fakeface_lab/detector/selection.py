@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 from mlflow.entities import Run
 
-from fakeface_lab.config import Hyperparameters
 from fakeface_lab.errors import SearchError
 from fakeface_lab.evaluation.comparison import log_losses
 from fakeface_lab.evaluation.selection import (
@@ -23,7 +22,7 @@ from fakeface_lab.evaluation.selection import (
 )
 from fakeface_lab.evaluation.stress_objective import OBJECTIVES as STRESS_OBJECTIVES
 from fakeface_lab.evaluation.stress_objective import stress_selection_corrected
-from fakeface_lab.search.settings import Range, Value
+from fakeface_lab.settings import Hyperparameters, Range, Value
 from fakeface_lab.tracking.scores import epoch_scores, part_scores, stress_scores
 from fakeface_lab.tracking.store import Store
 

@@ -6,9 +6,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from fakeface_lab.backend import keras_tuner
-from fakeface_lab.config import Hyperparameters
 from fakeface_lab.errors import ConfigError
-from fakeface_lab.search.settings import Range, Value
+from fakeface_lab.settings import Hyperparameters, Range, Value
 
 __all__ = ["build_space", "to_hyperparameters"]
 

@@ -14,13 +14,13 @@ from fakeface_lab.detector import recording
 from fakeface_lab.detector.fit import Training
 from fakeface_lab.detector.plan import num_parameters
 from fakeface_lab.detector.results import produce_outcome
-from fakeface_lab.training.outcome import MODEL, Outcome, read_outcome
 from fakeface_lab.detector.space import to_hyperparameters
 from fakeface_lab.errors import ModelError
 from fakeface_lab.search.run.work import Assignment
 from fakeface_lab.tracking.models import is_whole
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.seal import seal_key
+from fakeface_lab.training.outcome import MODEL, Outcome, read_outcome
 from fakeface_lab.training.recorder import Listener
 
 __all__ = ["DetectorWork"]

@@ -11,8 +11,6 @@ from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
 __all__ = ["confusion_figure", "documented_figure", "roc_figure"]
 
 
-
-
 def documented_figure(history: Mapping[str, Sequence[float]]) -> Figure:
     """Return the document's figure: accuracy on the left axis, loss on the right, its colours and title.
 

@@ -11,16 +11,14 @@ import math
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from keras_tuner.src.engine import tuner_utils
 
 from fakeface_lab.backend import keras, keras_tuner
-from fakeface_lab.training.outcome import ARTIFACTS, MODEL, Outcome, peak_rss_bytes, read_outcome, write_outcome
 from fakeface_lab.errors import ModelError
-from fakeface_lab.training.curves import curve_figures
 from fakeface_lab.search.epoch_keeper import EpochKeeper
 from fakeface_lab.search.fit_arguments import EpochOrder, FitArguments, has_own_fit
 from fakeface_lab.search.model_recipe import ModelRecipe
@@ -28,6 +26,8 @@ from fakeface_lab.search.run.work import Assignment
 from fakeface_lab.tracking.models import INPUT_PREFIX, is_whole, log_model, package_model
 from fakeface_lab.tracking.provenance import host_facts, package_versions
 from fakeface_lab.tracking.runs import TrackedRun
+from fakeface_lab.training.curves import curve_figures
+from fakeface_lab.training.outcome import ARTIFACTS, MODEL, Outcome, peak_rss_bytes, read_outcome, write_outcome
 from fakeface_lab.training.recorder import Listener
 
 __all__ = ["HypermodelWork"]

@@ -1,21 +1,17 @@
-"""Where trials run: the engine of a placement, and which placement the parts of a `Tuner` allow."""
+"""Where the trials of a `Tuner` run: in worker processes, if all its parts can be sent to them."""
 
 import io
-import os
 
 import cloudpickle
 import numpy as np
 
 from fakeface_lab.backend import num_cores, set_up_process, tf
-from fakeface_lab.terminal import console
 from fakeface_lab.errors import ConfigError
 from fakeface_lab.search.hypermodel_work import HypermodelWork
-from fakeface_lab.search.ledger.ledger import Ledger
-from fakeface_lab.search.run.engine import EngineMaker, InlineEngine, Placement
-from fakeface_lab.search.run.local_engine import LocalEngine
-from fakeface_lab.search.run.work import Work, save_work
+from fakeface_lab.search.run.engine import Placement
+from fakeface_lab.terminal import console
 
-__all__ = ["make_engine", "place"]
+__all__ = ["place"]
 
 
 def place(work: HypermodelWork, wanted: Placement | None, workers: int, threads: int) -> tuple[Placement, int]:
@@ -43,30 +39,6 @@ def place(work: HypermodelWork, wanted: Placement | None, workers: int, threads:
             style="yellow",
         )
     return "inline", _set_up_here(threads)
-
-
-def make_engine(
-    placement: Placement, work: Work, ledger: Ledger, *, workers: int, num_threads: int, hang_secs: float
-) -> EngineMaker:
-    """Return what makes the engine around the handler of its events.
-
-    Args:
-        placement: worker processes or this one.
-        work: sent to the workers.
-        ledger: of the search; its folder takes what is sent.
-        workers: trials at the same time, one GPU each where there are any.
-        num_threads: of one training.
-        hang_secs: a worker without a training step for so long is killed.
-    """
-    if placement == "inline":
-        return lambda handler: InlineEngine(work, handler)
-    path = save_work(work, ledger.parent.folder)
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    num_gpus = len(tf.config.list_physical_devices("GPU"))
-    gpus = visible.split(",") if visible and num_gpus else [str(index) for index in range(num_gpus)]
-    return lambda handler: LocalEngine(
-        path, handler, num_workers=workers, num_threads=num_threads, hang_secs=hang_secs, gpus=gpus
-    )
 
 
 class _Sendable(cloudpickle.Pickler):

@@ -19,7 +19,6 @@ from keras_tuner.engine import trial as kt_trial
 
 from fakeface_lab.backend import keras, keras_tuner
 from fakeface_lab.config import find_project
-from fakeface_lab.terminal import console
 from fakeface_lab.errors import ConfigError, ModelError, without_credentials
 from fakeface_lab.search.discovery import discover_in_build, discover_in_fit
 from fakeface_lab.search.fit_arguments import FitArguments, bind_fit_arguments, has_own_fit
@@ -33,6 +32,7 @@ from fakeface_lab.search.run.engine import Placement
 from fakeface_lab.search.shown_trials import shown_trials
 from fakeface_lab.search.suggest.oracles import reseeded
 from fakeface_lab.search.tuner_session import open_tuner_search, run_tuner_search
+from fakeface_lab.terminal import console
 from fakeface_lab.tracking.models import as_model_input, fetch_model
 from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.runs import TrackedRun

@@ -1,21 +1,23 @@
 """One call of `Tuner.search`, once it is known what to train and where: the search is opened, driven and closed."""
 
 import os
-from typing import Any
+from typing import Any, Literal
 
 from fakeface_lab.backend import keras_tuner
-from fakeface_lab.terminal import print_places
-from fakeface_lab.search.closing import close_tuner_search
 from fakeface_lab.search.hypermodel_work import HypermodelWork
 from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.ledger.resume import THREADS_TAG, open_search
-from fakeface_lab.search.placement import make_engine
+from fakeface_lab.search.report.leaderboard import leaderboard, trial_0_name
+from fakeface_lab.search.report.report import publish_report
+from fakeface_lab.search.report.tables import trials_table
 from fakeface_lab.search.run.driver import Driver, Limits
 from fakeface_lab.search.run.engine import Placement
+from fakeface_lab.search.run.local_engine import make_engine
 from fakeface_lab.search.run.progress import SearchProgress
 from fakeface_lab.search.suggest.oracles import reseeded
 from fakeface_lab.search.suggest.sizes import num_trials_at_most
-from fakeface_lab.terminal import say
+from fakeface_lab.terminal import console, print_places, say, wide_console
+from fakeface_lab.tracking.finding import children_of
 from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.runs import sweep_dead_runs
 from fakeface_lab.tracking.store import Store
@@ -92,9 +94,34 @@ def run_tuner_search(
         limits = Limits(work.fit.epochs or 1)
         with SearchProgress(ledger, objective.name, objective.direction, num_trials) as progress:
             Driver(ledger, template, work, engine, limits, seed=seed, observer=progress).run()
-        close_tuner_search(ledger, objective.name, objective.direction)
+        _close(ledger, objective.name, objective.direction)
     parent.remove_files()
     print_places(parent.store, parent.name, parent.run_id)
+
+
+def _close(ledger: Ledger, objective: str, direction: Literal["min", "max"]) -> None:
+    """Write and print the end of a search; there is no test split, so no verdict."""
+    parent = ledger.parent
+    trials = parent.writer.call(lambda: children_of(parent.store, parent.run, "trial"))
+    table = leaderboard(trials, direction)
+    scored = table[table["score"].notna()]
+    if scored.empty:
+        return
+    best, defaults = scored.iloc[0], scored[scored["trial"] == 0]
+    metrics = {"best_score": float(best["score"])}
+    worth = f"{best['run']}: the best {objective}, {best['score']:.4f}"
+    if len(defaults):
+        metrics["defaults_score"] = float(defaults["score"].iloc[0])
+        worth += f"; with all hyperparameters at their defaults (t000): {metrics['defaults_score']:.4f}"
+    # A repeated configuration was not another chance to be lucky.
+    num_tried = len(scored) - sum("duplicate_of" in run.data.tags for run in trials)
+    if num_tried > 1:
+        worth += f". Picked as the best of {num_tried}, it looks better than it is: score it on data kept apart"
+    parent.log_metrics(metrics, 0, int(parent.run.info.start_time))
+    publish_report(ledger, objective, direction, f"{worth}.")
+    if not console.quiet:
+        wide_console.print(trials_table(table, trial_0_name(parent.run)))
+        say("worth", f"{worth}.")
 
 
 def _identity(work: HypermodelWork, template: keras_tuner.Oracle, seed: int) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakeface_lab.backend import tf
+from fakeface_lab.detector.augmentation import augment_batch, image_seeds
 from fakeface_lab.detector.pipeline import evaluation_batches, training_batches
 from fakeface_lab.training.order import epoch_order
-from fakeface_lab.detector.augmentation import augment_batch, image_seeds
 
 Batch = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 

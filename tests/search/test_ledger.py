@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from fakeface_lab.errors import SearchError, TrackingError
+from fakeface_lab.search.ledger import heartbeat
 from fakeface_lab.search.ledger.heartbeat import Heartbeat
-from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial, heartbeat
+from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
 from fakeface_lab.search.ledger.resume import find_search
 from fakeface_lab.search.suggest.suggestion import Suggestion
 from fakeface_lab.tracking.store import Store

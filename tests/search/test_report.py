@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from rich.table import Table
 
-from fakeface_lab.config import BaselineSettings, Hyperparameters, load_settings
+from fakeface_lab.config import load_settings
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
 from fakeface_lab.search.ledger.resume import open_search
 from fakeface_lab.search.report.importance import measure_importance
@@ -19,6 +19,7 @@ from fakeface_lab.search.report.leaderboard import leaderboard, searched_names
 from fakeface_lab.search.report.report import write_report
 from fakeface_lab.search.report.tables import trials_table
 from fakeface_lab.search.suggest.suggestion import Suggestion
+from fakeface_lab.settings import BaselineSettings, Hyperparameters
 from fakeface_lab.tracking.finding import children_of, find_run
 from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.store import open_store

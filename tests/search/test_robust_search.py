@@ -26,7 +26,7 @@ from fakeface_lab.errors import SearchError
 from fakeface_lab.evaluation.stress import SEARCH_CONDITIONS
 from fakeface_lab.evaluation.stress_comparison import compare_under_stress
 from fakeface_lab.evaluation.stress_objective import OBJECTIVES, stress_selection_corrected
-from fakeface_lab.search.settings import Objective, Range, TuneSettings
+from fakeface_lab.settings import Objective, Range, TuneSettings
 from fakeface_lab.tracking.finding import children_of, find_run, open_for_reading
 from fakeface_lab.tracking.lookup import find_model, open_for_models
 from fakeface_lab.tracking.scores import stress_scores

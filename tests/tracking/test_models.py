@@ -14,8 +14,8 @@ from mlflow.entities import LoggedModelStatus
 from mlflow.exceptions import MlflowException
 
 from fakeface_lab.backend import keras
-from fakeface_lab.config import Hyperparameters
 from fakeface_lab.detector.model import build_model, fixed_hyperparameters
+from fakeface_lab.settings import Hyperparameters
 from fakeface_lab.tracking.models import delete_models, is_whole, log_model, model_of_run, package_model
 from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.runs import TrackedRun

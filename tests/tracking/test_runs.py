@@ -243,7 +243,7 @@ PROGRAM = """
 import sys, time
 from pathlib import Path
 from fakeface_lab.cli import run_program
-from fakeface_lab.config import BaselineSettings
+from fakeface_lab.settings import BaselineSettings
 from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import open_store

@@ -12,9 +12,9 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from fakeface_lab.config import BaselineSettings
-from fakeface_lab.terminal import print_places
 from fakeface_lab.errors import TrackingError
+from fakeface_lab.settings import BaselineSettings
+from fakeface_lab.terminal import print_places
 from fakeface_lab.tracking.store import Store, open_store, resolve_tracking_uri
 from tests.mlflow_server import Server
 

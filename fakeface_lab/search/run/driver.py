@@ -17,7 +17,6 @@ from mlflow.entities import Metric
 
 from fakeface_lab.backend import keras_tuner
 from fakeface_lab.background import Background
-from fakeface_lab.training.outcome import Outcome, read_outcome
 from fakeface_lab.errors import AllTrialsFailedError
 from fakeface_lab.search.ledger.heartbeat import Heartbeat
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
@@ -28,6 +27,7 @@ from fakeface_lab.search.run.uploads import Uploads
 from fakeface_lab.search.run.work import Assignment, Work
 from fakeface_lab.search.suggest.suggestion import Exhausted, Suggestion, Wait, failed_parent, suggest
 from fakeface_lab.tracking.runs import TrackedRun
+from fakeface_lab.training.outcome import Outcome, read_outcome
 
 __all__ = ["Driver", "Limits", "Observer", "is_better"]
 

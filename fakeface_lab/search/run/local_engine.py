@@ -14,11 +14,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from fakeface_lab.search.run.engine import Event, Handler
-from fakeface_lab.search.run.work import Assignment
+from fakeface_lab.backend import tf
+from fakeface_lab.search.ledger.ledger import Ledger
+from fakeface_lab.search.run.engine import EngineMaker, Event, Handler, InlineEngine, Placement
+from fakeface_lab.search.run.work import Assignment, Work, save_work
 from fakeface_lab.training.recorder import EpochRecord
 
-__all__ = ["LocalEngine"]
+__all__ = ["LocalEngine", "make_engine"]
 
 # A worker that has grown by this factor since its first assignment is replaced.
 _GROWTH_LIMIT = 1.5
@@ -180,6 +182,30 @@ class LocalEngine:
         except subprocess.TimeoutExpired:
             worker.process.kill()
             worker.process.wait()
+
+
+def make_engine(
+    placement: Placement, work: Work, ledger: Ledger, *, workers: int, num_threads: int, hang_secs: float
+) -> EngineMaker:
+    """Return what makes the engine around the handler of its events.
+
+    Args:
+        placement: worker processes or this one.
+        work: sent to the workers.
+        ledger: of the search; its folder takes what is sent.
+        workers: trials at the same time, one GPU each where there are any.
+        num_threads: of one training.
+        hang_secs: a worker without a training step for so long is killed.
+    """
+    if placement == "inline":
+        return lambda handler: InlineEngine(work, handler)
+    path = save_work(work, ledger.parent.folder)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    num_gpus = len(tf.config.list_physical_devices("GPU"))
+    gpus = visible.split(",") if visible and num_gpus else [str(index) for index in range(num_gpus)]
+    return lambda handler: LocalEngine(
+        path, handler, num_workers=workers, num_threads=num_threads, hang_secs=hang_secs, gpus=gpus
+    )
 
 
 def _explain_exit(worker: _Worker) -> str:

@@ -6,11 +6,11 @@ from typing import Literal
 from rich.live import Live
 from rich.text import Text
 
-from fakeface_lab.terminal import console, format_secs
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
 from fakeface_lab.search.report.leaderboard import trial_0_name
 from fakeface_lab.search.run.driver import is_better
 from fakeface_lab.search.run.engine import Event
+from fakeface_lab.terminal import console, format_secs
 
 __all__ = ["SearchProgress"]
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from filelock import BaseFileLock
 
 from fakeface_lab.background import Background
-from fakeface_lab.training.outcome import Outcome
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
 from fakeface_lab.search.run.work import Assignment, Work
 from fakeface_lab.tracking.models import delete_models
 from fakeface_lab.tracking.runs import TrackedRun
+from fakeface_lab.training.outcome import Outcome
 
 __all__ = ["Uploads"]
 

@@ -11,8 +11,8 @@ import cloudpickle
 import numpy as np
 
 from fakeface_lab.files import FileView, file_view
-from fakeface_lab.training.outcome import Outcome
 from fakeface_lab.tracking.runs import TrackedRun
+from fakeface_lab.training.outcome import Outcome
 from fakeface_lab.training.recorder import Listener
 
 __all__ = ["Assignment", "Work", "load_work", "save_work"]
