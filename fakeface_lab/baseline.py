@@ -63,6 +63,7 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
     console.print_data_card(images, split)
 
     store = open_store(settings.tracking_uri, project, source.name)
+    sweep_dead_runs(store)
     writer = PatientWriter(settings.tracking_patience_secs, console.console.print)
     params = recording.training_params(training, images, split, num_threads)
     facts = params | {"role": "baseline", "name": settings.name, "data_digest": images.digest}
@@ -86,7 +87,6 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
         unfinished=earlier,
     )
     with run.ending():
-        sweep_dead_runs(store)
         console.print_places(run.store, run.name, run.run_id)
         recording.begin_recording(run, params, images, settings.model_dump(), num_threads)
         test_set = seal_key(images.digest, split.name, split.seed)
