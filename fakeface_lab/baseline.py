@@ -32,7 +32,7 @@ class BaselineResult:
 
 
 def run_baseline(settings: BaselineSettings) -> BaselineResult:
-    """Train the documented CNN once, or go on with an interrupted run, and return where its results are.
+    """Train the documented CNN once, or resume an interrupted run, and return where its results are.
 
     Raises:
         FakefaceLabError: one of its kinds, with one line that says what to do.
@@ -51,12 +51,12 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
     from fakeface_lab.detector.results import produce_outcome
     from fakeface_lab.terminal import console, print_places, say
     from fakeface_lab.tracking.lookup import find_audit
-    from fakeface_lab.tracking.models import is_whole, model_of_run
+    from fakeface_lab.tracking.models import model_of_run
     from fakeface_lab.tracking.patience import PatientWriter
     from fakeface_lab.tracking.runs import sweep_dead_runs
     from fakeface_lab.tracking.seal import describe_openings, record_opening, seal_key
     from fakeface_lab.tracking.store import open_store
-    from fakeface_lab.training.outcome import MODEL, read_outcome
+    from fakeface_lab.training.outcome import read_whole_outcome
 
     num_threads = set_up_process(settings.threads)
     images = load_images(source, settings.image_size)
@@ -65,6 +65,7 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
     printing.print_data_card(images, split)
 
     store = open_store(settings.tracking_uri, project, source.name)
+    sweep_dead_runs(store)
     writer = PatientWriter(settings.tracking_patience_secs, console.print)
     params = recording.training_params(training, images, split, num_threads)
     facts = params | {"role": "baseline", "name": settings.name, "data_digest": images.digest}
@@ -88,14 +89,13 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
         unfinished=earlier,
     )
     with run.ending():
-        sweep_dead_runs(store)
         print_places(run.store, run.name, run.run_id)
         recording.begin_recording(run, params, images, settings.model_dump(), num_threads)
         test_set = seal_key(images.digest, split.name, split.seed)
         if split.test_is_validation:
             record_opening(run, test_set, "each epoch")
-        outcome = read_outcome(run.folder)
-        if outcome is None or not is_whole(run.folder / MODEL):
+        outcome = read_whole_outcome(run.folder)
+        if outcome is None:
             model = training.build()
             printing.print_layers(model)
             with printing.TrainingProgress(training.epochs, recording.RunListener(run)) as progress:

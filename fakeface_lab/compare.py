@@ -58,7 +58,7 @@ def run_compare(settings: CompareSettings) -> int:
 
 def _show_search(store: "Store", search: "Run", require: str | None) -> int:
     from fakeface_lab.detector.judging import judge_finals
-    from fakeface_lab.detector.standings import finals_of
+    from fakeface_lab.detector.standings import finals_of, is_of_detector
     from fakeface_lab.search.report.leaderboard import direction_of, leaderboard, trial_0_name
     from fakeface_lab.search.report.tables import trials_table
     from fakeface_lab.terminal import say, wide_console
@@ -66,7 +66,7 @@ def _show_search(store: "Store", search: "Run", require: str | None) -> int:
 
     trials = leaderboard(children_of(store, search, "trial"), direction_of(search))
     wide_console.print(trials_table(trials, trial_0_name(search)))
-    if trial_0_name(search) != "documented":
+    if not is_of_detector(search):
         say("verdict", "none: its test data are not here; measure the best model on data kept apart")
         return _exit_code([], require)
     best, documented = finals_of(store, search)
@@ -83,8 +83,7 @@ def _show_search(store: "Store", search: "Run", require: str | None) -> int:
 
 
 def _print_standings(store: "Store", standings: "Sequence[Standing]") -> None:
-    from fakeface_lab.detector.standings import by_ground
-    from fakeface_lab.search.report.tables import standings_table
+    from fakeface_lab.detector.standings import by_ground, standings_table
     from fakeface_lab.terminal import say, wide_console
     from fakeface_lab.tracking.seal import describe_openings
 

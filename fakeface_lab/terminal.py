@@ -1,12 +1,9 @@
 """The terminal that every program writes to, and how durations read on it. Loads no TensorFlow."""
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from rich.console import Console
 from rich.text import Text
-
-if TYPE_CHECKING:
-    from fakeface_lab.tracking.store import Store
 
 __all__ = ["console", "format_secs", "print_places", "say", "wide_console"]
 
@@ -31,7 +28,11 @@ def format_secs(secs: float) -> str:
     return f"{secs // 3600:.0f} h {secs % 3600 // 60:02.0f} min"
 
 
-def print_places(store: "Store", run_name: str, run_id: str) -> None:
+class _Store(Protocol):
+    def places(self, run_name: str, run_id: str) -> list[tuple[str, str]]: ...
+
+
+def print_places(store: _Store, run_name: str, run_id: str) -> None:
     """Say where a run is and how to look at it."""
     for label, text in store.places(run_name, run_id):
         say(label, text)

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import signal
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from PIL import Image
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
+from fakeface_lab.tracking.store import Store, open_store
 from tests.mlflow_server import Server
 
 # Set before any test imports TensorFlow or MLflow. On small arrays threads of BLAS and OpenMP only wait for each
@@ -30,8 +32,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # What several files share is made once, in the process that runs them all; else a file stays in one process.
 _SHARED = {
-    "a tiny store": ("test_ui.py", "test_compare.py", "search/test_report.py"),
-    "a server": ("tracking/", "search/test_outage.py", "search/test_tuner_elsewhere.py"),
+    "a tiny store": ("test_ui.py", "test_compare.py", "search/report/"),
+    "a server": ("tracking/", "search/run/test_outage.py", "search/test_tuner_elsewhere.py"),
 }
 
 
@@ -93,6 +95,27 @@ def make_images(tmp_path: Path) -> MakeImages:
                     pixels[: size_px // 2] += 50
                 Image.fromarray(pixels).save(folder / f"{name}_{number}.png")
         return root
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def empty_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project folder whose store has its tables and no run."""
+    root = tmp_path_factory.mktemp("empty")
+    open_store(None, root, "curves")
+    return root
+
+
+@pytest.fixture
+def new_store(tmp_path: Path, empty_project: Path) -> Callable[[str], Store]:
+    """Return a function that makes a store in a project folder of its own."""
+
+    def make(name: str) -> Store:
+        root = tmp_path / name
+        root.mkdir()
+        shutil.copy(empty_project / "mlflow.db", root / "mlflow.db")
+        return open_store(None, root, name)
 
     return make
 

@@ -70,7 +70,7 @@ MUTANTS = (
         done = """,
         """    if True:
         done = """,
-        ("tests/search/test_registry.py",),
+        ("tests/detector/test_registry.py",),
     ),
     Mutant(
         "the opening of the test split is recorded after the finals",
@@ -85,14 +85,14 @@ MUTANTS = (
         """                self._write_if_ours(self._sign_of_life())
 """,
         "                pass\n",
-        ("tests/search/test_ledger.py::test_the_heart_beats",),
+        ("tests/search/ledger/test_ledger.py::test_the_heart_beats",),
     ),
     Mutant(
         "a checkpoint is written into the old one",
         "fakeface_lab/training/checkpoint.py",
         '    partial = path.with_suffix(".partial")\n',
         "    partial = path\n",
-        ("tests/test_checkpoint.py::test_a_killed_write_leaves_the_old_checkpoint",),
+        ("tests/training/test_checkpoint.py::test_a_killed_write_leaves_the_old_checkpoint",),
     ),
 )
 

@@ -132,7 +132,7 @@ def test_name_that_is_no_text_is_shown_escaped() -> None:
     code = (
         "import sys\n"
         "from fakeface_lab.cli import run_program\n"
-        "from fakeface_lab.config import RunSettings\n"
+        "from fakeface_lab.settings import RunSettings\n"
         "sys.exit(run_program(RunSettings, 'p', lambda settings: print(settings.data), sys.argv[1:]))\n"
     )
     process = _start(["-c", code, "--data", os.fsdecode(b"caf\xe9")])

@@ -66,3 +66,7 @@ def test_a_search_whose_worker_is_killed_at_some_writes_is_the_same(words: tuple
 @pytest.mark.parametrize("kind", ["store", "disk"])
 def test_a_baseline_killed_at_some_writes_and_resumed_is_the_same(kind: str) -> None:
     cut("--program", "baseline", "--kind", kind, "--sample", "8")
+
+
+def test_a_baseline_killed_after_its_last_write_leaves_nothing() -> None:
+    cut("--program", "baseline", "--match", "UPDATE runs .* end <- runs")

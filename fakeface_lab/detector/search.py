@@ -110,6 +110,7 @@ def search_detector(settings: TuneSettings) -> SearchResult:
             "objective": settings.objective,
             "direction": direction,
             "algorithm": settings.algorithm,
+            "trial_0": "documented",
             THREADS_TAG: str(num_threads),
         },
         restart=settings.restart,

@@ -7,9 +7,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rich.table import Table
+
 from fakeface_lab.errors import SearchError
 from fakeface_lab.evaluation.intervals import Rate, wilson
-from fakeface_lab.search.report.leaderboard import direction_of, leaderboard, trial_0_name
+from fakeface_lab.search.report.leaderboard import direction_of, leaderboard
+from fakeface_lab.search.report.tables import plain_table
 from fakeface_lab.tracking.finding import Run, children_of, find_named, latest_runs
 from fakeface_lab.tracking.scores import PartScores, part_scores
 from fakeface_lab.tracking.seal import seal_key
@@ -22,9 +25,11 @@ __all__ = [
     "by_ground",
     "finals_of",
     "ground_of",
+    "is_of_detector",
     "latest_standings",
     "named_standings",
     "require_one_ground",
+    "standings_table",
 ]
 
 THRESHOLD = 0.5
@@ -157,11 +162,35 @@ def finals_of(store: Store, search: Run) -> tuple[Standing | None, Standing | No
     )
 
 
+def standings_table(standings: Sequence[Standing]) -> Table:
+    """Return one row per standing, as ordered; all of them are about the same images."""
+    table = plain_table("rank", "run", "role", "accuracy", "seeds", "epochs", "parameters", "run id")
+    for rank, standing in enumerate(standings, start=1):
+        first = standing.runs[0]
+        metrics = first.data.metrics
+        table.add_row(
+            str(rank),
+            standing.name,
+            standing.role,
+            str(standing.rate),
+            str(len(standing.runs)),
+            f"{metrics['num_epochs']:.0f}",
+            f"{metrics['num_params']:,.0f}",
+            first.info.run_id,
+        )
+    return table
+
+
+def is_of_detector(search: Run) -> bool:
+    """Return whether a search is one of `tune`, whose trial 0 is the documented configuration."""
+    return bool(search.data.tags.get("trial_0", "documented") == "documented")
+
+
 def _standing(store: Store, run: Run) -> Standing:
     role = run.data.tags.get("role", "run")
     if role != "search":
         return _of_runs(store, run.info.run_name, role, [run])
-    if trial_0_name(run) != "documented":
+    if not is_of_detector(run):
         raise SearchError(
             f"search {run.info.run_name}: its images are its user's own, so it stands beside no other; name it alone "
             f"to see its trials"

@@ -17,10 +17,9 @@ from fakeface_lab.detector.results import produce_outcome
 from fakeface_lab.detector.space import to_hyperparameters
 from fakeface_lab.errors import ModelError
 from fakeface_lab.search.run.work import Assignment
-from fakeface_lab.tracking.models import is_whole
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.seal import seal_key
-from fakeface_lab.training.outcome import MODEL, Outcome, read_outcome
+from fakeface_lab.training.outcome import Outcome, read_whole_outcome
 from fakeface_lab.training.recorder import Listener
 
 __all__ = ["DetectorWork"]
@@ -58,8 +57,8 @@ class DetectorWork:
 
     def __call__(self, assignment: Assignment, folder: Path, listener: Listener) -> Outcome:
         """Train in this process; results are left in `folder`."""
-        finished = read_outcome(folder)
-        if finished is not None and len(finished.records) == assignment.epochs and is_whole(folder / MODEL):
+        finished = read_whole_outcome(folder)
+        if finished is not None and len(finished.records) == assignment.epochs:
             return finished
         training = self._training(assignment)
         _require_memory(num_parameters(training.hyperparameters, training.image_size))

@@ -23,11 +23,11 @@ from fakeface_lab.search.epoch_keeper import EpochKeeper
 from fakeface_lab.search.fit_arguments import EpochOrder, FitArguments, has_own_fit
 from fakeface_lab.search.model_recipe import ModelRecipe
 from fakeface_lab.search.run.work import Assignment
-from fakeface_lab.tracking.models import INPUT_PREFIX, is_whole, log_model, package_model
+from fakeface_lab.tracking.models import INPUT_PREFIX, log_model, package_model
 from fakeface_lab.tracking.provenance import host_facts, package_versions
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.training.curves import curve_figures
-from fakeface_lab.training.outcome import ARTIFACTS, MODEL, Outcome, peak_rss_bytes, read_outcome, write_outcome
+from fakeface_lab.training.outcome import ARTIFACTS, MODEL, Outcome, peak_rss_bytes, read_whole_outcome, write_outcome
 from fakeface_lab.training.recorder import Listener
 
 __all__ = ["HypermodelWork"]
@@ -60,8 +60,8 @@ class HypermodelWork:
 
     def __call__(self, assignment: Assignment, folder: Path, listener: Listener) -> Outcome:
         """Train in this process; results are left in `folder`."""
-        finished = read_outcome(folder)
-        if finished is not None and is_whole(folder / MODEL):
+        finished = read_whole_outcome(folder)
+        if finished is not None:
             return finished
         hp = self.recipe.hyperparameters(assignment.values)
         model = self.recipe.build(hp, assignment.seed)

@@ -7,9 +7,10 @@ from pathlib import Path
 import psutil
 
 from fakeface_lab.files import replace_text
+from fakeface_lab.tracking.models import is_whole
 from fakeface_lab.training.recorder import EpochRecord
 
-__all__ = ["ARTIFACTS", "MODEL", "Outcome", "peak_rss_bytes", "read_outcome", "write_outcome"]
+__all__ = ["ARTIFACTS", "MODEL", "Outcome", "peak_rss_bytes", "read_outcome", "read_whole_outcome", "write_outcome"]
 
 ARTIFACTS, MODEL = "artifacts", "model"
 _OUTCOME = "outcome.json"
@@ -52,6 +53,12 @@ def read_outcome(folder: Path) -> Outcome | None:
         return Outcome(records, **content)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
+
+
+def read_whole_outcome(folder: Path) -> Outcome | None:
+    """The same after a restart: None as well where the packed model cannot be read, as after a power failure."""
+    outcome = read_outcome(folder)
+    return outcome if outcome is not None and is_whole(folder / MODEL) else None
 
 
 def write_outcome(outcome: Outcome, folder: Path) -> None:

@@ -10,15 +10,15 @@ from matplotlib.ticker import MaxNLocator
 
 __all__ = ["cost_figure", "history_figure", "importance_figure"]
 
-# Colour-blind safe: a trial, the best so far, the documented configuration, a failed trial.
-TRIAL_COLOUR, BEST_COLOUR, DOCUMENTED_COLOUR, FAILED_COLOUR = "#0072B2", "#D55E00", "#555555", "#CC79A7"
+# Colour-blind safe: a trial, the best so far, trial 0, a failed trial.
+TRIAL_COLOUR, BEST_COLOUR, TRIAL_0_COLOUR, FAILED_COLOUR = "#0072B2", "#D55E00", "#555555", "#CC79A7"
 
 # Scores that spread over more than this factor are drawn on a logarithmic axis: one diverged trial hides the others.
 _LOG_FACTOR = 20
 
 
 def history_figure(
-    scores: Sequence[float | None], objective: str, direction: Literal["min", "max"], trial_0: str = "documented"
+    scores: Sequence[float | None], objective: str, direction: Literal["min", "max"], trial_0: str = "defaults"
 ) -> Figure:
     """Return the score of each trial in order, the best so far, and that of trial 0 as a line.
 
@@ -37,7 +37,7 @@ def history_figure(
     axes.plot(trials[has_score], values[has_score], "o", color=TRIAL_COLOUR, label="trial")
     axes.step(trials, running, where="post", color=BEST_COLOUR, label="best so far")
     if len(values) and has_score[0]:
-        axes.axhline(values[0], color=DOCUMENTED_COLOUR, linestyle=":", label=f"{trial_0}: {values[0]:.4f}")
+        axes.axhline(values[0], color=TRIAL_0_COLOUR, linestyle=":", label=f"{trial_0}: {values[0]:.4f}")
     if not has_score.all():
         failed = trials[~has_score]
         at_foot = axes.get_xaxis_transform()

@@ -23,8 +23,8 @@ def direction_of(parent: Run) -> Literal["min", "max"]:
 
 
 def trial_0_name(parent: Run) -> str:
-    """Return what the configuration of trial 0 is called: `documented`, or what the parent run of a search says."""
-    return str(parent.data.tags.get("trial_0", "documented"))
+    """Return what the configuration of trial 0 is called."""
+    return str(parent.data.tags.get("trial_0", "defaults"))
 
 
 def leaderboard(trials: Sequence[Run], direction: Literal["min", "max"]) -> pd.DataFrame:

@@ -105,7 +105,7 @@ def _summary(
     total_secs = float(table["train_secs"].sum())
     unmeasured = f", {num_failed} failed ones not counted" if num_failed else ""
     parts = [
-        verdict or "No final was run: nothing is said about the test images.",
+        *([verdict] if verdict else []),
         _markdown_table(table, objective, trial_0),
         f"{len(table)} trials, {num_failed} failed; {format_secs(total_secs)} of training{unmeasured}.",
     ]

@@ -1,42 +1,20 @@
 """Leaderboards as the terminal shows them. Loads no TensorFlow."""
 
-from collections.abc import Sequence
-
 import pandas as pd
 from rich.table import Table
 
-from fakeface_lab.detector.standings import Standing
 from fakeface_lab.search.report.leaderboard import format_value, searched_names
 from fakeface_lab.terminal import format_secs
 
-__all__ = ["standings_table", "trials_table"]
-
-
-def standings_table(standings: Sequence[Standing]) -> Table:
-    """Return one row a standing, as ordered; all of them are about the same images."""
-    table = _table("rank", "run", "role", "accuracy", "seeds", "epochs", "parameters", "run id")
-    for rank, standing in enumerate(standings, start=1):
-        first = standing.runs[0]
-        metrics = first.data.metrics
-        table.add_row(
-            str(rank),
-            standing.name,
-            standing.role,
-            str(standing.rate),
-            str(len(standing.runs)),
-            f"{metrics['num_epochs']:.0f}",
-            f"{metrics['num_params']:,.0f}",
-            first.info.run_id,
-        )
-    return table
+__all__ = ["plain_table", "trials_table"]
 
 
 def trials_table(trials: pd.DataFrame, trial_0: str) -> Table:
     """Return one row a trial of a leaderboard, with the hyperparameters that differ; trial 0 is called `trial_0`."""
     if trials.empty:
-        return _table("trial")
+        return plain_table("trial")
     names = searched_names(trials)
-    table = _table("rank", "trial", "score", *names, "epoch", "training", "parameters", "status", "run id")
+    table = plain_table("rank", "trial", "score", *names, "epoch", "training", "parameters", "status", "run id")
     for row in trials.to_dict("records"):
         has_score = pd.notna(row["score"])
         status = f"{row['status']}: {row['reason']}" if row["reason"] else row["status"]
@@ -54,7 +32,8 @@ def trials_table(trials: pd.DataFrame, trial_0: str) -> Table:
     return table
 
 
-def _table(*headings: str) -> Table:
+def plain_table(*headings: str) -> Table:
+    """Return an empty table without lines; columns of numbers are to the right."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in headings:
         is_number = heading in {"rank", "trial", "score", "seeds", "epochs", "epoch", "parameters", "training"}

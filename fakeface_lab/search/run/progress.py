@@ -1,4 +1,4 @@
-"""What people see of a running search: which trial, which epoch, the best so far against the documented one."""
+"""What people see of a running search: which trial, which epoch, the best so far against trial 0."""
 
 import time
 from typing import Literal
@@ -78,12 +78,12 @@ class SearchProgress:
             trial.record.sequence: trial.record.score for trial in self._ledger.trials if trial.record.score is not None
         }
         best = min(scores, key=lambda key: scores[key] if self._direction == "min" else -scores[key])
-        documented = scores.get(0)
+        first = scores.get(0)
         text = f"best {scores[best]:.4f} (t{best:03d})"
-        if documented is None or best == 0:
+        if first is None or best == 0:
             return text
-        relation = "better than" if is_better(scores[best], documented, self._direction) else "not better than"
-        return f"{text}, {relation} {self._trial_0} {documented:.4f} (t000)"
+        relation = "better than" if is_better(scores[best], first, self._direction) else "not better than"
+        return f"{text}, {relation} {self._trial_0} {first:.4f} (t000)"
 
     def _time_left(self) -> str:
         ended = len([trial for trial in self._ledger.trials if trial.record.status != "running"])

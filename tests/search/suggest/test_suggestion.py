@@ -17,7 +17,7 @@ from keras_tuner.src.engine.oracle import LOCKS, THREADS
 from fakeface_lab.search.suggest.oracles import Algorithm, build_oracle
 from fakeface_lab.search.suggest.sizes import num_grid_combinations, num_trials_at_most
 from fakeface_lab.search.suggest.suggestion import TrialRecord, suggest
-from tests.search.simulated_search import (
+from tests.search.suggest.simulated_search import (
     ALGORITHMS,
     configurations,
     cut,
@@ -143,7 +143,7 @@ def test_suggestions_are_the_same_in_another_process() -> None:
         "from tests.search import test_suggestion as t\n"
         "print(json.dumps(t.every_table_as_json()))"
     )
-    project = str(Path(__file__).parents[2])
+    project = str(Path(__file__).parents[3])
     run = subprocess.run(
         [sys.executable, "-c", program, project],
         env=os.environ | {"PYTHONHASHSEED": "11"},

@@ -194,14 +194,14 @@ def test_a_killed_driver_leaves_no_worker_behind(tmp_path: Path) -> None:
         import sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         from pathlib import Path
-        from test_engines import Desk
+        from test_local_engine import Desk
         desk = Desk(Path({str(tmp_path)!r}), {{"stuck": "hang"}}, hang_secs=600)
         desk.start("stuck")
         while True:
             desk.engine.wait(1)
             print(len(desk.events), flush=True)
     """)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
     driver = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment, text=True)
     assert driver.stdout is not None
     try:

@@ -8,7 +8,7 @@ import pytest
 
 from fakeface_lab.search.suggest.oracles import build_oracle
 from fakeface_lab.search.suggest.suggestion import Suggestion, suggest
-from tests.search.simulated_search import search, spec_of
+from tests.search.suggest.simulated_search import search, spec_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:keras_tuner.*")
 

@@ -17,7 +17,7 @@ from fakeface_lab.search.suggest.suggestion import Suggestion
 from fakeface_lab.tracking.store import Store
 from tests.search.curve_work import open_ledger
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from fakeface_lab.search.suggest.oracles import build_oracle
 from fakeface_lab.search.suggest.sizes import num_hyperband_trials
 from fakeface_lab.search.suggest.suggestion import Suggestion, TrialRecord, Wait, failed_parent, suggest
-from tests.search.simulated_search import (
+from tests.search.suggest.simulated_search import (
     Table,
     configurations,
     ended,

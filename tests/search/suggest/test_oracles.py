@@ -21,7 +21,7 @@ from fakeface_lab.search.suggest.sizes import (
     num_trials_at_most,
 )
 from fakeface_lab.search.suggest.suggestion import TrialRecord, suggest
-from tests.search.simulated_search import (
+from tests.search.suggest.simulated_search import (
     configurations,
     cut,
     ended,

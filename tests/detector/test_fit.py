@@ -219,7 +219,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import test_training as t
+import test_fit as t
 from fakeface_lab.backend import set_up_process
 set_up_process(int(sys.argv[3]))
 print(t.digest_of(t.run(t.RESUMABLE["best"], Path(sys.argv[2]))[0]))

@@ -11,7 +11,7 @@ from fakeface_lab.errors import SearchError
 from fakeface_lab.search.suggest.oracles import Algorithm, build_oracle
 from fakeface_lab.search.suggest.sizes import Value
 from fakeface_lab.search.suggest.suggestion import suggest
-from tests.search.simulated_search import cut, first_rung, search, small_space, spec_of
+from tests.search.suggest.simulated_search import cut, first_rung, search, small_space, spec_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:keras_tuner.*")
 

@@ -21,7 +21,7 @@ from fakeface_lab.search.suggest import replay
 from fakeface_lab.search.suggest.oracle_copy import OracleCopy
 from fakeface_lab.search.suggest.oracles import Algorithm, build_oracle
 from fakeface_lab.search.suggest.suggestion import Exhausted, Suggestion, TrialRecord, Wait, failed_parent, suggest
-from tests.search.simulated_search import (
+from tests.search.suggest.simulated_search import (
     ALGORITHMS,
     Table,
     cut,
