@@ -1,9 +1,7 @@
-"""Program: the documented CNN, trained and tracked.
+"""Program: the documented CNN, trained and tracked; about six minutes for ten epochs of 1,289 images on two cores.
 
-    python -m fakeface_lab.baseline                 # the real images if they can be had, else drawn ones
-    python -m fakeface_lab.baseline --resume        # go on after a kill
-
-On two cores about six minutes for ten epochs of the 1,289 real images.
+python -m fakeface_lab.baseline                 # the real images if they can be had, else drawn ones
+python -m fakeface_lab.baseline --resume        # continue after a kill
 """
 
 import sys

@@ -165,7 +165,9 @@ def test_without_a_store(project: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_a_search_stands_by_the_average_over_its_seeds(
     store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ledger = open_search(store, PatientWriter(5), "by hand", {}, {"direction": "max"}, restart=False)
+    ledger = open_search(
+        store, PatientWriter(5), "by hand", {}, {"direction": "max", "trial_0": "documented"}, restart=False
+    )
     parent = ledger.parent.run_id
     for trial, score in enumerate((0.5, 0.9, 0.7)):
         tags: dict[str, Any] = {"trial": str(trial), "outcome": "finished", "score": str(score), "values": "{}"}

@@ -21,7 +21,7 @@ MOMENTS = [
     r"INSERT inputs .* _link",
     r"INSERT tags .* close <- uploads",
     r"INSERT params .* begin_recording",  # of a final: those of the trials are there
-    r"UPDATE runs .* end <- finale",
+    r"UPDATE runs .* end <- finals",
     r"INSERT model_versions",
     r"INSERT registered_model_aliases",
     r"INSERT tags .* _apply <- registry",

@@ -139,7 +139,7 @@ def test_a_silent_driver_elsewhere_is_replaced_and_notices(store: Store, elsewhe
     Heartbeat(old.parent).__enter__().stop_beating()  # held up: SIGSTOP, a laptop that sleeps
     program = (
         "import sys; from pathlib import Path\n"
-        "from fakeface_lab.search import heartbeat; from tests.search.curve_work import open_ledger\n"
+        "from fakeface_lab.search.ledger import heartbeat; from tests.search.curve_work import open_ledger\n"
         "from fakeface_lab.tracking.store import open_store\n"
         "heartbeat.WATCH_SECS = 1.0\n"
         "ledger = open_ledger(open_store(sys.argv[1], Path(sys.argv[2]), sys.argv[3]))\n"

@@ -30,7 +30,7 @@ def test_history_has_trials_best_so_far_documented_and_failures(direction: str, 
     shown = lines(figure)
     np.testing.assert_array_equal(shown["trial"], [[0, 0.5], [2, 0.9], [3, 0.3]])
     np.testing.assert_array_equal(shown["best so far"][:, 1], best)
-    np.testing.assert_array_equal(shown["documented: 0.5000"][:, 1], [0.5, 0.5])
+    np.testing.assert_array_equal(shown["defaults: 0.5000"][:, 1], [0.5, 0.5])
     np.testing.assert_array_equal(shown["without a score"][:, 0], [1])
     assert ("smaller" if direction == "min" else "larger") in figure.axes[0].get_ylabel()
     assert figure.axes[0].get_yscale() == "linear"
@@ -43,7 +43,7 @@ def test_one_diverged_trial_does_not_hide_the_others() -> None:
 
 
 def test_history_without_a_documented_score_or_without_any() -> None:
-    assert not [label for label in lines(history_figure([None, 0.4], "val_loss", "min")) if "documented" in label]
+    assert not [label for label in lines(history_figure([None, 0.4], "val_loss", "min")) if "defaults" in label]
     assert min(rendered(history_figure([None, None], "val_loss", "min"))) > 50
 
 

@@ -29,7 +29,7 @@ def of_tuner(project: Path) -> Iterator[Ledger]:
 
 @pytest.fixture
 def of_tune(project: Path) -> Iterator[Ledger]:
-    yield from a_ledger(project)
+    yield from a_ledger(project, trial_0="documented")
 
 
 def told(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> list[str]:
