@@ -30,21 +30,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# What several files share is made once, in the process that runs them all; else a file stays in one process.
-_SHARED = {
-    "a tiny store": ("test_ui.py", "test_compare.py", "search/report/"),
-    "a server": ("tracking/", "search/run/test_outage.py", "search/test_tuner_elsewhere.py"),
-}
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say which tests belong into one process (pytest-xdist): the fixtures of a module are made once."""
-    for item in items:
-        place = item.path.relative_to(Path(__file__).parent).as_posix()
-        shared = (name for name, parts in _SHARED.items() if place.startswith(parts))
-        item.add_marker(pytest.mark.xdist_group(next(shared, place)))
-
-
 @event.listens_for(Engine, "connect")
 def _without_waiting_for_the_disk(connection: object, record: object) -> None:
     """Tests kill processes, not machines: what sqlite has handed to the system survives that."""

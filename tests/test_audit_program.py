@@ -92,7 +92,7 @@ def test_fault_is_found_in_drawn_faces_of_one_source(fault: Fault, dealt: Path) 
 
 
 @pytest.mark.usefixtures("project")
-@pytest.mark.parametrize("name", ["hardly blurred", "EXIF content"])
+@pytest.mark.parametrize("name", ["hardly blurred", pytest.param("EXIF content", marks=pytest.mark.slow)])
 def test_some_of_these_faults_and_the_clean_deal(name: str, dealt: Path) -> None:
     fault = DEALT_FAULTS[name]
     outcome = try_fault(fault, dealt, SIZE_PX, fault.strength)

@@ -254,7 +254,14 @@ SHAPES: dict[str, tuple[Any, Any]] = {
 }
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        "sequential",
+        "two inputs",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("without input", "subclassed")),
+    ],
+)
 def test_best_model_loads_from_mlflow_and_scores_what_the_run_says(shape: str, project: Path) -> None:
     build_it, inputs = SHAPES[shape]
     validation = (keras.tree.map_structure(lambda array: array[40:], inputs), Y[40:])

@@ -3,6 +3,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras_tuner
@@ -14,7 +15,7 @@ from fakeface_lab.search.run.driver import Driver, Limits
 from fakeface_lab.search.run.engine import InlineEngine
 from fakeface_lab.search.run.retries import MAX_STARTS
 from fakeface_lab.tracking.runs import sweep_dead_runs
-from fakeface_lab.tracking.store import Store
+from fakeface_lab.tracking.store import Store, open_store
 from tests.search.curve_work import Algorithm, CurveWork, Notes, open_ledger, template
 
 
@@ -49,7 +50,18 @@ def run(
         ledger.parent.lock.release()
 
 
-def facts(ledger: Ledger) -> list[tuple[Any, ...]]:
+Facts = list[tuple[Any, ...]]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, empty_project: Path) -> Facts:
+    """A random search that nothing disturbed."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    shutil.copy(empty_project / "mlflow.db", root / "mlflow.db")
+    return facts(run(open_store(None, root, "whole")))
+
+
+def facts(ledger: Ledger) -> Facts:
     """Everything of a search that must not depend on where it was cut."""
     client = ledger.parent.store.client
     rows = []
@@ -92,8 +104,9 @@ def test_cut_at_every_event_and_continued_a_search_is_the_same(
     assert not list(store.work_folder.glob("*/epoch.ckpt"))
 
 
-def test_continued_after_another_program_took_its_trial_for_dead(new_store: Callable[[str], Store]) -> None:
-    undisturbed = facts(run(new_store("whole")))
+def test_continued_after_another_program_took_its_trial_for_dead(
+    new_store: Callable[[str], Store], undisturbed: Facts
+) -> None:
     store = new_store("swept")
     with pytest.raises(KeyboardInterrupt):
         run(store, notes=Notes(cut_at=14))
@@ -119,8 +132,7 @@ def test_failed_trials_cost_themselves_only_and_are_explained(new_store: Callabl
     assert store.client.get_run(ledger.trials[1].run_id).info.status == "FAILED"
 
 
-def test_a_full_disk_stops_the_search_and_burns_no_trial(new_store: Callable[[str], Store]) -> None:
-    undisturbed = facts(run(new_store("whole")))
+def test_a_full_disk_stops_the_search_and_burns_no_trial(new_store: Callable[[str], Store], undisturbed: Facts) -> None:
     store = new_store("full")
     for _ in range(4):  # the fourth would be the twelfth start of the trial: none of them was its fault
         with pytest.raises(
@@ -132,8 +144,7 @@ def test_a_full_disk_stops_the_search_and_burns_no_trial(new_store: Callable[[st
     assert facts(run(store)) == undisturbed
 
 
-def test_one_lost_connection_costs_nothing(new_store: Callable[[str], Store]) -> None:
-    undisturbed = facts(run(new_store("whole")))
+def test_one_lost_connection_costs_nothing(new_store: Callable[[str], Store], undisturbed: Facts) -> None:
     store = new_store("once")
     notes = Notes()
     assert facts(run(store, notes=notes, faults={"trial-1": "once disk", "trial-3": "once disk"})) == undisturbed
@@ -155,8 +166,9 @@ def open_ledger_released(store: Store) -> Ledger:
     return ledger
 
 
-def test_what_a_lost_folder_takes_is_trained_again_and_the_score_stands(new_store: Callable[[str], Store]) -> None:
-    undisturbed = facts(run(new_store("whole")))
+def test_what_a_lost_folder_takes_is_trained_again_and_the_score_stands(
+    new_store: Callable[[str], Store], undisturbed: Facts
+) -> None:
     store = new_store("lost")
     with pytest.raises(KeyboardInterrupt):
         run(store, work=Interrupted(store.project / "trained.txt"))
@@ -187,8 +199,7 @@ class SlowlyStored(CurveWork):
         super().finish(run, assignment, outcome, keep_model=keep_model)
 
 
-def test_the_next_trials_do_not_wait_for_an_upload(new_store: Callable[[str], Store]) -> None:
-    undisturbed = facts(run(new_store("whole")))
+def test_the_next_trials_do_not_wait_for_an_upload(new_store: Callable[[str], Store], undisturbed: Facts) -> None:
     store = new_store("slow")
     assert facts(run(store, work=SlowlyStored(store.project / "trained.txt"))) == undisturbed
 

@@ -32,7 +32,8 @@ class Outage(Notes):
         self._server.start()
 
 
-@pytest.mark.parametrize("away_secs", [5, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("away_secs", [5, 60])
 def test_a_server_that_was_away_costs_nothing(
     server: Server, new_store: Callable[[str], Store], tmp_path: Path, away_secs: float
 ) -> None:
