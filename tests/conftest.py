@@ -37,9 +37,12 @@ def _without_waiting_for_the_disk(connection: object, record: object) -> None:
         connection.execute("PRAGMA synchronous=OFF")
 
 
-def pytest_collection_finish() -> None:
-    """Leave what is loaded by now out of garbage collections: Keras asks for one after each training."""
-    gc.collect()
+def pytest_runtest_setup() -> None:
+    """Leave what earlier tests have left out of garbage collections.
+
+    Keras asks for one after each training, and it looks at all that is alive: late in a process a test of 1.4 s took
+    16 s.
+    """
     gc.freeze()
 
 

@@ -90,7 +90,7 @@ class Heartbeat:
         return json.dumps(facts)
 
     def _tags(self, driver: str) -> dict[str, str]:
-        return {"driver": driver, "used_secs": f"{self.used_secs():.1f}"}
+        return {"driver": driver, "used_secs": f"{self.used_secs():.3f}"}
 
 
 def refuse_second_driver(store: Store, writer: PatientWriter, parent: Run) -> None:
