@@ -223,6 +223,7 @@ def assert_same_result(place: Place, expected_place: Place) -> None:
     assert not place.has_file(".work/*")
 
 
+@pytest.mark.slow
 def test_killed_in_training_and_while_recording_the_result_is_the_same(
     finished: tuple[Place, str], tmp_path: Path
 ) -> None:

@@ -1,13 +1,16 @@
 """A real store with two tiny baselines and a tiny search, made once for all tests that only read it."""
 
 import functools
+import os
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import gettempdir, mkdtemp
 from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from fakeface_lab.baseline import run_baseline
@@ -48,8 +51,19 @@ class TinyStore:
 
 @functools.cache
 def tiny_store() -> TinyStore:
-    """Return it; the first call takes about 20 s."""
-    folder = Path(mkdtemp(prefix="tiny-store-"))
+    """Return it; the first call takes about 20 s. Test processes side by side share one."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    folder = Path(gettempdir()) / f"tiny-store-{run}" if run else Path(mkdtemp(prefix="tiny-store-"))
+    folder.mkdir(exist_ok=True)
+    with FileLock(folder / "lock"):
+        made = folder / "made.pickle"
+        if not made.exists():
+            made.write_bytes(pickle.dumps(_make(folder)))
+        store: TinyStore = pickle.loads(made.read_bytes())
+    return store
+
+
+def _make(folder: Path) -> TinyStore:
     project = folder / "project"
     (project / "experiments").mkdir(parents=True)
     images = _draw(folder / "images")

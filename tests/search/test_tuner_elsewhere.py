@@ -29,6 +29,7 @@ def scores(tuner: Tuner) -> dict[int, float]:
     return {trial.hyperparameters.get("units"): trial.score for trial in tuner.oracle.trials.values()}
 
 
+@pytest.mark.slow
 def test_two_workers_train_side_by_side_to_the_same_scores(project: Path) -> None:
     alone = Tuner(oracles.GridSearchOracle("val_loss", max_trials=2), build, project_name="alone", engine="inline")
     alone.search(X, Y, **FIT)
