@@ -32,7 +32,6 @@ class Machine:
             "PYTHONPATH": str(PROJECT),
             "FAKEFACE_CACHE": str(config.parent / "cache"),
             "MLFLOW_TRACKING_URI": f"sqlite:///{store}",
-            "DONT_FAKE_MONOTONIC": "1",
         }
         self._words = [*prefix, sys.executable, "-m", "fakeface_lab.tune", "--config", str(config)]
         self._folder = folder
@@ -46,7 +45,7 @@ class Machine:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    return write_project(tmp_path, "random", workers=1, final_seeds=1, num_trials=5)
+    return write_project(tmp_path, "random", workers=1, final_seeds=1, num_trials=16)
 
 
 @pytest.fixture
