@@ -1,7 +1,7 @@
 """Program: a hyperparameter search over the documented CNN, tracked and safe against kills.
 
     python -m fakeface_lab.tune --config experiments/search-bayesian.toml
-    python -m fakeface_lab.tune --trials 20        # the same command again goes on where it was
+    python -m fakeface_lab.tune --trials 20        # run again, the same command resumes
 
 Trial 0 is the documented configuration.
 """

@@ -55,7 +55,7 @@ class Observer(Protocol):
     """Who shows how the search goes."""
 
     def trial_started(self, trial: LedgerTrial, epochs: int) -> None:
-        """A trial begins, or goes on."""
+        """A trial begins, or resumes."""
 
     def trial_progressed(self, trial: LedgerTrial, event: Event) -> None:
         """A step or an epoch ended."""
@@ -128,7 +128,7 @@ class Driver:
 
         Raises:
             AllTrialsFailedError: no trial has a score.
-            SearchError: the machine is at fault again and again; the same command resumes when that is mended.
+            SearchError: the machine is at fault again and again; the same command resumes once the cause is gone.
             TrackingError: the store stayed away too long, or another process has taken the search over.
         """
         with self._ledger.stopping(), self._heartbeat:
@@ -330,6 +330,7 @@ class Driver:
             self._ledger.close(trial, has_model=False, writer=self._ledger.parent.writer)
             ended = self._ledger.note_closed(trial, has_model=False)
         else:
+            self._uploads.wait_for(trial)
             ended = self._ledger.end(trial, "failed", None, reason)
         opened = self._running.pop(_key(ended), None)
         if opened is not None:

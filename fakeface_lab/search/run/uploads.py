@@ -110,6 +110,11 @@ class Uploads:
             if upload.lock is not None:
                 upload.lock.release()
 
+    def wait_for(self, trial: LedgerTrial) -> None:
+        """Wait for the pending writes of a trial: once it has failed, no restart repeats them."""
+        for job in self._jobs_of(trial):
+            job.result()
+
     def _jobs_of(self, trial: LedgerTrial) -> list[Future[None]]:
         """Return what must be done before more is written of a trial; it was submitted earlier, so it has begun."""
         return [upload.job for upload in self._pending if upload.sequence == trial.record.sequence]

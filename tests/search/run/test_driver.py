@@ -129,7 +129,9 @@ def test_failed_trials_cost_themselves_only_and_are_explained(new_store: Callabl
         "3 deaths without a newly finished epoch: out of memory: no room for the weights",
     ]
     store = ledger.parent.store
-    assert store.client.get_run(ledger.trials[1].run_id).info.status == "FAILED"
+    failed = store.client.get_run(ledger.trials[1].run_id)
+    assert failed.info.status == "FAILED"
+    assert set(failed.data.params) == {"x", "kind", "epochs"}
 
 
 def test_a_full_disk_stops_the_search_and_burns_no_trial(new_store: Callable[[str], Store], undisturbed: Facts) -> None:
