@@ -12,8 +12,7 @@ import time
 import numpy as np
 
 from fakeface_lab.backend import set_up_process
-from fakeface_lab.detector.fit import Training, predict
-from fakeface_lab.detector.pipeline import evaluation_batches
+from fakeface_lab.detector.fit import Training, evaluation_batches, predict
 from fakeface_lab.settings import Hyperparameters
 
 NUM_STEPS, NUM_VALIDATION, STEPS_PER_EPOCH = 5, 207, 26

@@ -24,8 +24,7 @@ from mlflow.tracking import MlflowClient
 from side_by_side import measure
 
 from fakeface_lab.backend import set_up_process
-from fakeface_lab.detector.fit import Training
-from fakeface_lab.detector.pipeline import training_batches
+from fakeface_lab.detector.fit import Training, training_batches
 from fakeface_lab.settings import Hyperparameters
 from fakeface_lab.training.checkpoint import Snapshot, save_checkpoint
 from fakeface_lab.training.recorder import EpochRecord, TrainingRecorder

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from scipy.stats import norm
 
 from fakeface_lab.evaluation.selection import SelectedScore, selection_corrected
-from fakeface_lab.evaluation.stress_objective import stress_selection_corrected
+from fakeface_lab.evaluation.stress.objective import stress_selection_corrected
 
 NUM_IMAGES = 207
 NUM_FRESH = 200_000

@@ -11,8 +11,8 @@ import argparse
 import numpy as np
 from scipy.stats import norm
 
-from fakeface_lab.evaluation.inputs import BoolArray, FloatArray
-from fakeface_lab.evaluation.stress_comparison import compare_under_stress
+from fakeface_lab.evaluation.intervals import BoolArray, FloatArray
+from fakeface_lab.evaluation.stress.comparison import compare_under_stress
 
 NUM_IMAGES = 258
 CONDITIONS = ("clean", "jpeg_50", "blur_2", "crop_70", "pad_130")

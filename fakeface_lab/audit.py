@@ -12,9 +12,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from fakeface_lab.cli import run_program
 from fakeface_lab.config import find_project
 from fakeface_lab.settings import AuditProgramSettings
+from fakeface_lab.terminal import run_program
 
 __all__ = ["AuditResult", "main", "run_audit"]
 
@@ -49,18 +49,17 @@ def run_audit(settings: AuditProgramSettings) -> AuditResult:
     Raises:
         FakefaceLabError: one of its kinds, with one line that says what to do.
     """
+    from fakeface_lab.assess.application import audit_note, headline, print_card, tell
     from fakeface_lab.assess.inspection import inspect_images
-    from fakeface_lab.assess.reports import audit_note, headline, print_card, tell
     from fakeface_lab.data.images import load_images
     from fakeface_lab.data.sources import find_source
     from fakeface_lab.data.splits import make_split, write_ledger
-    from fakeface_lab.detector.printing import print_data_card
-    from fakeface_lab.detector.recording import begin_recording
+    from fakeface_lab.detector.recording import begin_recording, print_data_card
     from fakeface_lab.evaluation.audit import AuditSettings
     from fakeface_lab.terminal import console, print_places
-    from fakeface_lab.tracking.patience import PatientWriter
     from fakeface_lab.tracking.runs import TrackedRun
     from fakeface_lab.tracking.store import open_store
+    from fakeface_lab.tracking.writer import PatientWriter
 
     project = find_project()
     source = find_source(settings.data, settings.positive, project, settings.image_size)

@@ -7,9 +7,9 @@ python -m fakeface_lab.baseline --resume        # continue after a kill
 import sys
 from dataclasses import dataclass
 
-from fakeface_lab.cli import run_program
 from fakeface_lab.config import find_project
 from fakeface_lab.settings import BaselineSettings, Hyperparameters
+from fakeface_lab.terminal import run_program
 
 __all__ = ["BaselineResult", "main", "run_baseline"]
 
@@ -44,23 +44,23 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
     from fakeface_lab.backend import set_up_process
     from fakeface_lab.data.images import load_images
     from fakeface_lab.data.splits import make_split
-    from fakeface_lab.detector import printing, recording
+    from fakeface_lab.detector import recording
     from fakeface_lab.detector.fit import Training
-    from fakeface_lab.detector.results import produce_outcome
+    from fakeface_lab.detector.work import produce_outcome
     from fakeface_lab.terminal import console, print_places, say
     from fakeface_lab.tracking.lookup import find_audit
     from fakeface_lab.tracking.models import model_of_run
-    from fakeface_lab.tracking.patience import PatientWriter
     from fakeface_lab.tracking.runs import sweep_dead_runs
     from fakeface_lab.tracking.seal import describe_openings, record_opening, seal_key
     from fakeface_lab.tracking.store import open_store
+    from fakeface_lab.tracking.writer import PatientWriter
     from fakeface_lab.training.outcome import read_whole_outcome
 
     num_threads = set_up_process(settings.threads)
     images = load_images(source, settings.image_size)
     split = make_split(images, settings.split, settings.seed)
     training = Training(settings.hyperparameters, settings.image_size, settings.seed, settings.epochs)
-    printing.print_data_card(images, split)
+    recording.print_data_card(images, split)
 
     store = open_store(settings.tracking_uri, project, source.name)
     sweep_dead_runs(store)
@@ -95,18 +95,18 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
         outcome = read_whole_outcome(run.folder)
         if outcome is None:
             model = training.build()
-            printing.print_layers(model)
-            with printing.TrainingProgress(training.epochs, recording.RunListener(run)) as progress:
+            recording.print_layers(model)
+            with recording.TrainingProgress(training.epochs, recording.RunListener(run)) as progress:
                 outcome = produce_outcome(
                     model, training, images, split, run.folder, progress, open_test=split.test_is_validation
                 )
         recording.finish_recording(run, outcome, params, images)
     run.remove_files()
     as_documented = source.is_documented and training == Training(Hyperparameters(), 300, training.seed, 10)
-    printing.print_outcome(outcome, beside_documented=as_documented and split.test_is_validation)
+    recording.print_outcome(outcome, beside_documented=as_documented and split.test_is_validation)
     if split.test_is_validation:
         say("seal", describe_openings(store, test_set))
-    printing.print_audit(find_audit(store, images.digest), settings.data)
+    recording.print_audit(find_audit(store, images.digest), settings.data)
     print_places(run.store, run.name, run.run_id)
     return BaselineResult(run.run_id, model_of_run(run.store, run.run_id), outcome.metrics)
 

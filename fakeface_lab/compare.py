@@ -8,15 +8,15 @@ python -m fakeface_lab.compare RUN OTHER [...]     # the first against each of t
 import sys
 from typing import TYPE_CHECKING
 
-from fakeface_lab.cli import run_program
 from fakeface_lab.config import find_project
 from fakeface_lab.settings import CompareSettings
+from fakeface_lab.terminal import run_program
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fakeface_lab.detector.standings import Standing
-    from fakeface_lab.tracking.finding import Run
+    from fakeface_lab.tracking.lookup import Run
     from fakeface_lab.tracking.store import Store
 
 __all__ = ["main", "run_compare"]
@@ -33,7 +33,7 @@ def run_compare(settings: CompareSettings) -> int:
     from fakeface_lab.detector.judging import judge
     from fakeface_lab.detector.standings import latest_standings, named_standings
     from fakeface_lab.terminal import console, say
-    from fakeface_lab.tracking.finding import find_named, open_for_reading
+    from fakeface_lab.tracking.lookup import find_named, open_for_reading
 
     store = open_for_reading(settings.tracking_uri, find_project())
     if not settings.runs:
@@ -59,10 +59,9 @@ def run_compare(settings: CompareSettings) -> int:
 def _show_search(store: "Store", search: "Run", require: str | None) -> int:
     from fakeface_lab.detector.judging import judge_finals
     from fakeface_lab.detector.standings import finals_of, is_of_detector
-    from fakeface_lab.search.report.leaderboard import direction_of, leaderboard, trial_0_name
-    from fakeface_lab.search.report.tables import trials_table
+    from fakeface_lab.search.report.leaderboard import direction_of, leaderboard, trial_0_name, trials_table
     from fakeface_lab.terminal import say, wide_console
-    from fakeface_lab.tracking.finding import children_of
+    from fakeface_lab.tracking.lookup import children_of
 
     trials = leaderboard(children_of(store, search, "trial"), direction_of(search))
     wide_console.print(trials_table(trials, trial_0_name(search)))

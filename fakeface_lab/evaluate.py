@@ -12,9 +12,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from fakeface_lab.cli import run_program
 from fakeface_lab.config import find_project
 from fakeface_lab.settings import EvaluateSettings
+from fakeface_lab.terminal import run_program
 
 __all__ = ["EvaluationResult", "main", "run_evaluation"]
 
@@ -40,16 +40,15 @@ def run_evaluation(settings: EvaluateSettings) -> EvaluationResult:
     Raises:
         FakefaceLabError: one of its kinds, with one line that says what to do.
     """
+    from fakeface_lab.assess.application import print_evaluation, tell
     from fakeface_lab.assess.assessment import assess
-    from fakeface_lab.assess.evaluation_images import choose_images
-    from fakeface_lab.assess.reports import print_evaluation, tell
-    from fakeface_lab.assess.tracked_model import load_model
+    from fakeface_lab.assess.tracked_model import choose_images, load_model
     from fakeface_lab.backend import set_up_process
     from fakeface_lab.detector.recording import begin_recording
     from fakeface_lab.terminal import console, print_places, say
     from fakeface_lab.tracking.lookup import find_audit, find_model, open_for_models
-    from fakeface_lab.tracking.patience import PatientWriter
     from fakeface_lab.tracking.runs import TrackedRun
+    from fakeface_lab.tracking.writer import PatientWriter
 
     project = find_project()
     num_threads = set_up_process(settings.threads)

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from pydantic import Field, field_validator
 from pydantic_settings import CliPositionalArg
 
-from fakeface_lab.cli import run_program
 from fakeface_lab.config import Settings, find_project
 from fakeface_lab.errors import DataError
+from fakeface_lab.terminal import run_program
 
 if TYPE_CHECKING:
     from fakeface_lab.assess.application import Decision
@@ -75,8 +75,7 @@ def run_prediction(settings: PredictSettings) -> Predictions:
     Raises:
         FakefaceLabError: no such model, or no file that can be used.
     """
-    from fakeface_lab.assess.application import classify_files, doubts
-    from fakeface_lab.assess.reports import print_decisions
+    from fakeface_lab.assess.application import classify_files, doubts, print_decisions
     from fakeface_lab.assess.tracked_model import load_model
     from fakeface_lab.backend import set_up_process
     from fakeface_lab.tracking.lookup import find_model, open_for_models

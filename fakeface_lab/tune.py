@@ -9,8 +9,8 @@ Trial 0 is the documented configuration.
 import sys
 from typing import TYPE_CHECKING
 
-from fakeface_lab.cli import run_program
 from fakeface_lab.settings import TuneSettings
+from fakeface_lab.terminal import run_program
 
 if TYPE_CHECKING:
     from fakeface_lab.detector.search import SearchResult

@@ -211,7 +211,7 @@ def prepare(folder: Path) -> None:
             open_store(None, Path(scratch), "Default")
             shutil.copy(Path(scratch) / "mlflow.db", folder / "empty.db")
 
-    for name in ("fakeface_lab.baseline", "fakeface_lab.detector.results", "fakeface_lab.search.run.local_engine",
+    for name in ("fakeface_lab.baseline", "fakeface_lab.detector.work", "fakeface_lab.search.run.local_engine",
                  "fakeface_lab.detector.search", "tests.search_state"):  # fmt: skip
         importlib.import_module(name)
     from fakeface_lab.backend import tf

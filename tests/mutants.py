@@ -65,7 +65,7 @@ MUTANTS = (
     ),
     Mutant(
         "finals that are registered are registered again",
-        "fakeface_lab/detector/registry.py",
+        "fakeface_lab/detector/finals.py",
         """    if done.get("runs") != these:
         done = """,
         """    if True:

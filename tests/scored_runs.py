@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import Store
+from fakeface_lab.tracking.writer import PatientWriter
 
 __all__ = ["IS_POSITIVE", "NUM_IMAGES", "record", "scores_with_wrong"]
 

@@ -12,9 +12,9 @@ from PIL import Image
 from fakeface_lab.assess.inspection import Inspection
 from fakeface_lab.audit import main, run_audit
 from fakeface_lab.data.demo import generate_demo
-from fakeface_lab.data.hashes import closest_pairs, detail_correlations, perceptual_hashes
 from fakeface_lab.data.images import load_images
 from fakeface_lab.data.sources import find_source
+from fakeface_lab.data.splits import closest_pairs, detail_correlations, perceptual_hashes
 from fakeface_lab.evaluation.audit import AuditSettings
 from fakeface_lab.settings import AuditProgramSettings
 from fakeface_lab.tracking.lookup import find_audit

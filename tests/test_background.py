@@ -3,7 +3,7 @@ from functools import partial
 
 import pytest
 
-from fakeface_lab.background import Background
+from fakeface_lab.tracking.writer import Background
 
 
 def test_work_is_begun_in_order_and_gives_results_and_errors() -> None:

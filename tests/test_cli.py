@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fakeface_lab.cli import run_program
 from fakeface_lab.errors import AllTrialsFailedError, DataError, FakefaceLabError, TrackingError
 from fakeface_lab.settings import RunSettings
+from fakeface_lab.terminal import run_program
 
 PROG = "python -m fakeface_lab.test"
 
@@ -105,7 +105,7 @@ def test_handler_of_the_caller_is_put_back() -> None:
 
 WAITING = """
 import sys, time
-from fakeface_lab.cli import run_program
+from fakeface_lab.terminal import run_program
 from fakeface_lab.settings import RunSettings
 def body(settings):
     try:
@@ -131,7 +131,7 @@ def test_signal_unwinds_the_stack_and_sets_the_exit_code(number: signal.Signals,
 def test_name_that_is_no_text_is_shown_escaped() -> None:
     code = (
         "import sys\n"
-        "from fakeface_lab.cli import run_program\n"
+        "from fakeface_lab.terminal import run_program\n"
         "from fakeface_lab.settings import RunSettings\n"
         "sys.exit(run_program(RunSettings, 'p', lambda settings: print(settings.data), sys.argv[1:]))\n"
     )

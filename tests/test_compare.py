@@ -17,9 +17,9 @@ from statsmodels.stats.proportion import proportion_confint
 
 from fakeface_lab.compare import main
 from fakeface_lab.search.ledger.resume import open_search
-from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import Store, open_store
+from fakeface_lab.tracking.writer import PatientWriter
 from tests.scored_runs import IS_POSITIVE, NUM_IMAGES, record, scores_with_wrong
 from tests.tiny_store import TinyStore, tiny_store
 

@@ -13,15 +13,14 @@ from PIL import Image, ImageOps
 from scipy.ndimage import gaussian_filter
 from sklearn.metrics import accuracy_score, roc_auc_score
 
-from fakeface_lab.assess.evaluation_images import choose_images
-from fakeface_lab.assess.tracked_model import load_model, own_split
+from fakeface_lab.assess.tracked_model import choose_images, load_model, own_split
 from fakeface_lab.data.images import load_images
 from fakeface_lab.data.sources import find_source
 from fakeface_lab.detector.fit import predict
 from fakeface_lab.detector.stress import is_collapse, stress_scores
 from fakeface_lab.evaluate import main, run_evaluation
-from fakeface_lab.evaluation.stress import CONDITIONS, SEARCH_CONDITIONS, objective_values, stress_report
-from fakeface_lab.evaluation.stress_changes import apply
+from fakeface_lab.evaluation.stress.changes import apply
+from fakeface_lab.evaluation.stress.suite import CONDITIONS, SEARCH_CONDITIONS, objective_values, stress_report
 from fakeface_lab.settings import EvaluateSettings
 from fakeface_lab.tracking.lookup import find_evaluations, find_model, open_for_models
 from fakeface_lab.tracking.seal import num_openings, seal_key

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fakeface_lab.files import file_view
-from fakeface_lab.search.run.work import load_work, save_work
+from fakeface_lab.search.run.engine import load_work, save_work
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from fakeface_lab.audit import run_audit
 from fakeface_lab.predict import PredictSettings, main, run_prediction
 from fakeface_lab.settings import AuditProgramSettings
 from fakeface_lab.tracking.lookup import find_model, open_for_models
-from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.runs import TrackedRun
+from fakeface_lab.tracking.writer import PatientWriter
 from tests.tracked_model_store import SIZE_PX, TrackedProject, make_tracked_project
 
 

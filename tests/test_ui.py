@@ -24,7 +24,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from fakeface_lab.tracking.finding import children_of, find_run
+from fakeface_lab.tracking.lookup import children_of, find_run
 from fakeface_lab.tracking.store import Store, open_store
 from tests.tiny_store import TinyStore, tiny_store
 

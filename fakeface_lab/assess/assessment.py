@@ -15,9 +15,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from fakeface_lab.assess.application import headline
 from fakeface_lab.assess.explanation import explain
 from fakeface_lab.assess.inspection import inspect_images, write_card
-from fakeface_lab.assess.reports import headline
 from fakeface_lab.assess.tracked_model import TrackedModel
 from fakeface_lab.data.images import ImageSet
 from fakeface_lab.data.properties import pixel_properties
@@ -25,17 +25,13 @@ from fakeface_lab.detector.fit import predict
 from fakeface_lab.detector.stress import is_collapse, stress_scores
 from fakeface_lab.errors import DataError
 from fakeface_lab.evaluation.audit import AuditSettings
-from fakeface_lab.evaluation.calibration import calibration
 from fakeface_lab.evaluation.card import Card
-from fakeface_lab.evaluation.inputs import metric_key
-from fakeface_lab.evaluation.intervals import bootstrap_interval
-from fakeface_lab.evaluation.scores import detection_scores
-from fakeface_lab.evaluation.slices import slice_accuracies
-from fakeface_lab.evaluation.stress import SEARCH_CONDITIONS, SUITE_VERSION, objective_values, stress_report
-from fakeface_lab.figures.calibration import reliability_figure
+from fakeface_lab.evaluation.intervals import bootstrap_interval, metric_key, slice_accuracies
+from fakeface_lab.evaluation.scores import calibration, detection_scores
+from fakeface_lab.evaluation.stress.suite import SEARCH_CONDITIONS, SUITE_VERSION, objective_values, stress_report
+from fakeface_lab.figures.audit import printable
 from fakeface_lab.figures.stress import decision_gallery, robustness_curves
-from fakeface_lab.figures.text import printable
-from fakeface_lab.figures.training import confusion_figure, roc_figure
+from fakeface_lab.figures.training import confusion_figure, reliability_figure, roc_figure
 
 __all__ = ["EXTERNAL", "Assessment", "assess"]
 

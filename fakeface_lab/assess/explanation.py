@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from fakeface_lab.backend import keras
 from fakeface_lab.data.images import ImageSet
 from fakeface_lab.errors import DataError, ModelError
-from fakeface_lab.evaluation import saliency
-from fakeface_lab.evaluation.inputs import metric_key
-from fakeface_lab.figures.saliency import mean_maps, saliency_overlays
-from fakeface_lab.figures.text import printable
+from fakeface_lab.evaluation import explanation as saliency
+from fakeface_lab.evaluation.intervals import metric_key
+from fakeface_lab.figures.audit import printable
+from fakeface_lab.figures.training import mean_maps, saliency_overlays
 
 __all__ = ["Explanation", "explain"]
 

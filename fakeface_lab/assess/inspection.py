@@ -13,26 +13,30 @@ import numpy.typing as npt
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from fakeface_lab.data.hashes import (
+from fakeface_lab.data.images import ImageSet
+from fakeface_lab.data.properties import CONTENT_COLUMNS, file_properties, pixel_properties
+from fakeface_lab.data.splits import (
+    NEAR_DUPLICATE_DISTANCE,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Split,
     closest_pairs,
     detail_correlations,
     near_duplicate_groups,
     perceptual_hashes,
     pixel_digests,
 )
-from fakeface_lab.data.images import ImageSet
-from fakeface_lab.data.properties import CONTENT_COLUMNS, file_properties, pixel_properties
-from fakeface_lab.data.splits import NEAR_DUPLICATE_DISTANCE, TEST, TRAIN, VALIDATION, Split
 from fakeface_lab.evaluation.audit import AuditInputs, AuditSettings, audit
 from fakeface_lab.evaluation.card import SEVERITIES, Card, Finding
 from fakeface_lab.evaluation.probes import ProbeResult, mean_faces, run_probes, stratified_folds, thumbnail_weights
 from fakeface_lab.figures.audit import (
     closest_pairs_sheet,
     mean_faces_figure,
+    printable,
     suspects_sheet,
     thumbnail_weights_figure,
 )
-from fakeface_lab.figures.text import printable
 
 __all__ = ["Inspection", "inspect_images", "write_card"]
 

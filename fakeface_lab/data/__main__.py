@@ -8,9 +8,9 @@ The first call decodes every file; training on the same images finds the pixels 
 
 import sys
 
-from fakeface_lab.cli import run_program
 from fakeface_lab.config import find_project
 from fakeface_lab.settings import DataSettings
+from fakeface_lab.terminal import run_program
 
 __all__ = ["describe_data", "main"]
 
@@ -32,9 +32,9 @@ def describe_data(settings: DataSettings) -> None:
     images = load_images(source, settings.image_size)
 
     from fakeface_lab.data.splits import make_split
-    from fakeface_lab.detector import printing
+    from fakeface_lab.detector import recording
 
-    printing.print_data_card(images, make_split(images, settings.split, settings.seed))
+    recording.print_data_card(images, make_split(images, settings.split, settings.seed))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,19 +3,32 @@
 Both sides always count with the same number of seeds: an average over more seeds is better for that alone.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from mlflow.entities import Run
 
 from fakeface_lab.detector.standings import THRESHOLD, Standing, ground_of, require_one_ground
 from fakeface_lab.errors import SearchError
-from fakeface_lab.evaluation.comparison import Comparison, Judgement, adjusted, compare
-from fakeface_lab.evaluation.stress_comparison import compare_under_stress
-from fakeface_lab.evaluation.stress_objective import OBJECTIVES as STRESS_OBJECTIVES
-from fakeface_lab.tracking.finding import Run
-from fakeface_lab.tracking.scores import part_scores, stress_scores
+from fakeface_lab.evaluation.comparison import Comparison, Judgement, adjusted, compare, log_losses
+from fakeface_lab.evaluation.selection import (
+    SearchRange,
+    SelectedScore,
+    edge_values,
+    expected_best,
+    selection_corrected,
+)
+from fakeface_lab.evaluation.stress.comparison import compare_under_stress
+from fakeface_lab.evaluation.stress.objective import OBJECTIVES as STRESS_OBJECTIVES
+from fakeface_lab.evaluation.stress.objective import stress_selection_corrected
+from fakeface_lab.settings import Hyperparameters, Range, Value
+from fakeface_lab.tracking.scores import epoch_scores, part_scores, stress_scores
 from fakeface_lab.tracking.store import Store
 
-__all__ = ["Judged", "judge", "judge_finals", "judge_runs"]
+__all__ = ["Judged", "ScoredTrial", "SelectionReport", "judge", "judge_finals", "judge_runs", "selection_report"]
 
 
 @dataclass(frozen=True)
@@ -130,3 +143,147 @@ def _named(standing: Standing, rows: Sequence[int]) -> str:
         return standing.name
     seeds = ", ".join(_seed_of(standing.runs[row]) for row in rows)
     return f"{standing.name} (seed {seeds} of its {len(standing.runs)})"
+
+
+@dataclass(frozen=True)
+class ScoredTrial:
+    """A finished trial, as this report needs it.
+
+    Attributes:
+        run: its run, with a scores.csv; of a search for robustness with a stress_scores.csv too.
+        values: its hyperparameters by name.
+        score: value of the objective.
+    """
+
+    run: Run
+    values: Mapping[str, Value]
+    score: float
+
+
+@dataclass(frozen=True)
+class SelectionReport:
+    """What is to be written beside the best score.
+
+    Attributes:
+        metrics: `selection_naive`, `selection_corrected`, `selection_corrected_low`, `_high`, in the unit of the
+            objective, and `num_edge_values`; without the first four where there is a single trial.
+        expected_best: float64 (num_trials - 1,), best score to expect after 1, 2, ... random trials; None for an
+            algorithm whose trials are not independent.
+        sentences: the same for the user.
+    """
+
+    metrics: dict[str, float]
+    expected_best: npt.NDArray[np.float64] | None
+    sentences: tuple[str, ...]
+
+
+def selection_report(
+    store: Store,
+    trials: Sequence[ScoredTrial],
+    *,
+    space: Mapping[str, Range],
+    algorithm: str,
+    objective: str,
+    maximize: bool,
+    part: str = "validation",
+) -> SelectionReport:
+    """Report on the finished trials of one search.
+
+    Args:
+        store: where their runs are.
+        trials: in the order of their creation, trial 0 (set by hand, drawn from nothing) first; at least one.
+        space: what was searched.
+        algorithm: which one suggested the trials.
+        objective: the metric that is the score: an accuracy, a loss, or one of the stress objectives.
+        maximize: whether higher is better.
+        part: the split that the trials were judged on; "test" in a search on the documented split.
+
+    Raises:
+        SearchError: no trial, a trial has no scores, or two were scored on different images.
+    """
+    if not trials:
+        raise SearchError("no trial has a score, so there is nothing to correct for the selection; run some trials")
+    metrics: dict[str, float] = {}
+    sentences = []
+    if len(trials) > 1:
+        corrected = _corrected(store, tuple(trial.run for trial in trials), part, objective, maximize)
+        metrics |= {
+            "selection_naive": corrected.naive,
+            "selection_corrected": corrected.corrected,
+            "selection_corrected_low": corrected.low,
+            "selection_corrected_high": corrected.high,
+        }
+        sentences.append(f"{objective}, {corrected}.")
+    expected = _expected(trials, algorithm, maximize)
+    if expected is not None and len(expected) > 1:
+        half = max(1, len(expected) // 2)
+        sentences.append(
+            f"Half as many random trials ({half}) would be expected to reach {objective} {expected[half - 1]:.4f}, all "
+            f"{len(expected)} reach {expected[-1]:.4f}: {_worth(expected, half)}."
+        )
+    best = (max if maximize else min)(trials, key=lambda trial: trial.score)
+    edges = [
+        edge
+        for edge in edge_values(_numbers(best.values), _ranges(space, trials[0].values))
+        if not _is_limit(edge.name, edge.value)
+    ]
+    sentences += [f"{edge}." for edge in edges]
+    return SelectionReport(metrics | {"num_edge_values": float(len(edges))}, expected, tuple(sentences))
+
+
+def _corrected(store: Store, runs: Sequence[Run], part: str, objective: str, maximize: bool) -> SelectedScore:
+    if objective in STRESS_OBJECTIVES:
+        stressed = stress_scores(store, runs, part)
+        return stress_selection_corrected(stressed.is_positive, stressed.scores, objective)
+    kept = part_scores(store, runs, part)
+    by_epoch = [epoch_scores(store, run) for run in runs]
+    recorded = [scores for scores in by_epoch if scores is not None]
+    if len(recorded) < len(runs):  # by an earlier version of this package
+        return selection_corrected(_per_image(kept.scores, kept.is_positive, objective), maximize)
+    scores = np.concatenate(recorded)
+    return selection_corrected(_per_image(scores, kept.is_positive, objective), maximize, num_trials=len(runs))
+
+
+def _per_image(
+    scores: npt.NDArray[np.float64], is_positive: npt.NDArray[np.bool_], objective: str
+) -> npt.NDArray[np.float64]:
+    """Return each image's share of the objective, (num_images, num_models), from scores (num_models, num_images)."""
+    if objective.endswith("accuracy"):
+        return np.asarray(((scores > 0.5) == is_positive).T, dtype=np.float64)
+    return log_losses(is_positive, scores).T
+
+
+def _expected(trials: Sequence[ScoredTrial], algorithm: str, maximize: bool) -> npt.NDArray[np.float64] | None:
+    drawn = [trial.score for trial in trials[1:]]
+    if algorithm != "random" or not drawn:
+        return None
+    return expected_best(drawn, algorithm, maximize)
+
+
+def _worth(expected: npt.NDArray[np.float64], half: int) -> str:
+    gained, first = abs(expected[-1] - expected[half - 1]), abs(expected[half - 1] - expected[0])
+    return "more trials still pay" if gained > 0.5 * first else "more trials bring little"
+
+
+def _numbers(values: Mapping[str, Value]) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items() if not isinstance(value, str)}
+
+
+def _is_limit(name: str, value: float) -> bool:
+    """Return whether a hyperparameter can go no further: there is no dropout below 0."""
+    field = Hyperparameters.model_fields.get(name)
+    return field is not None and any(value in (getattr(m, "ge", None), getattr(m, "le", None)) for m in field.metadata)
+
+
+def _ranges(space: Mapping[str, Range], documented: Mapping[str, Value]) -> dict[str, SearchRange]:
+    """Return the searched range of every number, widened as the search does to hold the documented value."""
+    ranges = {}
+    for name, given in space.items():
+        ends = [*(given.values or ()), given.min, given.max, documented.get(name)]
+        numbers = [float(end) for end in ends if isinstance(end, (int, float))]
+        # A choice of words or of two values has no edge that could be widened.
+        is_choice = any(isinstance(end, str) for end in ends) or (given.values is not None and len(set(numbers)) < 3)
+        if is_choice or not all(map(math.isfinite, numbers)):
+            continue
+        ranges[name] = SearchRange(min(numbers), max(numbers), given.sampling == "log")
+    return ranges

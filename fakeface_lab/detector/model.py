@@ -1,9 +1,114 @@
 """The documented CNN, and everything the search may vary in it: one builder for the baseline and every trial."""
 
-from fakeface_lab.backend import keras, keras_tuner
+import math
+
+from fakeface_lab.backend import keras, keras_tuner, tf
+from fakeface_lab.errors import ConfigError
 from fakeface_lab.settings import Hyperparameters
 
-__all__ = ["build_model", "fixed_hyperparameters"]
+__all__ = ["MAX_STRENGTH", "affine_transforms", "augment_batch", "build_model", "fixed_hyperparameters", "image_seeds"]
+
+# At strength 1, as declared for ImageDataGenerator: each is drawn uniformly from -range..range.
+ROTATION_RANGE_DEGREES = 40.0
+SHIFT_RANGE_FRACTION = 0.2
+SHEAR_RANGE_DEGREES = 0.2  # degrees in ImageDataGenerator, not a fraction: hardly visible, kept for parity
+ZOOM_RANGE = 0.2  # zoom factors come from 1 - 0.2..1 + 0.2, drawn for each axis apart
+FLIP_PROBABILITY = 0.5
+
+MAX_STRENGTH = 2.0
+NUM_DRAWS = 7
+
+
+def image_seeds(seed: int, epoch: int | tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
+    """One seed per image, int64 (B, 2), different for each (seed, epoch, index) with indices below 2**32.
+
+    Args:
+        seed: the run's augmentation seed.
+        epoch: number of the epoch; below 2**31.
+        indices: int (B,), position of each image in the training split, whatever the order of the batch.
+    """
+    counters = tf.bitwise.left_shift(tf.cast(epoch, tf.int64), tf.constant(32, tf.int64)) + tf.cast(indices, tf.int64)
+    return tf.stack([tf.fill(tf.shape(counters), tf.constant(seed, tf.int64)), counters], axis=1)
+
+
+def augment_batch(images: tf.Tensor, seeds: tf.Tensor, strength: float = 1.0) -> tf.Tensor:
+    """Rotate, shift, shear, zoom and flip each image by amounts that follow from its seed alone.
+
+    A pure function: the same seed gives the same picture in any batch and after any restart, so a resumed
+        training
+    sees what an uninterrupted one sees. Uncovered pixels repeat the nearest edge; sampling is bilinear.
+
+    Args:
+        images: float32 or uint8 (B, H, W, C).
+        seeds: int (B, 2), from `image_seeds`.
+        strength: 0..2; scales every range and (up to 1) the probability of a flip. 0 changes nothing, 1 is as
+            declared.
+
+    Returns:
+        A tensor of the images' shape and type.
+
+    Raises:
+        ConfigError: the strength is out of range.
+    """
+    if not 0 <= strength <= MAX_STRENGTH:
+        raise ConfigError(
+            f"augmentation strength {strength:g} is out of range: allowed are 0 (off) to {MAX_STRENGTH:g}, "
+            "1 is the declared augmentation"
+        )
+    if strength == 0:
+        return images
+    shape = tf.shape(images)
+    transforms = affine_transforms(seeds, shape[1], shape[2], strength)
+    resampled = tf.raw_ops.ImageProjectiveTransformV3(
+        images=tf.cast(images, tf.float32),  # on uint8 the kernel would truncate instead of rounding
+        transforms=transforms,
+        output_shape=shape[1:3],
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode="NEAREST",
+    )
+    if images.dtype == tf.uint8:
+        resampled = tf.round(resampled)
+    resampled = tf.ensure_shape(resampled, images.shape)
+    return tf.cast(resampled, images.dtype)
+
+
+def affine_transforms(seeds: tf.Tensor, height_px: int, width_px: int, strength: float) -> tf.Tensor:
+    """Draw the transforms of `ImageProjectiveTransformV3`: float32 (B, 8), a0, a1, a2, b0, b1, b2, 0, 0.
+
+    Output pixel (x, y) takes the value at (a0 x + a1 y + a2, b0 x + b1 y + b2). The matrix is that of Keras's
+    `apply_affine_transform`, rotation @ shift @ shear @ zoom about the image centre ((W - 1) / 2, (H - 1) /
+    2), followed by the flip.
+    """
+    # float64 up to the last line: vectorised and scalar sines differ in the last bit, so that in float32 an
+    # image would depend on its place in the batch and on eager or graph execution.
+    draws = tf.map_fn(
+        lambda seed: tf.random.stateless_uniform([NUM_DRAWS], seed, dtype=tf.float64),
+        seeds,
+        fn_output_signature=tf.float64,
+    )
+    height, width = tf.cast(height_px, tf.float64), tf.cast(width_px, tf.float64)
+    signed = strength * (2.0 * draws - 1.0)
+    theta = math.radians(ROTATION_RANGE_DEGREES) * signed[:, 0]
+    shear = math.radians(SHEAR_RANGE_DEGREES) * signed[:, 1]
+    shift_x, shift_y = (
+        SHIFT_RANGE_FRACTION * width * signed[:, 2],
+        SHIFT_RANGE_FRACTION * height * signed[:, 3],
+    )
+    zoom_x, zoom_y = 1.0 + ZOOM_RANGE * signed[:, 4], 1.0 + ZOOM_RANGE * signed[:, 5]
+    mirror = 1.0 - 2.0 * tf.cast(draws[:, 6] < FLIP_PROBABILITY * min(strength, 1.0), tf.float64)
+
+    cos, sin = tf.cos(theta), tf.sin(theta)
+    # rotation @ shear = [[cos, -sin(theta + shear)], [sin, cos(theta + shear)]]; the mirror negates the x
+    # column.
+    xx, xy = cos * zoom_x * mirror, -tf.sin(theta + shear) * zoom_y
+    yx, yy = sin * zoom_x * mirror, tf.cos(theta + shear) * zoom_y
+    centre_x, centre_y = (width - 1.0) / 2.0, (height - 1.0) / 2.0
+    offset_x = cos * shift_x - sin * shift_y + centre_x - xx * centre_x - xy * centre_y
+    offset_y = sin * shift_x + cos * shift_y + centre_y - yx * centre_x - yy * centre_y
+    zero = tf.zeros_like(xx)
+    return tf.cast(tf.stack([xx, xy, offset_x, yx, yy, offset_y, zero, zero], axis=1), tf.float32)
+
 
 NUM_CLASSES = 2
 DOCUMENTED_IMAGE_SIZE_PX = 300

@@ -10,34 +10,28 @@ from fakeface_lab.config import find_project
 from fakeface_lab.data.images import ImageSet, load_images
 from fakeface_lab.data.sources import find_source, list_files
 from fakeface_lab.data.splits import Split, make_split
-from fakeface_lab.detector.best_settings import write_best_settings
-from fakeface_lab.detector.finals import explain, run_finals, verdict
-from fakeface_lab.detector.plan import plan_search
-from fakeface_lab.detector.printing import print_data_card
-from fakeface_lab.detector.recording import describe_data
-from fakeface_lab.detector.registry import register
-from fakeface_lab.detector.selection import ScoredTrial, SelectionReport, selection_report
-from fakeface_lab.detector.space import build_space
+from fakeface_lab.detector.finals import explain, register, run_finals, verdict
+from fakeface_lab.detector.judging import ScoredTrial, SelectionReport, selection_report
+from fakeface_lab.detector.recording import describe_data, print_data_card
+from fakeface_lab.detector.space import build_space, plan_search, write_best_settings
 from fakeface_lab.detector.work import DetectorWork
 from fakeface_lab.errors import ConfigError
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
 from fakeface_lab.search.ledger.resume import THREADS_TAG, choose_threads, find_search, open_search
-from fakeface_lab.search.report.leaderboard import leaderboard, trial_0_name
+from fakeface_lab.search.report.leaderboard import leaderboard, trial_0_name, trials_table
 from fakeface_lab.search.report.report import publish_report
-from fakeface_lab.search.report.tables import trials_table
 from fakeface_lab.search.run.driver import Driver, Limits, is_better
 from fakeface_lab.search.run.engine import EngineMaker
 from fakeface_lab.search.run.local_engine import make_engine
 from fakeface_lab.search.run.progress import SearchProgress
-from fakeface_lab.search.suggest.oracles import OracleSpec, build_oracle
-from fakeface_lab.search.suggest.sizes import num_trials_at_most
+from fakeface_lab.search.suggest.oracles import OracleSpec, build_oracle, num_trials_at_most
 from fakeface_lab.settings import TuneSettings
 from fakeface_lab.terminal import console, print_places, say, wide_console
-from fakeface_lab.tracking.finding import children_of
-from fakeface_lab.tracking.patience import PatientWriter
+from fakeface_lab.tracking.lookup import children_of
 from fakeface_lab.tracking.runs import sweep_dead_runs
 from fakeface_lab.tracking.seal import OPENED_TAG, describe_openings, record_opening
 from fakeface_lab.tracking.store import open_store
+from fakeface_lab.tracking.writer import PatientWriter
 
 __all__ = ["SearchResult", "best_trial", "search_detector", "show_plan"]
 

@@ -11,9 +11,8 @@ from rich.table import Table
 
 from fakeface_lab.errors import SearchError
 from fakeface_lab.evaluation.intervals import Rate, wilson
-from fakeface_lab.search.report.leaderboard import direction_of, leaderboard
-from fakeface_lab.search.report.tables import plain_table
-from fakeface_lab.tracking.finding import Run, children_of, find_named, latest_runs
+from fakeface_lab.search.report.leaderboard import direction_of, leaderboard, plain_table
+from fakeface_lab.tracking.lookup import Run, children_of, find_named, latest_runs
 from fakeface_lab.tracking.scores import PartScores, part_scores
 from fakeface_lab.tracking.seal import seal_key
 from fakeface_lab.tracking.store import Store

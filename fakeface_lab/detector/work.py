@@ -1,28 +1,237 @@
 """What `tune` trains: the documented CNN's builder on the images of one split."""
 
-from collections.abc import Mapping
+import csv
+import json
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import psutil
 
+from fakeface_lab.backend import keras
 from fakeface_lab.data.images import ImageSet
-from fakeface_lab.data.splits import Split
+from fakeface_lab.data.splits import TEST, VALIDATION, Split, write_ledger
 from fakeface_lab.detector import recording
-from fakeface_lab.detector.fit import Training
-from fakeface_lab.detector.plan import num_parameters
-from fakeface_lab.detector.results import produce_outcome
-from fakeface_lab.detector.space import to_hyperparameters
+from fakeface_lab.detector.fit import STRESS_OBJECTIVES, Training, predict, train
+from fakeface_lab.detector.space import num_parameters, to_hyperparameters
+from fakeface_lab.detector.stress import Scored, explain_accuracy, score_for_search
 from fakeface_lab.errors import ModelError
-from fakeface_lab.search.run.work import Assignment
+from fakeface_lab.evaluation.scores import detection_scores, documented_scores
+from fakeface_lab.evaluation.stress.suite import SEARCH_CONDITIONS
+from fakeface_lab.figures.training import confusion_figure, documented_figure, roc_figure
+from fakeface_lab.search.run.engine import Assignment
+from fakeface_lab.tracking.models import package_model
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.seal import seal_key
-from fakeface_lab.training.outcome import Outcome, read_whole_outcome
-from fakeface_lab.training.recorder import Listener
+from fakeface_lab.training.outcome import (
+    ARTIFACTS,
+    MODEL,
+    Outcome,
+    curve_figures,
+    peak_rss_bytes,
+    read_whole_outcome,
+    write_outcome,
+)
+from fakeface_lab.training.recorder import EpochRecord, Listener, TrainingRecorder
 
-__all__ = ["DetectorWork"]
+__all__ = ["DetectorWork", "produce_outcome"]
+
+# On a screen a figure is looked at in a column of the comparison page.
+_FIGURE_DPI = 100
+
+
+def produce_outcome(
+    model: keras.Model,
+    training: Training,
+    images: ImageSet,
+    split: Split,
+    folder: Path,
+    listener: Listener,
+    *,
+    open_test: bool,
+) -> Outcome:
+    """Train `model`, or go on where an earlier process was killed, and leave all results in `folder`.
+
+    Args:
+        model: untrained, as `training.build()` returns it; ends with its kept weights.
+        training: the configuration.
+        images: all images.
+        split: who is in which split; trained on train, judged on validation.
+        folder: of the run; it exists. Checkpoints go here as well.
+        listener: told of each step and epoch.
+        open_test: whether the test split may be looked at.
+
+    Raises:
+        TrainingDivergedError: the loss became NaN or infinite.
+    """
+    validation = split.validation if len(split.validation) else None
+    recorder = train(model, training, images.pixels, images.labels, split.train, validation, folder, listener)
+    return _write_outcome(model, recorder, training, images, split, folder, open_test=open_test)
+
+
+def _write_outcome(
+    model: keras.Model,
+    recorder: TrainingRecorder,
+    training: Training,
+    images: ImageSet,
+    split: Split,
+    folder: Path,
+    *,
+    open_test: bool,
+) -> Outcome:
+    """Score the kept weights; write artifacts, packed model and, last, the outcome."""
+    artifacts = folder / ARTIFACTS
+    shutil.rmtree(artifacts, ignore_errors=True)
+    artifacts.mkdir()
+    history = _history(recorder.records)
+    metrics = _training_metrics(recorder, model)
+    _write_figure(documented_figure(history), artifacts / "documented_figure.png")
+    for name, figure in curve_figures(history, recorder.kept_epoch).items():
+        _write_figure(figure, artifacts / f"curve_{name}.png")
+    scored = _score_splits(model, images, split, open_test=open_test, has_validation="val_loss" in history)
+    for part, (rows, probabilities) in scored.items():
+        metrics |= _scores(part, rows, probabilities, images, split)
+        _write_score_figures(part, rows, probabilities, images, artifacts)
+    explained, explanation = _explanation(scored, images, split)
+    metrics |= explained
+    names = images.source.class_names
+    _write_scores_table(scored, [f"probability_{name}" for name in names], images, artifacts / "scores.csv")
+    if recorder.epoch_scores is not None:
+        np.save(artifacts / "epoch_scores.npy", recorder.epoch_scores)
+    if training.objective in STRESS_OBJECTIVES:
+        stress_metrics, stressed = score_for_search(model, images, split, scored)
+        metrics |= stress_metrics
+        conditions = [condition.name for condition in SEARCH_CONDITIONS]
+        _write_scores_table(stressed, conditions, images, artifacts / "stress_scores.csv")
+    (artifacts / "metrics.json").write_text(json.dumps(metrics, indent=2))
+    write_ledger(split, images, artifacts / "split.csv")
+    _write_layers(model, artifacts / "layers.txt")
+    package_model(
+        model,
+        folder / MODEL,
+        example=(images.pixels[split.train[:1]] / 255).astype(np.float32),
+        metadata=_model_metadata(images, training, split),
+    )
+    # Every metric is a chart in MLflow's page; what is read once stays in the artifact.
+    charted = {name: value for name, value in metrics.items() if "_ppv_at_" not in name}
+    outcome = Outcome(list(recorder.records), recorder.kept_epoch, charted, explanation)
+    write_outcome(outcome, folder)
+    return outcome
+
+
+def _explanation(scored: Scored, images: ImageSet, split: Split) -> tuple[dict[str, float], str]:
+    """Return how much of the accuracy a simple shortcut has too: metrics and a sentence, empty without scores."""
+    parts: tuple[Literal["test", "validation"], ...] = (TEST, VALIDATION)
+    for part in parts:
+        if part in scored:
+            rows, probabilities = scored[part]
+            is_correct = (probabilities[:, 0] > 0.5) == (images.labels[rows] == 0)
+            return explain_accuracy(images, split, is_correct, part)
+    return {}, ""
+
+
+def _model_metadata(images: ImageSet, training: Training, split: Split) -> dict[str, Any]:
+    """Return what whoever applies the model must know."""
+    return {
+        "class_names": list(images.source.class_names),
+        "positive_class": images.source.class_names[0],
+        "image_size_px": training.image_size,
+        "scale": "uint8 / 255, float32",
+        "resize": "nearest",
+        "threshold": 0.5,
+        "data_digest": images.digest,
+        "split": split.name,
+        "seed": training.seed,
+    }
+
+
+def _history(records: list[EpochRecord]) -> dict[str, list[float]]:
+    return {name: [record.metrics[name] for record in records] for name in records[0].metrics}
+
+
+def _training_metrics(recorder: TrainingRecorder, model: keras.Model) -> dict[str, float]:
+    history = _history(recorder.records)
+    metrics = {
+        "kept_epoch": float(recorder.kept_epoch),
+        "num_epochs": float(len(recorder.records)),
+        "num_params": float(model.count_params()),
+        "train_secs": sum(history["epoch_secs"]),
+        "peak_rss_bytes": float(peak_rss_bytes()),
+    }
+    if "val_loss" in history:
+        metrics["best_val_loss"] = min(history["val_loss"])
+        metrics["best_val_accuracy"] = max(history["val_accuracy"])
+        metrics["best_epoch"] = float(1 + int(np.argmin(history["val_loss"])))
+    return metrics
+
+
+def _score_splits(
+    model: keras.Model, images: ImageSet, split: Split, *, open_test: bool, has_validation: bool
+) -> dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
+    """Return split name to (rows, probabilities); the images of the documented split are scored once, as test."""
+    wanted: Mapping[str, npt.NDArray[np.int64]] = {}
+    if has_validation and not split.test_is_validation:
+        wanted = {VALIDATION: split.validation}
+    if open_test:
+        wanted = {**wanted, TEST: split.test}
+    return {part: (rows, predict(model, images.pixels, rows)) for part, rows in wanted.items()}
+
+
+def _scores(
+    part: str,
+    rows: npt.NDArray[np.int64],
+    probabilities: npt.NDArray[np.float32],
+    images: ImageSet,
+    split: Split,
+) -> dict[str, float]:
+    labels = images.labels[rows]
+    panel = detection_scores(labels == 0, probabilities[:, 0].astype(np.float64), images.source.class_names)
+    metrics = {f"{part}_{name}": value for name, value in panel.metrics().items()}
+    if split.test_is_validation:
+        metrics |= documented_scores(probabilities, labels)
+    return metrics
+
+
+def _write_score_figures(
+    part: str,
+    rows: npt.NDArray[np.int64],
+    probabilities: npt.NDArray[np.float32],
+    images: ImageSet,
+    artifacts: Path,
+) -> None:
+    labels, scores = images.labels[rows], probabilities[:, 0].astype(np.float64)
+    decisions = np.where(scores > 0.5, 0, 1)
+    title = f"{part}: {int((decisions == labels).sum())} of {len(rows)} right"
+    figure = confusion_figure(labels, decisions, images.source.class_names, title)
+    _write_figure(figure, artifacts / f"confusion_{part}.png")
+    _write_figure(roc_figure(labels == 0, scores, images.source.class_names[0]), artifacts / f"roc_{part}.png")
+
+
+def _write_scores_table(scored: Scored, columns: Sequence[str], images: ImageSet, path: Path) -> None:
+    names = images.source.class_names
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        table = csv.writer(file)
+        table.writerow(("file", "sha256", "label", "split", *columns))
+        for part, (rows, scores) in scored.items():
+            for row, own in zip(rows, scores, strict=True):
+                image = images.files[row]
+                # repr of a float32 as float64 comes back to the last bit.
+                table.writerow((image.name, image.sha256, names[image.label], part, *(float(score) for score in own)))
+
+
+def _write_layers(model: keras.Model, path: Path) -> None:
+    lines: list[str] = []
+    model.summary(print_fn=lambda line: lines.append(line), line_length=90)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def _write_figure(figure: Any, path: Path) -> None:
+    figure.savefig(path, dpi=_FIGURE_DPI)
+
 
 # Weights, gradients and Adam's two moments, float32.
 _BYTES_A_PARAMETER = 16

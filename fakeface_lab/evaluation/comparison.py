@@ -14,10 +14,15 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from fakeface_lab.errors import DataError
-from fakeface_lab.evaluation.inputs import BoolArray, FloatArray, check_detection, check_fraction, check_mask
-from fakeface_lab.evaluation.intervals import Interval
-from fakeface_lab.evaluation.power import detectable_difference
-from fakeface_lab.evaluation.seeds import SIGNIFICANCE, SeedTest, seed_test
+from fakeface_lab.evaluation.intervals import (
+    BoolArray,
+    FloatArray,
+    Interval,
+    check_detection,
+    check_fraction,
+    check_mask,
+)
+from fakeface_lab.evaluation.significance import SIGNIFICANCE, SeedTest, detectable_difference, seed_test
 
 __all__ = [
     "Comparison",

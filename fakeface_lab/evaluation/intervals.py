@@ -4,18 +4,101 @@ Owns what an uncertain number looks like (`Rate`, `Interval`). Which rates and s
 decided in `scores`.
 """
 
+import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from fakeface_lab.errors import DataError
-from fakeface_lab.evaluation.inputs import BoolArray, FloatArray, check_detection, check_fraction
+from fakeface_lab.errors import ConfigError, DataError
 
-__all__ = ["Interval", "Rate", "bootstrap_interval", "wilson"]
+__all__ = [
+    "BoolArray",
+    "FloatArray",
+    "Interval",
+    "Rate",
+    "SliceAccuracies",
+    "bootstrap_interval",
+    "check_detection",
+    "check_fraction",
+    "check_mask",
+    "metric_key",
+    "slice_accuracies",
+    "wilson",
+]
+
+BoolArray = NDArray[np.bool_]
+FloatArray = NDArray[np.float64]
+
+
+def check_mask(values: ArrayLike, name: str, num_images: int | None = None) -> BoolArray:
+    """One True or False per image, checked.
+
+    Integers are refused: class index 0 is the positive class here, so an index taken for a truth value would
+    turn every metric around without a sound.
+
+    Args:
+        values: bool (N,), at least one image.
+        name: what the error calls it.
+        num_images: the length it must have, if that is known.
+
+    Raises:
+        DataError: another dtype or shape, no image, or another length.
+    """
+    mask = np.asarray(values)
+    if mask.ndim != 1 or mask.size == 0:
+        raise DataError(f"{name} has shape {mask.shape}, needed is (num_images,) with at least one image")
+    if mask.dtype != np.bool_:
+        raise DataError(f"{name} has dtype {mask.dtype}, needed is bool; compare class indices first (label == 0)")
+    if num_images is not None and mask.size != num_images:
+        raise DataError(f"{name} has {mask.size} images, the others have {num_images}; pass the same images")
+    return mask
+
+
+def check_detection(is_positive: ArrayLike, scores: ArrayLike) -> tuple[BoolArray, FloatArray]:
+    """The truth, bool (N,), and the probability of the positive class, float64 (N,) in [0, 1], checked.
+
+    Raises:
+        DataError: wrong dtype, shapes that differ, no image, or a score that is NaN or outside [0, 1].
+    """
+    truth = check_mask(is_positive, "is_positive")
+    values = np.asarray(scores, dtype=np.float64)
+    if values.shape != truth.shape:
+        raise DataError(f"scores have shape {values.shape}, is_positive has {truth.shape}; pass one score per image")
+    bad = ~((values >= 0.0) & (values <= 1.0))  # written this way round, NaN is bad too
+    if bad.any():
+        first = int(np.argmax(bad))
+        raise DataError(
+            f"{int(bad.sum())} of {values.size} scores are no probability (first: image {first}, "
+            f"{values[first]}); allowed is 0 to 1"
+        )
+    return truth, values
+
+
+def check_fraction(value: float, name: str) -> float:
+    """The value itself if it lies strictly between 0 and 1.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if not 0.0 < value < 1.0:
+        raise ConfigError(f"{name} is {value}, allowed is more than 0 and less than 1")
+    return value
+
+
+def metric_key(name: str) -> str:
+    """A class or group name in lower snake case, fit for an MLflow metric: `Real Face` becomes `real_face`.
+
+    Raises:
+        ConfigError: nothing of the name is left.
+    """
+    key = re.sub(r"\W+", "_", name.lower()).strip("_")
+    if not key:
+        raise ConfigError(f"{name!r} has no letter or digit to name a metric by; rename the class or group")
+    return key
 
 
 @dataclass(frozen=True)
@@ -148,3 +231,82 @@ def bootstrap_interval(
         )
     low, high = (float(end) for end in result.confidence_interval)
     return Interval(low, high) if low < high else None
+
+
+@dataclass(frozen=True)
+class SliceAccuracies:
+    """Accuracy per group.
+
+    Attributes:
+        accuracies: by group name, in the order given; None for a group without images.
+        too_small: groups with fewer images than the minimum: too few to be called the worst.
+        worst: the group with the lowest accuracy among the others (of equals the larger one), or None if
+            all are too small.
+        min_images: the minimum.
+    """
+
+    accuracies: dict[str, Rate | None]
+    too_small: tuple[str, ...]
+    worst: str | None
+    min_images: int
+
+    @property
+    def worst_accuracy(self) -> Rate | None:
+        """Worst group accuracy (Sagawa et al. 2020), None if all groups are too small.
+
+        Its interval is one of simultaneous intervals over the groups judged (Bonferroni: each at 1 - 0.05 / their
+        number), because the group was picked for being the worst of them.
+        """
+        rate = None if self.worst is None else self.accuracies[self.worst]
+        return rate and wilson(rate.num_correct, rate.num_total, 1 - 0.05 / self.num_judged)
+
+    @property
+    def num_judged(self) -> int:
+        """Groups that could have been the worst."""
+        return len(self.accuracies) - len(self.too_small)
+
+    def metrics(self) -> dict[str, float]:
+        """`accuracy_<group>` for each group with images, and `worst_group_accuracy`, as `Rate.metrics`."""
+        flat: dict[str, float] = {}
+        for name, rate in self.accuracies.items():
+            if rate is not None:
+                flat |= rate.metrics(f"accuracy_{metric_key(name)}")
+        if self.worst_accuracy is not None:
+            flat |= self.worst_accuracy.metrics("worst_group_accuracy")
+        return flat
+
+    def __str__(self) -> str:
+        lines = [f"{name}: {rate or 'no images'}" for name, rate in self.accuracies.items()]
+        if self.worst is not None:
+            lines.append(f"worst of {self.num_judged} groups: {self.worst}, {self.worst_accuracy}")
+        if self.too_small:
+            lines.append(f"fewer than {self.min_images} images, too small to judge: {', '.join(self.too_small)}")
+        return "\n".join(lines)
+
+
+def slice_accuracies(is_correct: ArrayLike, slices: Mapping[str, ArrayLike], min_images: int = 20) -> SliceAccuracies:
+    """Accuracy with its Wilson interval in each named group; groups may overlap and leave images out.
+
+    Args:
+        is_correct: bool (N,), whether the model is right about each image.
+        slices: group name to bool (N,), which images belong to it.
+        min_images: below this a group is named as too small; at 20 images an interval is about 0.4 wide at
+            worst.
+
+    Raises:
+        DataError: an array that is not bool (N,).
+        ConfigError: a minimum below 1, or two names that make the same metric.
+    """
+    if min_images < 1:
+        raise ConfigError(f"min_images is {min_images}, allowed is 1 or more")
+    if len({metric_key(name) for name in slices}) < len(slices):
+        raise ConfigError(f"two of the groups {', '.join(slices)} make the same metric name; rename one")
+    correct = check_mask(is_correct, "is_correct")
+    accuracies: dict[str, Rate | None] = {}
+    for name, members in slices.items():
+        mask = check_mask(members, f"group {name!r}", correct.size)
+        num_images = int(mask.sum())
+        accuracies[name] = wilson(int(correct[mask].sum()), num_images) if num_images else None
+    judged = {name: rate for name, rate in accuracies.items() if rate and rate.num_total >= min_images}
+    worst = min(judged, key=lambda name: (judged[name].value, -judged[name].num_total), default=None)
+    return SliceAccuracies(accuracies, tuple(name for name in slices if name not in judged), worst, min_images)

@@ -24,8 +24,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from fakeface_lab.errors import DataError
+from fakeface_lab.evaluation.features import PICTURE_PROBES, THUMBNAIL_PX, Images, Kind, feature_table
 from fakeface_lab.evaluation.intervals import Rate, wilson
-from fakeface_lab.evaluation.probe_features import PICTURE_PROBES, THUMBNAIL_PX, Images, Kind, feature_table
 
 __all__ = [
     "ProbeResult",

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from scipy.special import gammaln
 
 from fakeface_lab.errors import ConfigError, DataError
-from fakeface_lab.evaluation.inputs import FloatArray, check_fraction
+from fakeface_lab.evaluation.intervals import FloatArray, check_fraction
 
 __all__ = [
     "EdgeValue",

@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["closest_pairs_sheet", "mean_faces_figure", "suspects_sheet", "thumbnail_weights_figure"]
+__all__ = ["closest_pairs_sheet", "mean_faces_figure", "printable", "suspects_sheet", "thumbnail_weights_figure"]
 
 SIGNED_COLOURS = "PuOr_r"  # orange: class 0, purple: class 1
 
@@ -138,3 +138,8 @@ def _draw_signed(panel: Axes, values: NDArray[np.float64]) -> float:
     limit = float(np.abs(values).max()) or 1.0
     panel.imshow(values, cmap=SIGNED_COLOURS, vmin=-limit, vmax=limit, interpolation="nearest")
     return limit
+
+
+def printable(name: str) -> str:
+    """Return a name that Matplotlib can draw: no dollar sign is taken for mathematics, no byte for half a letter."""
+    return name.encode("utf-8", "replace").decode().replace("$", r"\$")

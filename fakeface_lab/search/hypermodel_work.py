@@ -20,14 +20,21 @@ from keras_tuner.src.engine import tuner_utils
 from fakeface_lab.backend import keras, keras_tuner
 from fakeface_lab.errors import ModelError
 from fakeface_lab.search.epoch_keeper import EpochKeeper
-from fakeface_lab.search.fit_arguments import EpochOrder, FitArguments, has_own_fit
-from fakeface_lab.search.model_recipe import ModelRecipe
-from fakeface_lab.search.run.work import Assignment
+from fakeface_lab.search.run.engine import Assignment
 from fakeface_lab.tracking.models import INPUT_PREFIX, log_model, package_model
 from fakeface_lab.tracking.provenance import host_facts, package_versions
 from fakeface_lab.tracking.runs import TrackedRun
-from fakeface_lab.training.curves import curve_figures
-from fakeface_lab.training.outcome import ARTIFACTS, MODEL, Outcome, peak_rss_bytes, read_whole_outcome, write_outcome
+from fakeface_lab.training.fit_arguments import EpochOrder, FitArguments, has_own_fit
+from fakeface_lab.training.hypermodel import ModelRecipe
+from fakeface_lab.training.outcome import (
+    ARTIFACTS,
+    MODEL,
+    Outcome,
+    curve_figures,
+    peak_rss_bytes,
+    read_whole_outcome,
+    write_outcome,
+)
 from fakeface_lab.training.recorder import Listener
 
 __all__ = ["HypermodelWork"]

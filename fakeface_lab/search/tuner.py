@@ -20,25 +20,22 @@ from keras_tuner.engine import trial as kt_trial
 from fakeface_lab.backend import keras, keras_tuner
 from fakeface_lab.config import find_project
 from fakeface_lab.errors import ConfigError, ModelError, without_credentials
-from fakeface_lab.search.discovery import discover_in_build, discover_in_fit
-from fakeface_lab.search.fit_arguments import FitArguments, bind_fit_arguments, has_own_fit
 from fakeface_lab.search.hypermodel_work import HypermodelWork
 from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.ledger.resume import choose_threads, find_search
-from fakeface_lab.search.model_recipe import ModelRecipe
-from fakeface_lab.search.placement import place
-from fakeface_lab.search.refusals import refuse_arguments
 from fakeface_lab.search.run.engine import Placement
+from fakeface_lab.search.session import open_tuner_search, place, run_tuner_search
 from fakeface_lab.search.shown_trials import shown_trials
 from fakeface_lab.search.suggest.oracles import reseeded
-from fakeface_lab.search.tuner_session import open_tuner_search, run_tuner_search
 from fakeface_lab.terminal import console
 from fakeface_lab.tracking.models import as_model_input, fetch_model
-from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import Store, open_store, resolve_tracking_uri
+from fakeface_lab.tracking.writer import PatientWriter
+from fakeface_lab.training.fit_arguments import FitArguments, bind_fit_arguments, has_own_fit
+from fakeface_lab.training.hypermodel import ModelRecipe, discover_in_build, discover_in_fit
 
-__all__ = ["Tuner"]
+__all__ = ["Tuner", "refuse_arguments"]
 
 _PATIENCE_SECS = 600.0
 _HANG_SECS = 1800.0
@@ -247,3 +244,27 @@ class Tuner(keras_tuner.Tuner):
 
 def _writer() -> PatientWriter:
     return PatientWriter(_PATIENCE_SECS, console.print)
+
+
+_REFUSED = {
+    "directory": "trials are kept in the MLflow store; choose it with tracking_uri= or MLFLOW_TRACKING_URI",
+    "logger": "KerasTuner ignores it too; every trial is a run in MLflow",
+    "tuner_id": "one process drives a search; for several trials at a time give workers=",
+    "distribution_strategy": "each worker process takes one GPU; give workers=",
+    "executions_per_trial": "hides their spread in a mean; search again with another seed= and project_name=",
+}  # fmt: skip
+
+
+def refuse_arguments(tuner: type[keras_tuner.Tuner], given: Mapping[str, Any]) -> None:
+    """Pass where nothing is given that would be ignored.
+
+    Raises:
+        ConfigError: names the argument, or the method of a subclass, and what to do instead.
+    """
+    for name, value in given.items():
+        if name not in _REFUSED:
+            raise ConfigError(f"{name}: unknown argument; see help(fakeface_lab.Tuner)")
+        if value is not None and not (name == "executions_per_trial" and value == 1):
+            raise ConfigError(f"{name}: not taken; {_REFUSED[name]}")
+    if tuner.run_trial is not keras_tuner.Tuner.run_trial:
+        raise ConfigError(f"{tuner.__name__}.run_trial: is not called; override HyperModel.fit instead")

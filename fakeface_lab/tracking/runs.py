@@ -18,11 +18,9 @@ from mlflow.tracking import MlflowClient
 
 from fakeface_lab.errors import FakefaceLabError, TrackingError, without_credentials
 from fakeface_lab.tracking.owner import OWNER_TAG, PROCESS, lock_of, note_owner, owner_state
-from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.provenance import code_tags
-from fakeface_lab.tracking.query import quote, search_runs
-from fakeface_lab.tracking.store import Store
-from fakeface_lab.tracking.tags import MAX_TAG_CHARS, as_entities
+from fakeface_lab.tracking.store import MAX_TAG_CHARS, Store, as_entities, quote, search_runs
+from fakeface_lab.tracking.writer import PatientWriter
 
 __all__ = [
     "KEY_TAG",

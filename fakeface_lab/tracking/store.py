@@ -3,6 +3,7 @@
 import os
 import shutil
 import sqlite3
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +11,98 @@ from urllib.parse import urlparse
 
 import mlflow
 from filelock import FileLock
+from mlflow.entities import Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
 
 from fakeface_lab.errors import TrackingError, without_credentials
-from fakeface_lab.tracking.patience import is_passing_fault
+from fakeface_lab.tracking.writer import is_passing_fault
 
-__all__ = ["Store", "open_store", "resolve_tracking_uri"]
+__all__ = [
+    "MAX_TAG_CHARS",
+    "Store",
+    "all_experiments",
+    "as_entities",
+    "join_text",
+    "open_store",
+    "quote",
+    "resolve_tracking_uri",
+    "search_runs",
+    "split_text",
+]
+
+# Stores differ: some take 5,000 characters, MLflow's own 8,000, and it cuts what is longer without a word.
+MAX_TAG_CHARS = 5000
+
+
+def as_entities(tags: Mapping[str, str]) -> list[RunTag]:
+    """Return tags as MLflow writes them, each cut to what every store takes."""
+    return [RunTag(key, value[:MAX_TAG_CHARS]) for key, value in tags.items()]
+
+
+def split_text(key: str, text: str) -> dict[str, str]:
+    """Return a text as one tag, or as several (`key`, `key.1`, `key.2`, ...) where it is too long for one."""
+    parts = [text[first : first + MAX_TAG_CHARS] for first in range(0, len(text), MAX_TAG_CHARS)] or [""]
+    return {key if number == 0 else f"{key}.{number}": part for number, part in enumerate(parts)}
+
+
+def join_text(tags: Mapping[str, str], key: str) -> str:
+    """Return the text that `split_text` has split.
+
+    Raises:
+        KeyError: there is no such tag.
+    """
+    text, number = tags[key], 1
+    while f"{key}.{number}" in tags:
+        text += tags[f"{key}.{number}"]
+        number += 1
+    return text
+
+
+_PAGE_SIZE = 500
+
+
+def quote(text: str) -> str:
+    """Return `text` as a literal of MLflow's filter language.
+
+    MLflow does not undo an escaped quote, so a literal holds one kind of quotes at most.
+
+    Raises:
+        TrackingError: the text holds both kinds.
+    """
+    if "'" not in text:
+        return f"'{text}'"
+    if '"' not in text:
+        return f'"{text}"'
+    raise TrackingError(f"name {text}: holds both ' and \", which MLflow cannot search for; use one kind of quotes")
+
+
+def search_runs(
+    client: MlflowClient, experiment_ids: Sequence[str], query: str, *, newest_first: bool = False
+) -> list[Run]:
+    """Return all runs that match a filter, by their start: the oldest first, or the newest."""
+    order = "DESC" if newest_first else "ASC"
+    runs: list[Run] = []
+    token: str | None = None
+    while True:
+        page = client.search_runs(
+            list(experiment_ids),
+            query,
+            max_results=_PAGE_SIZE,
+            order_by=[f"attributes.start_time {order}"],
+            page_token=token,
+        )
+        runs += page
+        token = page.token
+        if not token:
+            return runs
+
+
+def all_experiments(client: MlflowClient) -> list[str]:
+    """Return the ids of all experiments of the store."""
+    return [experiment.experiment_id for experiment in client.search_experiments()]
+
 
 UI_PORT = 5000
 

@@ -1,16 +1,37 @@
 """What a finished training leaves in its folder: artifacts, the packed model and, last, its numbers."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import psutil
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from fakeface_lab.files import replace_text
 from fakeface_lab.tracking.models import is_whole
 from fakeface_lab.training.recorder import EpochRecord
 
-__all__ = ["ARTIFACTS", "MODEL", "Outcome", "peak_rss_bytes", "read_outcome", "read_whole_outcome", "write_outcome"]
+__all__ = [
+    "ARTIFACTS",
+    "MODEL",
+    "Outcome",
+    "curve_figures",
+    "epoch_order",
+    "peak_rss_bytes",
+    "read_outcome",
+    "read_whole_outcome",
+    "write_outcome",
+]
+
+
+def epoch_order(num_examples: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """Return the order of the examples in one epoch (0-based): int64 (num_examples,), a permutation."""
+    return np.random.default_rng([seed, epoch]).permutation(num_examples)
+
 
 ARTIFACTS, MODEL = "artifacts", "model"
 _OUTCOME = "outcome.json"
@@ -76,3 +97,29 @@ def peak_rss_bytes() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
+
+
+# Colour-blind safe, the same in every picture: training and validation.
+TRAIN_COLOUR, VALIDATION_COLOUR = "#0072B2", "#D55E00"
+
+
+def curve_figures(history: Mapping[str, Sequence[float]], kept_epoch: int) -> dict[str, Figure]:
+    """Return one clean picture for the loss and one for the accuracy, with the kept epoch marked."""
+    return {name: _curve(history, name, kept_epoch) for name in ("loss", "accuracy") if name in history}
+
+
+def _curve(history: Mapping[str, Sequence[float]], name: str, kept_epoch: int) -> Figure:
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    epochs = range(1, len(history[name]) + 1)
+    axes.plot(epochs, history[name], "o-", color=TRAIN_COLOUR, label="training")
+    if f"val_{name}" in history:
+        axes.plot(epochs, history[f"val_{name}"], "o-", color=VALIDATION_COLOUR, label="validation")
+    axes.axvline(kept_epoch, color="gray", linestyle=":", label=f"kept weights: epoch {kept_epoch}")
+    axes.set(xlabel="epoch", ylabel=name)
+    if name == "loss":
+        axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(True, alpha=0.3)
+    axes.legend()
+    return figure

@@ -21,8 +21,8 @@ from sklearn.metrics import roc_auc_score
 
 from fakeface_lab.data.demo import MIN_NUM_PER_CLASS, draw_face, face_oval, generate_demo
 from fakeface_lab.data.properties import file_properties, pixel_properties
+from fakeface_lab.detector.fit import evaluation_batches, training_batches
 from fakeface_lab.detector.model import build_model, fixed_hyperparameters
-from fakeface_lab.detector.pipeline import evaluation_batches, training_batches
 from fakeface_lab.errors import DataError
 from fakeface_lab.evaluation.audit import AuditSettings
 from fakeface_lab.evaluation.probes import run_probes, stratified_folds

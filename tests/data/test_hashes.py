@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
 
-from fakeface_lab.data import hashes as hashes_module
-from fakeface_lab.data.hashes import (
+from fakeface_lab.data import splits as hashes_module
+from fakeface_lab.data.splits import (
     HASH_KINDS,
     closest_pairs,
     detail_correlations,

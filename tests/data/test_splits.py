@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from fakeface_lab.data.hashes import near_duplicate_groups, perceptual_hashes
 from fakeface_lab.data.images import ImageSet, load_images
 from fakeface_lab.data.sources import ImageFile, Source, find_source
-from fakeface_lab.data.splits import make_split, read_ledger, write_ledger
+from fakeface_lab.data.splits import make_split, near_duplicate_groups, perceptual_hashes, read_ledger, write_ledger
 from fakeface_lab.errors import DataError
 
 MakeImages = Callable[..., Path]

@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras.src.legacy.preprocessing.image import apply_affine_transform
 from numpy.typing import NDArray
 
-from fakeface_lab.detector.augmentation import affine_transforms, augment_batch, image_seeds
+from fakeface_lab.detector.model import affine_transforms, augment_batch, image_seeds
 from fakeface_lab.errors import ConfigError
 
 SIZE_PX = 48

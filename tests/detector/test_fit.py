@@ -16,7 +16,7 @@ from fakeface_lab.backend import keras, tf
 from fakeface_lab.detector.fit import Training, predict, train
 from fakeface_lab.errors import ModelError, TrainingDivergedError
 from fakeface_lab.settings import Hyperparameters
-from fakeface_lab.training.order import epoch_order
+from fakeface_lab.training.outcome import epoch_order
 from fakeface_lab.training.recorder import EpochRecord, TrainingRecorder
 
 SIZE_PX = 40

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakeface_lab.backend import tf
-from fakeface_lab.detector.augmentation import augment_batch, image_seeds
-from fakeface_lab.detector.pipeline import evaluation_batches, training_batches
-from fakeface_lab.training.order import epoch_order
+from fakeface_lab.detector.fit import evaluation_batches, training_batches
+from fakeface_lab.detector.model import augment_batch, image_seeds
+from fakeface_lab.training.outcome import epoch_order
 
 Batch = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
@@ -145,7 +145,7 @@ def test_nothing_is_tuned_whose_end_would_be_waited_for() -> None:
 FLAT = """
 import sys
 import numpy as np, psutil
-from fakeface_lab.detector.pipeline import training_batches
+from fakeface_lab.detector.fit import training_batches
 num_images = int(sys.argv[2])
 pixels = np.lib.format.open_memmap(sys.argv[1], mode="w+", dtype=np.uint8, shape=(num_images, 128, 128, 3))
 del pixels

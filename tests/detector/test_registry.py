@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from fakeface_lab.detector.finals import Finals
-from fakeface_lab.detector.registry import Registration, register
+from fakeface_lab.detector.finals import Finals, Registration, register
 from fakeface_lab.errors import TrackingError
 from fakeface_lab.search.ledger.ledger import Ledger
-from fakeface_lab.tracking.finding import Run
+from fakeface_lab.tracking.lookup import Run
 from fakeface_lab.tracking.models import model_of_run
 from fakeface_lab.tracking.store import Store
 from tests.scored_runs import record, scores_with_wrong

@@ -23,12 +23,11 @@ from fakeface_lab.detector.fit import STRESS_OBJECTIVES
 from fakeface_lab.detector.search import SearchResult
 from fakeface_lab.detector.stress import stress_scores as score_under_stress
 from fakeface_lab.errors import SearchError
-from fakeface_lab.evaluation.stress import SEARCH_CONDITIONS
-from fakeface_lab.evaluation.stress_comparison import compare_under_stress
-from fakeface_lab.evaluation.stress_objective import OBJECTIVES, stress_selection_corrected
+from fakeface_lab.evaluation.stress.comparison import compare_under_stress
+from fakeface_lab.evaluation.stress.objective import OBJECTIVES, stress_selection_corrected
+from fakeface_lab.evaluation.stress.suite import SEARCH_CONDITIONS
 from fakeface_lab.settings import Objective, Range, TuneSettings
-from fakeface_lab.tracking.finding import children_of, find_run, open_for_reading
-from fakeface_lab.tracking.lookup import find_model, open_for_models
+from fakeface_lab.tracking.lookup import children_of, find_model, find_run, open_for_models, open_for_reading
 from fakeface_lab.tracking.scores import stress_scores
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.tune import run_search

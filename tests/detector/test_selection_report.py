@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from fakeface_lab.detector.selection import ScoredTrial, selection_report
+from fakeface_lab.detector.judging import ScoredTrial, selection_report
 from fakeface_lab.errors import SearchError
 from fakeface_lab.evaluation.selection import selection_corrected
 from fakeface_lab.settings import Range, Value

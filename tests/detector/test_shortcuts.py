@@ -13,8 +13,8 @@ from PIL import Image
 from fakeface_lab.data.images import ImageSet, load_images
 from fakeface_lab.data.sources import find_source
 from fakeface_lab.data.splits import Split, make_split
-from fakeface_lab.detector import shortcuts
-from fakeface_lab.detector.shortcuts import best_shortcut, explain_accuracy
+from fakeface_lab.detector import stress as shortcuts
+from fakeface_lab.detector.stress import best_shortcut, explain_accuracy
 from fakeface_lab.evaluation.probes import probe_on_split
 
 
@@ -72,7 +72,7 @@ def test_cache_that_cannot_be_written_costs_no_run(images: ImageSet, monkeypatch
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("fakeface_lab.detector.shortcuts.tempfile.mkstemp", refuse)
+    monkeypatch.setattr("fakeface_lab.detector.stress.tempfile.mkstemp", refuse)
     assert len(best_shortcut(images, make_split(images, "documented", 0)).scores) == 16
     assert kept_files(images) == []
 

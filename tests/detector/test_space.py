@@ -8,12 +8,11 @@ from fakeface_lab.data.images import load_images
 from fakeface_lab.data.sources import find_source
 from fakeface_lab.data.splits import make_split
 from fakeface_lab.detector.model import build_model, fixed_hyperparameters
-from fakeface_lab.detector.plan import num_parameters
-from fakeface_lab.detector.space import build_space, to_hyperparameters
+from fakeface_lab.detector.space import build_space, num_parameters, to_hyperparameters
 from fakeface_lab.detector.work import DetectorWork
 from fakeface_lab.errors import ConfigError, ModelError
-from fakeface_lab.search.run.disk import inherit_checkpoint
-from fakeface_lab.search.run.work import Assignment
+from fakeface_lab.search.run.engine import Assignment
+from fakeface_lab.search.run.uploads import inherit_checkpoint
 from fakeface_lab.settings import DEFAULT_SPACE, Hyperparameters, Range, TuneSettings
 from fakeface_lab.training.outcome import Outcome
 

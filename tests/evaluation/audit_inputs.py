@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from fakeface_lab.data.hashes import closest_pairs, detail_correlations, perceptual_hashes, pixel_digests
 from fakeface_lab.data.properties import CONTENT_COLUMNS, file_properties, pixel_properties
+from fakeface_lab.data.splits import closest_pairs, detail_correlations, perceptual_hashes, pixel_digests
 from fakeface_lab.evaluation.audit import AuditInputs, Card
 from fakeface_lab.evaluation.card import Finding
 from fakeface_lab.evaluation.intervals import wilson

@@ -11,7 +11,7 @@ from scipy.stats import fisher_exact, mannwhitneyu
 
 from fakeface_lab.data.properties import CONTENT_COLUMNS
 from fakeface_lab.evaluation.audit import AuditSettings, audit
-from fakeface_lab.evaluation.pure_slices import slice_names
+from fakeface_lab.evaluation.findings import slice_names
 from tests.evaluation.audit_inputs import (
     alike_pairs,
     found,

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from fakeface_lab.errors import DataError
-from fakeface_lab.evaluation.calibration import calibration
-from fakeface_lab.evaluation.inputs import BoolArray, FloatArray
+from fakeface_lab.evaluation.intervals import BoolArray, FloatArray
+from fakeface_lab.evaluation.scores import calibration
 
 
 def calibrated(seed: int, num_images: int) -> tuple[BoolArray, FloatArray]:

@@ -15,7 +15,7 @@ from statsmodels.stats.multitest import multipletests
 
 from fakeface_lab.errors import ConfigError, DataError
 from fakeface_lab.evaluation.comparison import Comparison, adjusted, compare, holm, mcnemar
-from fakeface_lab.evaluation.inputs import BoolArray, FloatArray
+from fakeface_lab.evaluation.intervals import BoolArray, FloatArray
 
 
 def decisions(num_only_a: int, num_only_b: int, num_images: int = 258) -> tuple[BoolArray, BoolArray]:

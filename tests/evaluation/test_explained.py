@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest, bootstrap
 
 from fakeface_lab.errors import DataError
-from fakeface_lab.evaluation.explained import explain, explained_share
+from fakeface_lab.evaluation.explanation import explain, explained_share
 from fakeface_lab.evaluation.intervals import wilson
 from fakeface_lab.evaluation.probes import ProbeResult
 

@@ -9,8 +9,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from statsmodels.stats.proportion import proportion_confint
 
 from fakeface_lab.errors import ConfigError, DataError
-from fakeface_lab.evaluation.inputs import BoolArray, FloatArray
-from fakeface_lab.evaluation.intervals import Interval, bootstrap_interval, wilson
+from fakeface_lab.evaluation.intervals import BoolArray, FloatArray, Interval, bootstrap_interval, wilson
 
 
 def simulated(seed: int, num_positive: int, num_negative: int) -> tuple[BoolArray, FloatArray]:

@@ -6,7 +6,7 @@ from scipy.stats import binom
 
 from fakeface_lab.errors import ConfigError, DataError
 from fakeface_lab.evaluation.comparison import mcnemar
-from fakeface_lab.evaluation.power import detectable_difference, mcnemar_power
+from fakeface_lab.evaluation.significance import detectable_difference, mcnemar_power
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fakeface_lab.errors import DataError, ModelError
-from fakeface_lab.evaluation.saliency import (
+from fakeface_lab.evaluation.explanation import (
     border_share,
     evidence,
     hirescam,

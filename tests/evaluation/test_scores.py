@@ -13,8 +13,7 @@ from scipy.stats import mannwhitneyu, norm
 from sklearn.metrics import roc_curve
 
 from fakeface_lab.errors import ConfigError, DataError
-from fakeface_lab.evaluation.inputs import BoolArray, FloatArray, metric_key
-from fakeface_lab.evaluation.intervals import wilson
+from fakeface_lab.evaluation.intervals import BoolArray, FloatArray, metric_key, wilson
 from fakeface_lab.evaluation.scores import DetectionScores, detection_scores, documented_scores
 
 NAMES = ("fake", "real")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fakeface_lab.errors import DataError
-from fakeface_lab.evaluation.seeds import seed_test
+from fakeface_lab.evaluation.significance import seed_test
 
 
 @settings(max_examples=30, deadline=None)

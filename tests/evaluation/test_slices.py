@@ -7,8 +7,7 @@ import pytest
 from scipy.stats import binom
 
 from fakeface_lab.errors import ConfigError, DataError
-from fakeface_lab.evaluation.intervals import wilson
-from fakeface_lab.evaluation.slices import slice_accuracies
+from fakeface_lab.evaluation.intervals import slice_accuracies, wilson
 
 INDEX = np.arange(100)
 # Wrong about the first 10 images.

@@ -16,7 +16,8 @@ from sklearn.metrics import balanced_accuracy_score, recall_score, roc_auc_score
 from statsmodels.stats.proportion import proportion_confint
 
 from fakeface_lab.errors import DataError
-from fakeface_lab.evaluation.stress import (
+from fakeface_lab.evaluation.stress.changes import CHANGES, apply
+from fakeface_lab.evaluation.stress.suite import (
     CLEAN,
     CONDITIONS,
     PHRASES,
@@ -25,7 +26,6 @@ from fakeface_lab.evaluation.stress import (
     objective_values,
     stress_report,
 )
-from fakeface_lab.evaluation.stress_changes import CHANGES, apply
 from fakeface_lab.figures.stress import FAMILY_AXES
 
 BY_NAME = {condition.name: condition for condition in CONDITIONS}

@@ -10,10 +10,10 @@ from scipy import stats
 from sklearn.metrics import balanced_accuracy_score
 
 from fakeface_lab.errors import ConfigError, DataError
-from fakeface_lab.evaluation.inputs import BoolArray, FloatArray
-from fakeface_lab.evaluation.stress import objective_values
-from fakeface_lab.evaluation.stress_comparison import StressComparison, compare_under_stress
-from fakeface_lab.evaluation.stress_objective import OBJECTIVES, stress_selection_corrected
+from fakeface_lab.evaluation.intervals import BoolArray, FloatArray
+from fakeface_lab.evaluation.stress.comparison import StressComparison, compare_under_stress
+from fakeface_lab.evaluation.stress.objective import OBJECTIVES, stress_selection_corrected
+from fakeface_lab.evaluation.stress.suite import objective_values
 
 CONDITIONS = ("clean", "jpeg_50", "crop_70")
 

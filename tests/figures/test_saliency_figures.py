@@ -5,7 +5,7 @@ import io
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from fakeface_lab.figures.saliency import mean_maps, saliency_overlays
+from fakeface_lab.figures.training import mean_maps, saliency_overlays
 
 
 def test_each_image_stands_above_its_map_stretched_over_it() -> None:

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from fakeface_lab.evaluation.stress import CONDITIONS, StressReport, stress_report
+from fakeface_lab.evaluation.stress.suite import CONDITIONS, StressReport, stress_report
 from fakeface_lab.figures.stress import decision_gallery, image_gallery, robustness_curves
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from fakeface_lab.figures.training import confusion_figure, documented_figure, roc_figure
-from fakeface_lab.training.curves import curve_figures
+from fakeface_lab.training.outcome import curve_figures
 
 HISTORY = {
     "loss": [0.65, 0.14, 0.1],

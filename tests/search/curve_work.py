@@ -16,12 +16,11 @@ from fakeface_lab.backend import tf
 from fakeface_lab.errors import TrainingDivergedError
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
 from fakeface_lab.search.ledger.resume import open_search
-from fakeface_lab.search.run.engine import Event
-from fakeface_lab.search.run.work import Assignment
+from fakeface_lab.search.run.engine import Assignment, Event
 from fakeface_lab.search.suggest.oracles import OracleSpec, build_oracle
-from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import Store
+from fakeface_lab.tracking.writer import PatientWriter
 from fakeface_lab.training.outcome import Outcome
 from fakeface_lab.training.recorder import EpochRecord, Listener
 

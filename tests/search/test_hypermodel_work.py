@@ -13,10 +13,10 @@ from keras_tuner.src.engine.hypermodel import get_hypermodel
 
 from fakeface_lab.backend import keras, tf
 from fakeface_lab.errors import SearchError
-from fakeface_lab.search.fit_arguments import EpochOrder, bind_fit_arguments
 from fakeface_lab.search.hypermodel_work import HypermodelWork
-from fakeface_lab.search.model_recipe import ModelRecipe
-from fakeface_lab.search.run.work import Assignment, load_work, save_work
+from fakeface_lab.search.run.engine import Assignment, load_work, save_work
+from fakeface_lab.training.fit_arguments import EpochOrder, bind_fit_arguments
+from fakeface_lab.training.hypermodel import ModelRecipe
 from fakeface_lab.training.outcome import Outcome
 from fakeface_lab.training.recorder import EpochRecord
 

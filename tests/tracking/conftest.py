@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.store import Store, open_store
+from fakeface_lab.tracking.writer import PatientWriter
 from tests.mlflow_server import Server
 
 

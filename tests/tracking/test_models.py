@@ -17,9 +17,9 @@ from fakeface_lab.backend import keras
 from fakeface_lab.detector.model import build_model, fixed_hyperparameters
 from fakeface_lab.settings import Hyperparameters
 from fakeface_lab.tracking.models import delete_models, is_whole, log_model, model_of_run, package_model
-from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import Store, open_store
+from fakeface_lab.tracking.writer import PatientWriter
 
 SIZE_PX = 16
 KEPT_EPOCH, ENDED_AT_MS = 3, 1_760_000_000_000

@@ -11,9 +11,9 @@ from mlflow.exceptions import MlflowException, RestException
 from mlflow.protos import databricks_pb2
 
 from fakeface_lab.errors import TrackingError
-from fakeface_lab.tracking.patience import PatientWriter, is_passing_fault
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import open_store
+from fakeface_lab.tracking.writer import PatientWriter, is_passing_fault
 from tests.mlflow_server import Server
 
 NOW_MS = 1_760_000_000_000

@@ -17,9 +17,9 @@ from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
 from mlflow.tracking import MlflowClient
 
 from fakeface_lab.errors import TrackingError, TrainingDivergedError
-from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.runs import KEY_TAG, TrackedRun, find_latest, make_once, sweep_dead_runs
 from fakeface_lab.tracking.store import Store
+from fakeface_lab.tracking.writer import PatientWriter
 
 NOW_MS = 1_760_000_000_000
 
@@ -242,9 +242,9 @@ def test_a_run_named_from_outside_that_does_not_exist(store: Store, writer: Pati
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from fakeface_lab.cli import run_program
+from fakeface_lab.terminal import run_program
 from fakeface_lab.settings import BaselineSettings
-from fakeface_lab.tracking.patience import PatientWriter
+from fakeface_lab.tracking.writer import PatientWriter
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import open_store
 
@@ -367,7 +367,7 @@ def test_a_lock_file_that_is_left_here_ends_no_run_that_is_written_elsewhere(
     elsewhere = replace(local_store, project=tmp_path / "elsewhere")
     program = (
         "import sys; from pathlib import Path\n"
-        "from fakeface_lab.tracking.patience import PatientWriter; from fakeface_lab.tracking.runs import TrackedRun\n"
+        "from fakeface_lab.tracking.writer import PatientWriter; from fakeface_lab.tracking.runs import TrackedRun\n"
         "from fakeface_lab.tracking.store import open_store\n"
         "store = open_store(sys.argv[1], Path(sys.argv[2]), sys.argv[3])\n"
         "TrackedRun.reopen(store, PatientWriter(20), store.client.get_run(sys.argv[4]))\n"

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.seal import describe_openings, num_openings, record_opening, seal_key
 from fakeface_lab.tracking.store import Store, open_store
+from fakeface_lab.tracking.writer import PatientWriter
 
 KEY = seal_key("d" * 64, "sealed", 0)
 

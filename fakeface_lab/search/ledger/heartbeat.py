@@ -18,10 +18,9 @@ from mlflow.entities import Run
 
 from fakeface_lab.errors import SearchError
 from fakeface_lab.tracking.owner import OWNER_TAG, PROCESS, owner_state
-from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.runs import TrackedRun
-from fakeface_lab.tracking.store import Store
-from fakeface_lab.tracking.tags import as_entities
+from fakeface_lab.tracking.store import Store, as_entities
+from fakeface_lab.tracking.writer import PatientWriter
 
 __all__ = ["Heartbeat", "refuse_second_driver"]
 

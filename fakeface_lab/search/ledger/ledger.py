@@ -17,11 +17,10 @@ from mlflow.entities import Metric, Param, Run, RunData
 
 from fakeface_lab.search.suggest.suggestion import Suggestion, TrialRecord
 from fakeface_lab.tracking.owner import OWNER_TAG, PROCESS
-from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.provenance import code_tags
-from fakeface_lab.tracking.query import search_runs
 from fakeface_lab.tracking.runs import TrackedRun, furthest, make_once, remove_twins
-from fakeface_lab.tracking.tags import MAX_TAG_CHARS, as_entities, join_text, split_text
+from fakeface_lab.tracking.store import MAX_TAG_CHARS, as_entities, join_text, search_runs, split_text
+from fakeface_lab.tracking.writer import PatientWriter
 
 __all__ = ["Ledger", "LedgerTrial"]
 

@@ -9,11 +9,9 @@ from mlflow.entities import Run
 from fakeface_lab.errors import SearchError
 from fakeface_lab.search.ledger.heartbeat import refuse_second_driver
 from fakeface_lab.search.ledger.ledger import Ledger
-from fakeface_lab.tracking.patience import PatientWriter
-from fakeface_lab.tracking.query import quote, search_runs
 from fakeface_lab.tracking.runs import TrackedRun, furthest, remove_twins, twins_of
-from fakeface_lab.tracking.store import Store
-from fakeface_lab.tracking.tags import join_text, split_text
+from fakeface_lab.tracking.store import Store, join_text, quote, search_runs, split_text
+from fakeface_lab.tracking.writer import PatientWriter
 
 __all__ = ["THREADS_TAG", "choose_threads", "find_search", "open_search"]
 

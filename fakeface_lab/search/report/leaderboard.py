@@ -6,11 +6,21 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from rich.table import Table
 
-from fakeface_lab.tracking.finding import Run
-from fakeface_lab.tracking.tags import join_text
+from fakeface_lab.terminal import format_secs
+from fakeface_lab.tracking.lookup import Run
+from fakeface_lab.tracking.store import join_text
 
-__all__ = ["direction_of", "format_value", "leaderboard", "searched_names", "trial_0_name"]
+__all__ = [
+    "direction_of",
+    "format_value",
+    "leaderboard",
+    "plain_table",
+    "searched_names",
+    "trial_0_name",
+    "trials_table",
+]
 
 _BEFORE_VALUES = ("trial", "run", "score")
 _AFTER_VALUES = ("epochs", "epochs_planned", "kept_epoch", "train_secs", "num_params", "status", "reason", "run_id")
@@ -106,3 +116,35 @@ def _secs_spent(run: Run, by_trial: Mapping[str, Run]) -> float:
     if source is not None:
         secs -= float(by_trial[str(int(source))].data.metrics.get("train_secs", 0.0))
     return secs
+
+
+def trials_table(trials: pd.DataFrame, trial_0: str) -> Table:
+    """Return one row a trial of a leaderboard, with the hyperparameters that differ; trial 0 is called `trial_0`."""
+    if trials.empty:
+        return plain_table("trial")
+    names = searched_names(trials)
+    table = plain_table("rank", "trial", "score", *names, "epoch", "training", "parameters", "status", "run id")
+    for row in trials.to_dict("records"):
+        has_score = pd.notna(row["score"])
+        status = f"{row['status']}: {row['reason']}" if row["reason"] else row["status"]
+        table.add_row(
+            str(row["rank"]) if has_score else "",
+            f"0 {trial_0}" if row["trial"] == 0 else str(row["trial"]),
+            f"{row['score']:.4f}" if has_score else "",
+            *(format_value(row[name]) for name in names),
+            f"{row['kept_epoch']} of {row['epochs']}",
+            format_secs(row["train_secs"]) if pd.notna(row["train_secs"]) else "",
+            f"{row['num_params']:,}" if pd.notna(row["num_params"]) else "",
+            status,
+            row["run_id"],
+        )
+    return table
+
+
+def plain_table(*headings: str) -> Table:
+    """Return an empty table without lines; columns of numbers are to the right."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in headings:
+        is_number = heading in {"rank", "trial", "score", "seeds", "epochs", "epoch", "parameters", "training"}
+        table.add_column(heading, justify="right" if is_number else "left", no_wrap=True)
+    return table

@@ -3,21 +3,177 @@
 Everything is made from what the store has recorded.
 """
 
+import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.inspection import permutation_importance
 
 from fakeface_lab.search.ledger.ledger import Ledger
-from fakeface_lab.search.report.figures import cost_figure, history_figure, importance_figure
-from fakeface_lab.search.report.importance import Importance, measure_importance
 from fakeface_lab.search.report.leaderboard import format_value, leaderboard, searched_names, trial_0_name
 from fakeface_lab.terminal import format_secs
-from fakeface_lab.tracking.finding import Run, children_of
+from fakeface_lab.tracking.lookup import Run, children_of
 
-__all__ = ["publish_report", "write_report"]
+__all__ = [
+    "Importance",
+    "cost_figure",
+    "history_figure",
+    "importance_figure",
+    "measure_importance",
+    "publish_report",
+    "write_report",
+]
+
+# Colour-blind safe: a trial, the best so far, trial 0, a failed trial.
+TRIAL_COLOUR, BEST_COLOUR, TRIAL_0_COLOUR, FAILED_COLOUR = "#0072B2", "#D55E00", "#555555", "#CC79A7"
+
+# Scores that spread over more than this factor are drawn on a logarithmic axis: one diverged trial hides the others.
+_LOG_FACTOR = 20
+
+
+def history_figure(
+    scores: Sequence[float | None], objective: str, direction: Literal["min", "max"], trial_0: str = "defaults"
+) -> Figure:
+    """Return the score of each trial in order, the best so far, and that of trial 0 as a line.
+
+    Args:
+        scores: by trial, from trial 0; None for one without a score, which is marked at the foot.
+        objective: name of the score.
+        direction: whether a larger or a smaller score is better.
+        trial_0: what the configuration of trial 0 is called.
+    """
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    values = np.array([math.nan if score is None else score for score in scores], dtype=np.float64)
+    trials = np.arange(len(values))
+    has_score = np.isfinite(values)
+    running = np.fmin.accumulate(values) if direction == "min" else np.fmax.accumulate(values)
+    axes.plot(trials[has_score], values[has_score], "o", color=TRIAL_COLOUR, label="trial")
+    axes.step(trials, running, where="post", color=BEST_COLOUR, label="best so far")
+    if len(values) and has_score[0]:
+        axes.axhline(values[0], color=TRIAL_0_COLOUR, linestyle=":", label=f"{trial_0}: {values[0]:.4f}")
+    if not has_score.all():
+        failed = trials[~has_score]
+        at_foot = axes.get_xaxis_transform()
+        axes.plot(
+            failed, np.full(len(failed), 0.03), "x", color=FAILED_COLOUR, transform=at_foot, label="without a score"
+        )
+    found = values[has_score]
+    if len(found) and found.min() > 0 and found.max() > _LOG_FACTOR * found.min():
+        axes.set_yscale("log")
+    axes.set(xlabel="trial", ylabel=f"{objective} ({'smaller' if direction == 'min' else 'larger'} is better)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(True, alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def importance_figure(
+    names: Sequence[str], means: Sequence[float], spreads: Sequence[float], warning: str = ""
+) -> Figure:
+    """Return how much each hyperparameter mattered, the largest on top, with the warning written into the picture.
+
+    Args:
+        names: hyperparameters.
+        means: permutation importance of each, drop of R².
+        spreads: standard deviation of each over the permutations.
+        warning: why not to trust it; empty for none.
+    """
+    figure = Figure(figsize=(8, max(2.5, 1.2 + 0.45 * len(names))), layout="constrained")
+    axes = figure.add_subplot()
+    order = np.argsort(means, kind="stable")
+    axes.barh(
+        [names[index] for index in order],
+        [means[index] for index in order],
+        xerr=[spreads[index] for index in order],
+        color=TRIAL_COLOUR,
+    )
+    axes.set_xlabel("permutation importance: how much R² a forest over the trials loses")
+    axes.grid(True, axis="x", alpha=0.3)
+    if warning:
+        axes.set_title(warning, color=BEST_COLOUR, fontsize=10, wrap=True)
+    return figure
+
+
+def cost_figure(train_secs: Sequence[float]) -> Figure:
+    """Return the training time of each trial, from trial 0; nothing is drawn where it is NaN."""
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.bar(range(len(train_secs)), train_secs, color=TRIAL_COLOUR)
+    axes.set(xlabel="trial", ylabel="training, s", title=f"{np.nansum(train_secs):,.0f} s in all")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(True, axis="y", alpha=0.3)
+    return figure
+
+
+# Below this many trials the forest mostly draws the noise of single trainings.
+ENOUGH_TRIALS = 20
+_NUM_TREES, _NUM_REPEATS = 200, 20
+_FEWEST_TRIALS = 4
+
+
+@dataclass(frozen=True)
+class Importance:
+    """How much each searched hyperparameter mattered for the score.
+
+    Attributes:
+        names: hyperparameters whose values differ between the scored trials, and `epochs_planned` where Hyperband
+            gave different numbers of them.
+        means: float64 (len(names),), R² that the forest loses when the values of one are shuffled among the trials.
+        spreads: float64 (len(names),), standard deviation over the shuffles.
+        warning: why not to rely on it; empty where nothing speaks against it.
+    """
+
+    names: tuple[str, ...]
+    means: npt.NDArray[np.float64]
+    spreads: npt.NDArray[np.float64]
+    warning: str
+
+
+def measure_importance(table: pd.DataFrame) -> Importance | None:
+    """Return the importances, or None where there are fewer than four scored trials or nothing was varied.
+
+    Scikit-learn's `permutation_importance` on a `RandomForestRegressor`; numbers as they are (a forest asks only for
+    their order), words as codes. Measured on the trials that the forest has learned from, so a large figure is weak
+    evidence with few trials; the warning says so, and when the forest cannot predict trials it has not seen.
+    """
+    scored = table[table["score"].notna()].sort_values("trial")
+    names = searched_names(scored)
+    # Not the epochs that were finished: an early stop is an effect of the values.
+    if scored["epochs_planned"].nunique() > 1:
+        names.append("epochs_planned")
+    if not names:
+        return None
+    # A configuration that came up again was not trained again: it is no second observation.
+    scored = scored.drop_duplicates(names)
+    if len(scored) < _FEWEST_TRIALS or scored["score"].nunique() == 1:
+        return None
+    features = np.column_stack([_encode(scored[name]) for name in names])
+    scores = scored["score"].to_numpy(dtype=np.float64)
+    forest = RandomForestRegressor(_NUM_TREES, oob_score=True, random_state=0).fit(features, scores)
+    result = permutation_importance(forest, features, scores, n_repeats=_NUM_REPEATS, random_state=0)
+    warnings = []
+    if len(scored) < ENOUGH_TRIALS:
+        warnings.append(f"only {len(scored)} trials, fewer than {ENOUGH_TRIALS}: a hint at best")
+    if forest.oob_score_ <= 0:
+        warnings.append("the forest cannot predict trials it has not seen")
+    return Importance(tuple(names), result.importances_mean, result.importances_std, "; ".join(warnings))
+
+
+def _encode(values: pd.Series) -> npt.NDArray[np.float64]:
+    if pd.api.types.is_numeric_dtype(values):
+        return values.to_numpy(dtype=np.float64)
+    return pd.factorize(values.astype(str), sort=True)[0].astype(np.float64)
+
 
 _FIGURE_DPI = 100
 _NUM_SHOWN = 10

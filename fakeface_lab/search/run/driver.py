@@ -16,17 +16,14 @@ from typing import Literal, Protocol
 from mlflow.entities import Metric
 
 from fakeface_lab.backend import keras_tuner
-from fakeface_lab.background import Background
 from fakeface_lab.errors import AllTrialsFailedError
 from fakeface_lab.search.ledger.heartbeat import Heartbeat
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
-from fakeface_lab.search.run import disk
-from fakeface_lab.search.run.engine import Engine, Event
-from fakeface_lab.search.run.retries import MAX_DEATHS, MAX_STARTS, Retries
-from fakeface_lab.search.run.uploads import Uploads
-from fakeface_lab.search.run.work import Assignment, Work
+from fakeface_lab.search.run.engine import MAX_DEATHS, MAX_STARTS, Assignment, Engine, Event, Retries, Work
+from fakeface_lab.search.run.uploads import Uploads, inherit_checkpoint, kept_models, remove_models, remove_work_folders
 from fakeface_lab.search.suggest.suggestion import Exhausted, Suggestion, Wait, failed_parent, suggest
 from fakeface_lab.tracking.runs import TrackedRun
+from fakeface_lab.tracking.writer import Background
 from fakeface_lab.training.outcome import Outcome, read_outcome
 
 __all__ = ["Driver", "Limits", "Observer", "is_better"]
@@ -246,7 +243,7 @@ class Driver:
         parent = opened.trial.record.bracket_values.get("tuner/trial_id")
         if parent is not None:
             parent_run_id = self._ledger.trials[int(parent)].run_id
-            disk.inherit_checkpoint(self._ledger.parent.store.work_folder / parent_run_id, opened.run.folder)
+            inherit_checkpoint(self._ledger.parent.store.work_folder / parent_run_id, opened.run.folder)
         self._observer.trial_started(opened.trial, opened.assignment.epochs)
         self._engine.start(opened.assignment, opened.run.folder)
 
@@ -343,7 +340,7 @@ class Driver:
         return outcome.kept_metrics().get(name, outcome.metrics.get(name))
 
     def _is_kept(self, trial: LedgerTrial) -> bool:
-        kept = disk.kept_models(self._ledger.records, self._template.objective.direction, self._keep_models)
+        kept = kept_models(self._ledger.records, self._template.objective.direction, self._keep_models)
         return trial.record.sequence in kept
 
     def _configuration(self, trial: LedgerTrial) -> str:
@@ -356,8 +353,8 @@ class Driver:
 
     def _clean_up(self) -> None:
         store = self._ledger.parent.store
-        self._on_disk = disk.remove_work_folders(store, self._ledger.trials, self._on_disk, self._template)
-        disk.remove_models(self._ledger, self._template.objective.direction, self._keep_models)
+        self._on_disk = remove_work_folders(store, self._ledger.trials, self._on_disk, self._template)
+        remove_models(self._ledger, self._template.objective.direction, self._keep_models)
 
 
 def _key(trial: LedgerTrial) -> str:

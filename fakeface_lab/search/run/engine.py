@@ -1,16 +1,224 @@
 """Who trains: what an engine is, and the one that trains in this process. `local_engine` has worker processes."""
 
-from collections.abc import Callable
+import io
+import pickle
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
-from fakeface_lab.backend import keras
-from fakeface_lab.search.run.faults import explain_fault, kind_of_fault
-from fakeface_lab.search.run.work import Assignment, Work
-from fakeface_lab.training.recorder import EpochRecord
+import cloudpickle
+import numpy as np
 
-__all__ = ["Engine", "EngineMaker", "Event", "Handler", "InlineEngine", "Placement"]
+from fakeface_lab.backend import keras, tf
+from fakeface_lab.errors import FakefaceLabError, SearchError, without_credentials
+from fakeface_lab.files import FileView, file_view
+from fakeface_lab.tracking.runs import TrackedRun
+from fakeface_lab.training.outcome import Outcome
+from fakeface_lab.training.recorder import EpochRecord, Listener
+
+__all__ = [
+    "MAX_DEATHS",
+    "MAX_STARTS",
+    "Assignment",
+    "Engine",
+    "EngineMaker",
+    "Event",
+    "Handler",
+    "InlineEngine",
+    "Placement",
+    "Retries",
+    "Work",
+    "explain_fault",
+    "kind_of_fault",
+    "load_work",
+    "save_work",
+]
+
+# Arrays above this size go to files of their own, which every worker maps instead of copying.
+_MAPPED_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One training that a worker is to do; it goes to the worker as JSON.
+
+    Attributes:
+        key: names it within its search: `trial-7`, `final-best-0`.
+        values: hyperparameters by name.
+        epochs: the budget, all epochs from the first one on.
+        seed: of initial weights, data order and dropout.
+        role: `trial`: judged on validation, keeps its best epoch. `final`: trained on train and validation, keeps
+            its last epoch, opens the test split.
+    """
+
+    key: str
+    values: Mapping[str, Any]
+    epochs: int
+    seed: int
+    role: Literal["trial", "final"] = "trial"
+
+
+class Work(Protocol):
+    """What a search trains. `__call__` runs in a worker process, everything else in the driver."""
+
+    def __call__(self, assignment: Assignment, folder: Path, listener: Listener) -> Outcome:
+        """Train, or go on from the checkpoint in `folder`, and leave the results there."""
+
+    def params(self, assignment: Assignment) -> dict[str, object]:
+        """Return the parameters to log: the same keys for every assignment."""
+
+    def label(self, assignment: Assignment) -> str:
+        """Return the values in few words, for the run's name."""
+
+    def begin(self, run: TrackedRun, assignment: Assignment) -> None:
+        """Write what is known before the first epoch."""
+
+    def finish(self, run: TrackedRun, assignment: Assignment, outcome: Outcome, *, keep_model: bool) -> None:
+        """Write what the training left in the run's folder."""
+
+
+def save_work(work: Work, folder: Path) -> Path:
+    """Write `work` for the worker processes and return its path: functions by cloudpickle, arrays as mapped files.
+
+    The file is read by this search's own workers only.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "work.pkl"
+    with path.open("wb") as file:
+        _Pickler(file, folder).dump(work)
+    return path
+
+
+def load_work(path: Path) -> Work:
+    """Return what `save_work` wrote."""
+    with path.open("rb") as file:
+        work: Work = _Unpickler(file).load()
+    return work
+
+
+class _Pickler(cloudpickle.Pickler):
+    def __init__(self, file: io.BufferedWriter, folder: Path) -> None:
+        super().__init__(file)
+        self._folder = folder
+        self._num_files = 0
+        # The same array is written once: pickle asks again for each mention of it.
+        self._paths: dict[int, tuple[str, np.ndarray[Any, Any]]] = {}
+
+    def persistent_id(self, obj: object) -> tuple[str, str | FileView] | None:
+        if not isinstance(obj, np.ndarray) or obj.nbytes < _MAPPED_BYTES or obj.dtype.hasobject:
+            return None
+        view = file_view(obj)
+        if view is not None:
+            return ("view", view)
+        if id(obj) not in self._paths:
+            path = self._folder / f"array-{self._num_files}.npy"
+            self._num_files += 1
+            np.save(path, obj)
+            self._paths[id(obj)] = (str(path), obj)
+        return ("npy", self._paths[id(obj)][0])
+
+
+class _Unpickler(pickle.Unpickler):
+    def persistent_load(self, pid: tuple[str, Any]) -> Any:
+        kind, place = pid
+        return place.open() if kind == "view" else np.load(place, mmap_mode="r")
+
+
+_OUT_OF_MEMORY = (MemoryError, tf.errors.ResourceExhaustedError)
+# A driver or a library that stumbled (cuDNN, NCCL): it may be this network's shape or the machine.
+_STUMBLED = (
+    tf.errors.InternalError,
+    tf.errors.UnknownError,
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.DataLossError,
+)
+# A path that is wrong stays wrong; a full disk or a lost connection does not.
+_WRONG_PATH = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
+
+
+def kind_of_fault(err: Exception) -> Literal["failed", "died", "disturbed"]:
+    """Return what became of an attempt.
+
+    `failed`: a fault in the model or its data, the same in every attempt. `died`: memory or a driver gave out, the next
+    attempt may do better. `disturbed`: a full disk, a lost connection; no trial is to blame.
+    """
+    if isinstance(err, (*_OUT_OF_MEMORY, *_STUMBLED)):
+        return "died"
+    return "disturbed" if isinstance(err, OSError) and not isinstance(err, _WRONG_PATH) else "failed"
+
+
+def explain_fault(err: Exception) -> str:
+    """Return in one line why a training failed, for the run's tag `status_reason`."""
+    first_line = without_credentials(str(err).partition("\n")[0])
+    if isinstance(err, FakefaceLabError):
+        return first_line
+    if isinstance(err, _OUT_OF_MEMORY):
+        return f"out of memory: {first_line or 'no detail'}"
+    return f"{type(err).__name__}: {first_line}"
+
+
+# Deaths of workers without a newly finished epoch, and starts without one (a killed driver is not the trial's fault).
+MAX_DEATHS = 3
+MAX_STARTS = 10
+# Attempts in a row that the machine ended, and trials in a row that died of the same: to go on would burn all trials
+# that are left in one night.
+_MAX_DISTURBANCES = 3
+_MAX_SAME_DEATHS = 3
+
+
+class Retries:
+    """Counts what went wrong in a row, over all trials of this process.
+
+    Args:
+        search: name of the search, for messages.
+    """
+
+    def __init__(self, search: str) -> None:
+        self._search = search
+        self._num_disturbances = self._num_same_deaths = 0
+        self._last_death = ""
+
+    def note_epoch(self) -> None:
+        """Note that an epoch was finished: the machine works."""
+        self._num_disturbances = 0
+
+    def note_finished(self) -> None:
+        """Note that a trial was finished."""
+        self._num_same_deaths = 0
+
+    def may_retry(self, num_deaths: int, reason: str) -> bool:
+        """Return whether a trial whose worker has died so often is tried again; else it has failed.
+
+        Raises:
+            SearchError: several trials in a row died of the same.
+        """
+        if num_deaths < MAX_DEATHS:
+            return True
+        # Too much memory is a matter of the configuration, and the next one may be smaller.
+        is_same = reason == self._last_death and "out of memory" not in reason
+        self._num_same_deaths = self._num_same_deaths + 1 if is_same else 1
+        self._last_death = reason
+        if self._num_same_deaths >= _MAX_SAME_DEATHS:
+            raise self._stopped(f"{_MAX_SAME_DEATHS} trials in a row died of the same", reason)
+        return False
+
+    def note_disturbance(self, reason: str) -> None:
+        """Note an attempt that the machine ended (a full disk, a lost connection); the trial is tried again.
+
+        Raises:
+            SearchError: it was one too many in a row.
+        """
+        self._num_disturbances += 1
+        if self._num_disturbances >= _MAX_DISTURBANCES:
+            raise self._stopped(f"the machine ended {_MAX_DISTURBANCES} attempts in a row", reason)
+
+    def _stopped(self, what: str, reason: str) -> SearchError:
+        return SearchError(
+            f"search {self._search!r}: stopped, {what} ({reason}); finished trials are kept, and the same command "
+            f"resumes once the cause is gone"
+        )
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,16 @@ from typing import Any
 
 from fakeface_lab.backend import tf
 from fakeface_lab.search.ledger.ledger import Ledger
-from fakeface_lab.search.run.engine import EngineMaker, Event, Handler, InlineEngine, Placement
-from fakeface_lab.search.run.work import Assignment, Work, save_work
+from fakeface_lab.search.run.engine import (
+    Assignment,
+    EngineMaker,
+    Event,
+    Handler,
+    InlineEngine,
+    Placement,
+    Work,
+    save_work,
+)
 from fakeface_lab.training.recorder import EpochRecord
 
 __all__ = ["LocalEngine", "make_engine"]

@@ -3,20 +3,142 @@
 A trial's score is in the ledger before; what was cut off is uploaded again after a restart.
 """
 
-from collections.abc import Callable
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
 
 from filelock import BaseFileLock
+from keras_tuner import oracles as kt_oracles
 
-from fakeface_lab.background import Background
+from fakeface_lab.backend import keras_tuner
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
-from fakeface_lab.search.run.work import Assignment, Work
+from fakeface_lab.search.run.engine import Assignment, Work
+from fakeface_lab.search.suggest.suggestion import TrialRecord
 from fakeface_lab.tracking.models import delete_models
 from fakeface_lab.tracking.runs import TrackedRun
+from fakeface_lab.tracking.store import Store
+from fakeface_lab.tracking.writer import Background
 from fakeface_lab.training.outcome import Outcome
 
-__all__ = ["Uploads"]
+__all__ = ["Uploads", "inherit_checkpoint", "kept_models", "remove_models", "remove_work_folders"]
+
+_CHECKPOINT = "epoch.ckpt"
+
+
+def inherit_checkpoint(parent_folder: Path, folder: Path) -> None:
+    """Let a promoted trial go on from its parent's checkpoint, where it has none of its own.
+
+    Without the parent's (another machine, a cleaned disk) it starts at its first epoch, with the same result.
+    """
+    if (folder / _CHECKPOINT).exists() or not (parent_folder / _CHECKPOINT).exists():
+        return
+    for path in sorted(parent_folder.glob("kept-*.weights")):
+        _link_or_copy(path, folder / path.name)
+    # Last: it is what makes the folder a place to go on from.
+    _link_or_copy(parent_folder / _CHECKPOINT, folder / _CHECKPOINT)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Give a checkpoint a second name: it is only ever replaced as a whole, never written into."""
+    partial_path = target.with_suffix(".partial")
+    partial_path.unlink(missing_ok=True)
+    try:
+        os.link(source, partial_path)
+    except OSError:  # a file system without hard links
+        shutil.copy2(source, partial_path)
+    partial_path.replace(target)
+
+
+def remove_work_folders(
+    store: Store, trials: Sequence[LedgerTrial], candidates: Sequence[LedgerTrial], template: keras_tuner.Oracle
+) -> list[LedgerTrial]:
+    """Delete the local files of closed trials; of those that may still be promoted all but the checkpoint.
+
+    Args:
+        store: its work folder has the trials' folders.
+        trials: all trials of the search.
+        candidates: those that may have local files.
+        template: the oracle, which knows what may be promoted.
+
+    Returns:
+        The candidates that still have local files.
+    """
+    parents = _promotable(trials, template)
+    by_sequence = {trial.record.sequence: trial for trial in trials}
+    left = []
+    for trial in (by_sequence[candidate.record.sequence] for candidate in candidates):
+        folder = store.work_folder / trial.run_id
+        if trial.is_open:
+            left.append(trial)
+            continue
+        folder.with_suffix(".lock").unlink(missing_ok=True)
+        if trial.record.sequence not in parents:
+            shutil.rmtree(folder, ignore_errors=True)
+            continue
+        left.append(trial)
+        for path in folder.glob("*"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != _CHECKPOINT and path.suffix != ".weights":
+                path.unlink()
+    return left
+
+
+def _promotable(trials: Sequence[LedgerTrial], template: keras_tuner.Oracle) -> set[int]:
+    """Return the sequences of finished trials from whose checkpoint a trial does or may still go on."""
+    if not isinstance(template, kt_oracles.HyperbandOracle):
+        return set()
+    rounds: dict[tuple[int, int], list[LedgerTrial]] = defaultdict(list)
+    children: dict[int, list[LedgerTrial]] = defaultdict(list)
+    for trial in trials:
+        values = trial.record.bracket_values
+        rounds[int(values["tuner/bracket"]), int(values["tuner/round"])].append(trial)
+        if "tuner/trial_id" in values:
+            children[int(values["tuner/trial_id"])].append(trial)
+    needed = set()
+    for (bracket, round_num), members in rounds.items():
+        if bracket < 0 or round_num + 1 >= template._get_num_rounds(bracket):
+            continue
+        size, next_size = template._get_size(bracket, round_num), template._get_size(bracket, round_num + 1)
+        promoted = rounds.get((bracket, round_num + 1), [])
+        for place, trial in enumerate(members):
+            # Hyperband runs its brackets over and over; each time a round has `size` places.
+            is_next_full = len(promoted) >= (place // size + 1) * next_size
+            own = children[trial.record.sequence]
+            is_in_use = any(child.record.status == "running" for child in own)
+            if trial.record.status == "finished" and (is_in_use or (not own and not is_next_full)):
+                needed.add(trial.record.sequence)
+    return needed
+
+
+def kept_models(trials: Sequence[TrialRecord], direction: Literal["min", "max"], keep_models: str) -> set[int]:
+    """Return the sequences of finished trials whose models are kept: `all`, `best`, or `top-K` of them."""
+    scored = [(trial.score, trial.sequence) for trial in trials if trial.score is not None]
+    sign = 1 if direction == "min" else -1
+    ranked = [sequence for _, sequence in sorted((sign * score, sequence) for score, sequence in scored)]
+    if keep_models == "all":
+        return set(ranked)
+    return set(ranked[: 1 if keep_models == "best" else int(keep_models.removeprefix("top-"))])
+
+
+def remove_models(ledger: Ledger, direction: Literal["min", "max"], keep_models: str) -> None:
+    """Delete the models of trials that fell out of the best ones; the trial's tag `model` then says `none`."""
+    if keep_models == "all":
+        return
+    kept = kept_models(ledger.records, direction, keep_models)
+    store, writer = ledger.parent.store, ledger.parent.writer
+    for trial in ledger.trials:
+        if trial.record.sequence in kept or trial.tags.get("model") != "logged":
+            continue
+        writer.call(partial(delete_models, store, trial.run_id))
+        ledger.set_tags(trial, {"model": "none"})
+
 
 # One model that takes minutes must not hold up the others.
 _NUM_THREADS = 4

@@ -65,8 +65,7 @@ def main(argv: list[str]) -> int:
     import psutil
 
     from fakeface_lab.backend import keras, set_up_process
-    from fakeface_lab.search.run.faults import explain_fault, kind_of_fault
-    from fakeface_lab.search.run.work import Assignment, load_work
+    from fakeface_lab.search.run.engine import Assignment, explain_fault, kind_of_fault, load_work
 
     set_up_process(num_threads)
     work = load_work(work_path)

@@ -18,8 +18,13 @@ from keras_tuner.engine import hyperparameters as kt_hyperparameters
 from keras_tuner.src.engine.oracle import LOCKS, THREADS
 
 from fakeface_lab.errors import SearchError
-from fakeface_lab.search.suggest.oracles import BRACKET_PREFIX, PARENT, refuse_repeated_choices, reseeded
-from fakeface_lab.search.suggest.sizes import num_configurations
+from fakeface_lab.search.suggest.oracles import (
+    BRACKET_PREFIX,
+    PARENT,
+    num_configurations,
+    refuse_repeated_choices,
+    reseeded,
+)
 
 __all__ = ["Answer", "OracleCopy", "is_kerastuners_own"]
 

@@ -20,10 +20,8 @@ from keras_tuner import oracles as kt_oracles
 from sklearn.exceptions import ConvergenceWarning
 
 from fakeface_lab.search.suggest.oracle_copy import Answer, OracleCopy, is_kerastuners_own
-from fakeface_lab.search.suggest.oracles import PARENT, far_apart_seed, first_values, is_value_of
-from fakeface_lab.search.suggest.records import TrialRecord, another_search, check_consistent
-from fakeface_lab.search.suggest.replay import ask_replayed
-from fakeface_lab.search.suggest.sizes import Value
+from fakeface_lab.search.suggest.oracles import PARENT, Value, far_apart_seed, first_values, is_value_of
+from fakeface_lab.search.suggest.replay import TrialRecord, another_search, ask_replayed, check_consistent
 
 __all__ = ["Exhausted", "Suggestion", "TrialRecord", "Wait", "failed_parent", "suggest"]
 

@@ -8,8 +8,8 @@ import pytest
 
 from fakeface_lab.errors import SearchError
 from fakeface_lab.search.ledger.resume import THREADS_TAG, choose_threads, find_search, open_search
-from fakeface_lab.tracking.patience import PatientWriter
 from fakeface_lab.tracking.store import Store
+from fakeface_lab.tracking.writer import PatientWriter
 from tests.kill_search import PROJECT, read_search, write_project
 
 

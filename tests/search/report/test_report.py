@@ -14,15 +14,13 @@ from rich.table import Table
 from fakeface_lab.config import load_settings
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
 from fakeface_lab.search.ledger.resume import open_search
-from fakeface_lab.search.report.importance import measure_importance
-from fakeface_lab.search.report.leaderboard import leaderboard, searched_names
-from fakeface_lab.search.report.report import write_report
-from fakeface_lab.search.report.tables import trials_table
+from fakeface_lab.search.report.leaderboard import leaderboard, searched_names, trials_table
+from fakeface_lab.search.report.report import measure_importance, write_report
 from fakeface_lab.search.suggest.suggestion import Suggestion
 from fakeface_lab.settings import BaselineSettings, Hyperparameters
-from fakeface_lab.tracking.finding import children_of, find_run
-from fakeface_lab.tracking.patience import PatientWriter
+from fakeface_lab.tracking.lookup import children_of, find_run
 from fakeface_lab.tracking.store import open_store
+from fakeface_lab.tracking.writer import PatientWriter
 from tests.tiny_store import TinyStore, tiny_store
 
 

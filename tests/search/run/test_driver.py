@@ -12,8 +12,7 @@ import pytest
 from fakeface_lab.errors import AllTrialsFailedError, SearchError
 from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.run.driver import Driver, Limits
-from fakeface_lab.search.run.engine import InlineEngine
-from fakeface_lab.search.run.retries import MAX_STARTS
+from fakeface_lab.search.run.engine import MAX_STARTS, InlineEngine
 from fakeface_lab.tracking.runs import sweep_dead_runs
 from fakeface_lab.tracking.store import Store, open_store
 from tests.search.curve_work import Algorithm, CurveWork, Notes, open_ledger, template

@@ -12,9 +12,8 @@ import cloudpickle
 import psutil
 import pytest
 
-from fakeface_lab.search.run.engine import Event
+from fakeface_lab.search.run.engine import Assignment, Event, save_work
 from fakeface_lab.search.run.local_engine import LocalEngine
-from fakeface_lab.search.run.work import Assignment, save_work
 from tests.search import curve_work
 from tests.search.curve_work import CurveWork
 

@@ -9,8 +9,7 @@ from typing import Any, Literal
 
 import keras_tuner
 
-from fakeface_lab.search.suggest.oracles import Algorithm, OracleSpec
-from fakeface_lab.search.suggest.sizes import Value
+from fakeface_lab.search.suggest.oracles import Algorithm, OracleSpec, Value
 from fakeface_lab.search.suggest.suggestion import Exhausted, Suggestion, TrialRecord, Wait, failed_parent, suggest
 
 Table = list[TrialRecord]

@@ -4,8 +4,7 @@ from typing import Literal
 
 import pytest
 
-from fakeface_lab.search.suggest.oracles import build_oracle
-from fakeface_lab.search.suggest.sizes import num_hyperband_trials
+from fakeface_lab.search.suggest.oracles import build_oracle, num_hyperband_trials
 from fakeface_lab.search.suggest.suggestion import Suggestion, TrialRecord, Wait, failed_parent, suggest
 from tests.search.suggest.simulated_search import (
     Table,

@@ -13,12 +13,14 @@ from keras_tuner import oracles as kt_oracles
 from keras_tuner.src.engine.oracle import LOCKS, THREADS
 
 from fakeface_lab.errors import SearchError
-from fakeface_lab.search.suggest.oracles import OracleSpec, build_oracle, reseeded
-from fakeface_lab.search.suggest.sizes import (
+from fakeface_lab.search.suggest.oracles import (
+    OracleSpec,
+    build_oracle,
     num_configurations,
     num_grid_combinations,
     num_hyperband_trials,
     num_trials_at_most,
+    reseeded,
 )
 from fakeface_lab.search.suggest.suggestion import TrialRecord, suggest
 from tests.search.suggest.simulated_search import (

@@ -7,8 +7,14 @@ from pathlib import Path
 import keras_tuner
 import pytest
 
-from fakeface_lab.search.suggest.oracles import Algorithm, build_oracle, far_apart_seed
-from fakeface_lab.search.suggest.sizes import num_configurations, num_grid_combinations, num_trials_at_most
+from fakeface_lab.search.suggest.oracles import (
+    Algorithm,
+    build_oracle,
+    far_apart_seed,
+    num_configurations,
+    num_grid_combinations,
+    num_trials_at_most,
+)
 from fakeface_lab.search.suggest.suggestion import Exhausted, Suggestion, suggest
 from tests.search.suggest.simulated_search import (
     ALGORITHMS,

@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras_tuner.src.engine.oracle import LOCKS, THREADS
 
-from fakeface_lab.search.suggest.oracles import Algorithm, build_oracle
-from fakeface_lab.search.suggest.sizes import num_grid_combinations, num_trials_at_most
+from fakeface_lab.search.suggest.oracles import Algorithm, build_oracle, num_grid_combinations, num_trials_at_most
 from fakeface_lab.search.suggest.suggestion import TrialRecord, suggest
 from tests.search.suggest.simulated_search import (
     ALGORITHMS,

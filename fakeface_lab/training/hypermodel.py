@@ -3,14 +3,76 @@
 import copy
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
+
+from keras_tuner.engine import hyperparameters as kt_hyperparameters
 
 from fakeface_lab.backend import keras, keras_tuner
 from fakeface_lab.errors import ModelError, SearchError
-from fakeface_lab.search.suggest.oracles import default_values
 
-__all__ = ["ModelRecipe"]
+__all__ = ["ModelRecipe", "discover_in_build", "discover_in_fit"]
+
+
+def discover_in_build(oracle: keras_tuner.Oracle, hypermodel: keras_tuner.HyperModel) -> None:
+    """Add to the oracle's space what `build` asks for at other values than the defaults.
+
+    A build that fails is left to the trial that will meet it.
+    """
+    tried: set[tuple[str, Any]] = set()
+    while True:
+        untried = [
+            (hp.name, value)
+            for hp in oracle.get_space().space
+            for value in _telling_values(hp)
+            if (hp.name, value) not in tried
+        ]
+        if not untried:
+            return
+        for name, value in untried:
+            tried.add((name, value))
+            hp = oracle.get_space()
+            hp.values[name] = value
+            hp.ensure_active_values()
+            with suppress(Exception):
+                hypermodel.build(hp)
+            oracle.update_space(hp)
+
+
+def _telling_values(hp: Any) -> list[Any]:
+    if isinstance(hp, kt_hyperparameters.Boolean):
+        return [False, True]
+    if isinstance(hp, kt_hyperparameters.Choice):
+        return list(hp.values)
+    return [hp.min_value, hp.max_value] if isinstance(hp, kt_hyperparameters.Int) else []
+
+
+class _AboutToTrainError(BaseException):
+    """Ends the trial call of `fit`; not an Exception, so that nobody on the way handles it."""
+
+
+class _Stopper(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        raise _AboutToTrainError
+
+    on_epoch_end = on_train_begin = on_epoch_begin
+
+
+def discover_in_fit(
+    oracle: keras_tuner.Oracle, hypermodel: keras_tuner.HyperModel, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """Add to the oracle's space what the user's own `fit` asks for before it trains, with all defaults."""
+
+    def stop(*_: Any, **__: Any) -> NoReturn:
+        raise _AboutToTrainError
+
+    hp = oracle.get_space()
+    with suppress(Exception, _AboutToTrainError):  # whatever is wrong with it, the trials will say
+        model = hypermodel.build(hp)
+        model.fit = model.call = model.train_on_batch = stop
+        hypermodel.fit(hp, model, *args, **{**kwargs, "callbacks": [_Stopper()]})
+    oracle.update_space(hp)
 
 
 @dataclass(frozen=True)
@@ -66,10 +128,10 @@ class ModelRecipe:
                 f"declare it in HyperModel.declare_hyperparameters or in the oracle's hyperparameters="
             )
 
-    def digest(self, seed: int) -> str:
-        """Return a digest of the model at all defaults; empty where it cannot be described."""
+    def digest(self, values: Mapping[str, Any], seed: int) -> str:
+        """Return a digest of the model that has these values; empty if it cannot be described."""
         try:
-            model = self.build(self.hyperparameters(default_values(self.space)), seed)
+            model = self.build(self.hyperparameters(values), seed)
             return hashlib.sha256(model.to_json().encode()).hexdigest()[:16]
         except Exception:  # a subclass without a description, or a build that fails: its trial will tell
             return ""

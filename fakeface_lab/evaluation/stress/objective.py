@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fakeface_lab.errors import ConfigError, DataError
-from fakeface_lab.evaluation.inputs import BoolArray, FloatArray, check_detection, check_mask
+from fakeface_lab.evaluation.intervals import BoolArray, FloatArray, check_detection, check_mask
 from fakeface_lab.evaluation.selection import SelectedScore
 
 __all__ = [

@@ -15,7 +15,7 @@ from PIL import Image, ImageEnhance
 from scipy.ndimage import gaussian_filter, rotate
 
 from fakeface_lab.errors import DataError
-from fakeface_lab.evaluation.stress import Condition
+from fakeface_lab.evaluation.stress.suite import Condition
 
 __all__ = ["CHANGES", "apply"]
 

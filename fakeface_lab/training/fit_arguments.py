@@ -16,7 +16,7 @@ import pandas as pd
 
 from fakeface_lab.backend import keras, keras_tuner
 from fakeface_lab.errors import ConfigError
-from fakeface_lab.training.order import epoch_order
+from fakeface_lab.training.outcome import epoch_order
 
 __all__ = ["EpochOrder", "FitArguments", "bind_fit_arguments", "has_own_fit"]
 

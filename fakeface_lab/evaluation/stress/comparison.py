@@ -13,10 +13,9 @@ from scipy.stats import norm
 
 from fakeface_lab.errors import DataError
 from fakeface_lab.evaluation.comparison import MIN_DISCORDANT, Verdict
-from fakeface_lab.evaluation.inputs import BoolArray, FloatArray
-from fakeface_lab.evaluation.intervals import Interval, Rate, wilson
-from fakeface_lab.evaluation.seeds import SeedTest, seed_test
-from fakeface_lab.evaluation.stress_objective import (
+from fakeface_lab.evaluation.intervals import BoolArray, FloatArray, Interval, Rate, wilson
+from fakeface_lab.evaluation.significance import SeedTest, seed_test
+from fakeface_lab.evaluation.stress.objective import (
     are_correct,
     balanced_accuracies,
     check_stress_scores,

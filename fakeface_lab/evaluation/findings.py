@@ -1,0 +1,296 @@
+"""Pure slices: values of a property that, of two classes, only one has.
+
+Owns how a property is cut into slices and when one counts as pure. A model needs to know nothing of faces to
+be right on such a slice, and accuracy alone hides it: a gray tenth of one class moves no probe far.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import fisher_exact
+from sklearn.metrics import roc_auc_score
+
+from fakeface_lab.evaluation.card import Finding, Severity
+from fakeface_lab.evaluation.comparison import holm
+from fakeface_lab.evaluation.intervals import wilson
+from fakeface_lab.evaluation.probes import ProbeResult
+
+__all__ = [
+    "Suspects",
+    "duplicate_findings",
+    "is_confirmed",
+    "label_finding",
+    "likely_wrong_labels",
+    "pure_slice_findings",
+    "slice_names",
+]
+
+_MAX_NAMED_PAIRS = 20  # in a finding's evidence; its counts are always whole
+_Kind = Literal["file", "pixels", "near"]
+_WORDS: Mapping[_Kind, str] = {
+    "file": "are the same file",
+    "pixels": "have the same pixels",
+    "near": "look the same",
+}
+
+
+def is_confirmed(pairs: pd.DataFrame, *, max_bits: int, min_correlation: float) -> NDArray[np.bool_]:
+    """Which look-alikes are one picture: close by pHash, and their details agree.
+
+    Hashes alone cannot say: faces that are aligned alike come close to each other by chance.
+
+    Args:
+        pairs: from `data.hashes.closest_pairs`, with `correlation` from `data.hashes.detail_correlations`.
+        max_bits: largest pHash distance, of 64 bits.
+        min_correlation: smallest correlation of the details, 0 to 1.
+
+    Returns:
+        bool (len(pairs),).
+    """
+    return np.asarray((pairs["phash_bits"] <= max_bits) & (pairs["correlation"] >= min_correlation), dtype=bool)
+
+
+def duplicate_findings(
+    pairs: pd.DataFrame,
+    labels: NDArray[np.int64],
+    names: Sequence[str],
+    *,
+    file_digests: Sequence[str],
+    pixel_digests: Sequence[str],
+    splits: Sequence[str] | None,
+) -> list[Finding]:
+    """Find pictures under two labels, in two splits, or merely twice; one finding for each and kind.
+
+    Args:
+        pairs: the confirmed ones, columns `first` and `second`.
+        labels: int64 (N,), class index.
+        names: what the evidence calls each image.
+        file_digests: one digest per file's bytes.
+        pixel_digests: one digest per decoded picture.
+        splits: name of the split each image is in, or None without splits.
+    """
+    first, second, kinds = _same_pictures(pairs, file_digests, pixel_digests)
+    sides = np.asarray(splits if splits is not None else [""] * len(labels))
+    is_cross_class = labels[first] != labels[second]
+    is_straddling = sides[first] != sides[second]
+    findings = []
+    for kind, words in _WORDS.items():
+        of_kind = kinds == kind
+        is_exact = kind != "near"
+        for severity, check, chosen, so in _cases(is_exact, of_kind, is_cross_class, is_straddling):
+            num_pairs = int(chosen.sum())
+            if num_pairs == 0:
+                continue
+            num_images = len(np.union1d(first[chosen], second[chosen]))
+            named = zip(first[chosen][:_MAX_NAMED_PAIRS], second[chosen][:_MAX_NAMED_PAIRS], strict=True)
+            evidence = {
+                "kind": kind,
+                "num_pairs": num_pairs,
+                "num_images": num_images,
+                "pairs": [[names[i], names[j]] for i, j in named],
+            }
+            counted = "1 pair of images" if num_pairs == 1 else f"{num_pairs} pairs of images"
+            sentence = f"{counted} {words} {so}."
+            findings.append(Finding(severity, check, sentence, evidence, num_images / len(labels)))
+    return findings
+
+
+_Case = tuple[Severity, str, NDArray[np.bool_], str]
+
+
+def _cases(
+    is_exact: bool,
+    of_kind: NDArray[np.bool_],
+    is_cross_class: NDArray[np.bool_],
+    is_straddling: NDArray[np.bool_],
+) -> list[_Case]:
+    """What a pair can mean; one that straddles the splits under two labels means both."""
+    wrong = "is" if is_exact else "may be"
+    return [
+        (
+            "fail" if is_exact else "warn",
+            "two labels",
+            of_kind & is_cross_class,
+            f"but have different labels: at least one label of each pair {wrong} wrong",
+        ),
+        (
+            "fail",
+            "straddle",
+            of_kind & is_straddling,
+            "but are in different splits: the model is tested on pictures it has learnt by heart",
+        ),
+        (
+            "warn" if is_exact else "info",
+            "duplicate",
+            of_kind & ~is_cross_class & ~is_straddling,
+            "and have the same label: these pictures count more than once",
+        ),
+    ]
+
+
+def _same_pictures(
+    pairs: pd.DataFrame, file_digests: Sequence[str], pixel_digests: Sequence[str]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.str_]]:
+    """First, second and kind of all pairs that are one picture, each under the strongest kind that holds."""
+    kinds: dict[tuple[int, int], _Kind] = {
+        (int(i), int(j)): "near" for i, j in zip(pairs["first"], pairs["second"], strict=True)
+    }
+    kinds.update(dict.fromkeys(_equal_pairs(pixel_digests), "pixels"))
+    kinds.update(dict.fromkeys(_equal_pairs(file_digests), "file"))
+    ordered = sorted(kinds)
+    positions = np.asarray(ordered, dtype=np.int64).reshape(len(ordered), 2)
+    return positions[:, 0], positions[:, 1], np.asarray([kinds[pair] for pair in ordered], dtype=np.str_)
+
+
+def _equal_pairs(digests: Sequence[str]) -> list[tuple[int, int]]:
+    members: dict[str, list[int]] = {}
+    for position, digest in enumerate(digests):
+        members.setdefault(digest, []).append(position)
+    return [(i, j) for group in members.values() for k, i in enumerate(group) for j in group[k + 1 :]]
+
+
+_MAX_NAMED_FILES = 100  # in the finding's evidence; its count is always whole
+
+
+@dataclass(frozen=True)
+class Suspects:
+    """Images whose label is in doubt.
+
+    Attributes:
+        rows: int64 (n,), most suspicious first.
+        probabilities: float64 (n,), of the label that they have, in [0, 1].
+    """
+
+    rows: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+
+
+def likely_wrong_labels(
+    probes: Sequence[ProbeResult], labels: NDArray[np.int64], *, min_probe_auc: float, min_auc: float
+) -> Suspects:
+    """Rank the images that out-of-fold scores speak against (confident learning, Northcutt et al. 2021).
+
+    An image is suspect when the probability of the other class is at least what images labelled so have on average.
+    Probabilities are the mean over the probes that separate the classes.
+
+    Args:
+        probes: from `probes.run_probes`.
+        labels: int64 (N,), 0 for the positive class.
+        min_probe_auc: AUC from which a probe has a say, 0 to 1.
+        min_auc: AUC of the mean from which it is trusted with a label; below there are no suspects.
+    """
+    voting = [probe.scores for probe in probes if probe.kind != "majority" and probe.auc >= min_probe_auc]
+    is_positive = labels == 0
+    nobody = Suspects(np.empty(0, dtype=np.int64), np.empty(0))
+    if not voting:
+        return nobody
+    positive = np.mean(voting, axis=0)
+    own, other = np.where(is_positive, [positive, 1 - positive], [1 - positive, positive])
+    if roc_auc_score(is_positive, positive) < min_auc:
+        return nobody
+    usual = np.array([own[is_positive].mean(), own[~is_positive].mean()])
+    is_suspect = (other >= usual[1 - labels]) & (other > own)
+    rows = np.flatnonzero(is_suspect)
+    rows = rows[np.argsort(own[rows], kind="stable")]
+    return Suspects(rows, own[rows])
+
+
+def label_finding(suspects: Suspects, names: Sequence[str], num_images: int) -> list[Finding]:
+    """The finding about suspect labels, none where there are none."""
+    num_suspects = len(suspects.rows)
+    if num_suspects == 0:
+        return []
+    images = "1 image looks" if num_suspects == 1 else f"{num_suspects} images look"
+    sentence = (
+        f"{images} like the other class to all probes together: see in suspects.png whether the labels are wrong."
+    )
+    evidence = {
+        "reason": "suspect labels",
+        "num_images": num_suspects,
+        "files": [names[row] for row in suspects.rows[:_MAX_NAMED_FILES]],
+        "probabilities": suspects.probabilities[:_MAX_NAMED_FILES].tolist(),
+    }
+    return [Finding("info", "labels", sentence, evidence, num_suspects / num_images)]
+
+
+_MAX_VALUES = 20  # a number with more values than that is cut into tenths of the images
+
+
+def pure_slice_findings(
+    properties: pd.DataFrame,
+    labels: NDArray[np.int64],
+    class_names: Sequence[str],
+    *,
+    significance: float,
+    min_fraction: float,
+    min_purity: float,
+    fail_fraction: float,
+) -> list[Finding]:
+    """Find the properties with pure slices; one finding a property.
+
+    Args:
+        properties: N rows, one column a property.
+        labels: int64 (N,), class index.
+        class_names: name of each class index.
+        significance: largest p-value of Fisher's exact test, Holm-corrected over all slices looked at.
+        min_fraction: share of all images that a slice must hold to be looked at.
+        min_purity: lower end of the Wilson interval of the larger class's share, from which a slice is pure.
+        fail_fraction: share of all images in one property's pure slices from which the finding is a "fail".
+    """
+    totals = np.bincount(labels, minlength=2)
+    slices = [
+        (str(column), value, inside)
+        for column in properties
+        for value, inside in _counts(properties[column], labels)
+        if inside.sum() >= min_fraction * len(labels)
+    ]
+    # Rounding may leave a certain outcome a hair above 1.
+    tests = [min(1.0, float(fisher_exact(np.stack([inside, totals - inside])).pvalue)) for _, _, inside in slices]
+    pure: dict[str, list[dict[str, Any]]] = {}
+    for (column, value, inside), p_value in zip(slices, holm(tests), strict=True):
+        purity = wilson(int(inside.max()), int(inside.sum()))
+        if purity.low >= min_purity and p_value <= significance:
+            class_name = class_names[int(inside.argmax())]
+            row = {"value": value, "class": class_name, "holm_p": p_value, **purity.metrics("purity")}
+            pure.setdefault(column, []).append(row)
+    return [_finding(column, rows, len(labels), fail_fraction) for column, rows in pure.items()]
+
+
+def slice_names(column: pd.Series) -> pd.Series:
+    """The slice each image is in, as text: its value, or its tenth ("from a to b") of a measured number.
+
+    Missing values are a slice of their own, "missing".
+    """
+    is_number = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+    if not is_number:
+        return column.astype("object").where(column.notna(), "missing").map(str)
+    if column.nunique() <= _MAX_VALUES:
+        return column.map(lambda value: "missing" if pd.isna(value) else f"{value:g}")
+    tenths = pd.qcut(column, 10, duplicates="drop")
+    names = [f"from {max(tenth.left, column.min()):.4g} to {tenth.right:.4g}" for tenth in tenths.cat.categories]
+    return tenths.cat.rename_categories(names).astype("object").where(column.notna(), "missing")
+
+
+def _counts(column: pd.Series, labels: NDArray[np.int64]) -> list[tuple[str, NDArray[np.int64]]]:
+    names = slice_names(column).to_numpy()
+    return [(str(name), np.bincount(labels[names == name], minlength=2)) for name in sorted(set(names))]
+
+
+def _finding(column: str, rows: list[dict[str, Any]], num_images: int, fail_fraction: float) -> Finding:
+    share = sum(row["purity_num_total"] for row in rows) / num_images
+    found = "; ".join(
+        f"{row['purity_num_correct']:.0f} of {row['purity_num_total']:.0f} images with {column} "
+        f"{row['value']} are {row['class']}"
+        for row in rows
+    )
+    return Finding(
+        "fail" if share >= fail_fraction else "warn",
+        "slice",
+        f"{found}: for {share:.1%} of all images this alone gives the label away.",
+        {"property": column, "slices": rows},
+        share,
+    )
