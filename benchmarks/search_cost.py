@@ -27,6 +27,7 @@ from fakeface_lab.backend import set_up_process
 from fakeface_lab.detector.fit import Training, training_batches
 from fakeface_lab.settings import Hyperparameters
 from fakeface_lab.training.checkpoint import Snapshot, save_checkpoint
+from fakeface_lab.training.objective import Objective
 from fakeface_lab.training.recorder import EpochRecord, TrainingRecorder
 
 __all__: list[str] = []
@@ -80,8 +81,10 @@ def measure_plain(data: Path, epochs: int, folder: Path) -> SearchCost:
 class _EveryOtherEpoch(TrainingRecorder):
     """Writes no checkpoint after odd epochs: the epochs that follow have nothing written beside them."""
 
-    def _write(self, previous: int, *, has_weights: bool, has_checkpoint: bool) -> None:
-        super()._write(previous, has_weights=has_weights, has_checkpoint=self.records[-1].epoch % 2 == 0)
+    def _write(self, previous: int) -> None:
+        self._writer.settle(wait=True)
+        self._has_checkpoints = self.records[-1].epoch % 2 == 0
+        super()._write(previous)
 
 
 class _Silent:
@@ -99,7 +102,7 @@ def measure_checkpoints(folder: Path, num_pairs: int) -> dict[str, float]:
     num_epochs = 2 * num_pairs + 2
     model = Training(Hyperparameters(), 300, seed=0, epochs=num_epochs).build()
     batches = training_batches(pixels, labels, np.arange(1031), batch_size=32, seed=0, epochs=num_epochs)
-    recorder = _EveryOtherEpoch(folder, _Silent())
+    recorder = _EveryOtherEpoch(folder, _Silent(), Objective("loss"))
     model.fit(batches, epochs=num_epochs, steps_per_epoch=33, callbacks=[recorder], shuffle=False, verbose=0)
     epochs: list[dict[str, Any]] = [record.metrics for record in recorder.records[2:]]
     snapshot, taken_secs, written_secs = Snapshot(), [], []

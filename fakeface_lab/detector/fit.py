@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from fakeface_lab.detector.model import augment_batch, build_model, fixed_hyperp
 from fakeface_lab.evaluation.stress.objective import OBJECTIVES as STRESS_OBJECTIVES
 from fakeface_lab.files import file_view
 from fakeface_lab.settings import Hyperparameters
+from fakeface_lab.training.objective import Objective
 from fakeface_lab.training.outcome import epoch_order
 from fakeface_lab.training.recorder import Listener, TrainingRecorder
 
@@ -135,11 +136,11 @@ class Training:
     objective: str = "val_loss"
     direction: Literal["min", "max"] = "min"
 
-    def judge(self) -> dict[str, Any]:
-        """Return by what an epoch is judged, as `TrainingRecorder` takes it."""
+    def judge(self) -> Objective:
+        """Return what judges an epoch."""
         if self.objective in STRESS_OBJECTIVES:  # measured once, on the kept weights
-            return {"objective": "val_loss", "direction": "min"}
-        return {"objective": self.objective, "direction": self.direction}
+            return Objective("val_loss")
+        return Objective(self.objective, self.direction)
 
     @property
     def picks_epoch(self) -> bool:
@@ -180,7 +181,7 @@ def train(
     score = None
     if validation_rows is not None and training.picks_epoch:
         score = partial(_positive_scores, pixels=pixels, rows=validation_rows)
-    recorder = TrainingRecorder(folder, listener, keep=training.keep, score=score, **training.judge())
+    recorder = TrainingRecorder(folder, listener, training.judge(), keep=training.keep, score=score)
     done = recorder.restore(model)
     if done < training.epochs:
         batches = training_batches(
@@ -200,7 +201,7 @@ def train(
             shuffle=False,
             verbose=0,
         )
-    recorder.restore_kept(model)
+    recorder.load_kept_weights(model)
     return recorder
 
 

@@ -19,7 +19,6 @@ from keras_tuner.src.engine import tuner_utils
 
 from fakeface_lab.backend import keras, keras_tuner
 from fakeface_lab.errors import ModelError
-from fakeface_lab.search.epoch_keeper import EpochKeeper
 from fakeface_lab.search.run.engine import Assignment
 from fakeface_lab.tracking.models import INPUT_PREFIX, log_model, package_model
 from fakeface_lab.tracking.provenance import host_facts, package_versions
@@ -35,7 +34,7 @@ from fakeface_lab.training.outcome import (
     read_whole_outcome,
     write_outcome,
 )
-from fakeface_lab.training.recorder import Listener
+from fakeface_lab.training.recorder import Listener, TrainingRecorder
 
 __all__ = ["HypermodelWork"]
 
@@ -74,10 +73,10 @@ class HypermodelWork:
         model = self.recipe.build(hp, assignment.seed)
         self.recipe.require_declared(hp)
         self._require_size(model)
-        keeper = self._train(model, hp, assignment, folder, listener)
+        recorder = self._train(model, hp, assignment, folder, listener)
         self.recipe.require_declared(hp)
-        keeper.give_kept(model)
-        return self._write_outcome(model, keeper, assignment, folder)
+        recorder.load_kept_weights(model)
+        return self._write_outcome(model, recorder, assignment, folder)
 
     def params(self, assignment: Assignment) -> dict[str, object]:
         """Return the parameters of a run: every hyperparameter of the space, those that are not active as `-`."""
@@ -126,43 +125,45 @@ class HypermodelWork:
     def _train(
         self, model: keras.Model, hp: keras_tuner.HyperParameters, assignment: Assignment, folder: Path,
         listener: Listener,
-    ) -> EpochKeeper:  # fmt: skip
-        kwargs, order = dict(self.fit.kwargs), None
+    ) -> TrainingRecorder:  # fmt: skip
+        kwargs, ordering = dict(self.fit.kwargs), []
         if self.fit.train is not None:
             order = EpochOrder(self.fit.train, self.fit.batch_size, assignment.seed, shuffle=self.fit.shuffle)
             kwargs |= {"x": order, "shuffle": False}
+            ordering = [keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: order.begin(epoch))]
             if not model.built:  # weights before a checkpoint can be put into them
                 model(self.fit.example())
         own_fit = has_own_fit(self.recipe.hypermodel)
-        keeper = EpochKeeper(
-            folder, listener, self.objective, order.begin if order else lambda epoch: None,
-            can_resume=self.fit.can_resume,
+        recorder = TrainingRecorder(
+            folder, listener, self.objective, keep="best", has_checkpoints=self.fit.can_resume,
             needs_objective=(lambda epoch: False) if own_fit else self.fit.is_validated,
         )  # fmt: skip
-        done = keeper.restore(model) if self.fit.can_resume else 0
+        done = recorder.restore(model)
         if done:
             kwargs["initial_epoch"] = done
             # What is left of an inherited longer budget is nothing.
             if done >= assignment.epochs:
-                return keeper
+                return recorder
         if self.passes_epochs:
             kwargs["epochs"] = assignment.epochs
         if not own_fit:
             kwargs["verbose"] = 0
-        kwargs["callbacks"] = [*copy.deepcopy(list(self.fit.callbacks)), keeper]
+        kwargs["callbacks"] = [*copy.deepcopy(list(self.fit.callbacks)), *ordering, recorder]
         returned = self.recipe.hypermodel.fit(hp, model, *self.fit.args, **kwargs)
-        if not keeper.records or self.objective.name not in keeper.records[keeper.kept_epoch - 1].metrics:
-            keeper.set_model(model)
+        if not recorder.has_objective:
+            recorder.set_model(model)
             tuner_utils.validate_trial_results(returned, self.objective, "HyperModel.fit()")
-            keeper.add(tuner_utils.convert_to_metrics_dict(returned, self.objective))
-        return keeper
+            recorder.add(tuner_utils.convert_to_metrics_dict(returned, self.objective))
+        return recorder
 
     def _require_size(self, model: keras.Model) -> None:
         size = model.count_params() if model.built else 0
         if self.max_model_size and size > self.max_model_size:
             raise ModelError(f"oversized model: {size:,} parameters, max_model_size is {self.max_model_size:,}")
 
-    def _write_outcome(self, model: keras.Model, keeper: EpochKeeper, assignment: Assignment, folder: Path) -> Outcome:
+    def _write_outcome(
+        self, model: keras.Model, recorder: TrainingRecorder, assignment: Assignment, folder: Path
+    ) -> Outcome:
         artifacts = folder / ARTIFACTS
         shutil.rmtree(artifacts, ignore_errors=True)
         artifacts.mkdir()
@@ -170,22 +171,22 @@ class HypermodelWork:
         lines: list[str] = []
         model.summary(print_fn=lambda line: lines.append(line), line_length=90)
         (artifacts / "layers.txt").write_text("\n".join(lines) + "\n")
-        records = keeper.records
+        records = recorder.records
         names = dict.fromkeys(name for record in records for name in record.metrics)
         # Not each epoch need be validated.
         history = {name: [record.metrics.get(name, math.nan) for record in records] for name in names}
-        for name, figure in curve_figures(history, keeper.kept_epoch).items():
+        for name, figure in curve_figures(history, recorder.kept_epoch).items():
             figure.savefig(artifacts / f"curve_{name}.png", dpi=100)
         metadata = {"objective": self.objective.name, "seed": assignment.seed, "data_digest": self.dataset[1]}
         package_model(model, folder / MODEL, _named(self.fit.example()), metadata)
         metrics = {
-            "kept_epoch": float(keeper.kept_epoch),
+            "kept_epoch": float(recorder.kept_epoch),
             "num_epochs": float(len(records)),
             "num_params": float(model.count_params()),
             "train_secs": sum(record.metrics.get("epoch_secs", 0.0) for record in records),
             "peak_rss_bytes": float(peak_rss_bytes()),
         }
-        outcome = Outcome(list(records), keeper.kept_epoch, metrics)
+        outcome = Outcome(list(records), recorder.kept_epoch, metrics)
         write_outcome(outcome, folder)
         return outcome
 

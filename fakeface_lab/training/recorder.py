@@ -1,9 +1,10 @@
 """What happens at the end of each epoch: checkpoint, report, best weights, divergence guard. No MLflow in here."""
 
 import base64
+import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Protocol
@@ -12,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fakeface_lab.backend import keras, tf
-from fakeface_lab.errors import TrainingDivergedError
+from fakeface_lab.errors import SearchError, TrainingDivergedError
+from fakeface_lab.files import replace_text
 from fakeface_lab.training.checkpoint import (
     BackgroundWriter,
     Snapshot,
@@ -22,8 +24,11 @@ from fakeface_lab.training.checkpoint import (
     save_checkpoint,
     save_weights,
 )
+from fakeface_lab.training.objective import Objective
 
 __all__ = ["EpochRecord", "Listener", "TrainingRecorder"]
+
+_MEASURED = ("epoch_secs",)  # differs between two equal trainings
 
 
 @dataclass(frozen=True)
@@ -33,16 +38,21 @@ class EpochRecord:
     Attributes:
         epoch: counted from 1.
         ended_at_ms: Unix time in ms; kept in the checkpoint, so that logging the epoch again changes nothing.
-        metrics: `loss`, `accuracy`, `val_*` where there is validation data, `learning_rate`, `epoch_secs`.
+        metrics: `loss`, `accuracy`, `val_*` if there is validation data, `learning_rate`, `epoch_secs`.
     """
 
     epoch: int
     ended_at_ms: int
     metrics: dict[str, float]
 
+    def equals(self, other: "EpochRecord") -> bool:
+        """Return whether both measured the same, apart from times."""
+        mine, others = ({k: v for k, v in one.metrics.items() if k not in _MEASURED} for one in (self, other))
+        return mine == others
+
 
 class Listener(Protocol):
-    """Who wants to know how a training goes."""
+    """Whoever follows a training."""
 
     def step_ended(self, epoch: int, step: int, num_steps: int) -> None:
         """Report progress; called after each training step, counts from 1."""
@@ -66,30 +76,43 @@ class _Progress:
 
 
 class TrainingRecorder(keras.callbacks.Callback):
-    """Keras callback that checkpoints each epoch, reports it, keeps the best weights and stops on divergence."""
+    """Keras callback that checkpoints and reports each epoch, keeps the best weights and stops on divergence.
+
+    It works with any training loop that calls its callbacks, and follows any metric that an epoch has.
+
+    Without checkpoints an interrupted training starts again at its first epoch. Epochs that an earlier attempt has
+    reported are then not reported again: they are no progress, and the run already has their points.
+
+    Args:
+        folder: of the run; checkpoints and weights go here.
+        listener: is told about each step and epoch.
+        objective: judges an epoch, here or KerasTuner's.
+        keep: whose weights count in the end: the last epoch's, or those of the best epoch.
+        has_checkpoints: whether a training can resume from an epoch.
+        needs_objective: whether an epoch, counted from 1, must have measured the objective.
+        score: called with the model after each epoch; its results are kept as `epoch_scores`.
+    """
 
     def __init__(
         self,
         folder: Path,
         listener: Listener,
+        objective: Objective,
         *,
         keep: Literal["last", "best"] = "last",
-        objective: str = "val_loss",
-        direction: Literal["min", "max"] = "min",
+        has_checkpoints: bool = True,
+        needs_objective: Callable[[int], bool] = lambda epoch: False,
         score: Callable[[keras.Model], npt.NDArray[np.float32]] | None = None,
     ) -> None:
         super().__init__()
-        self._score = score
-        self._folder = folder
-        self._listener = listener
-        self._keep = keep
-        self._objective = objective
-        self._sign = 1.0 if direction == "min" else -1.0
+        self.params: dict[str, Any] = {}
+        self._folder, self._listener, self._objective, self._keep = folder, listener, objective, keep
+        self._has_checkpoints, self._needs_objective, self._score = has_checkpoints, needs_objective, score
+        self._reported = {} if has_checkpoints else _read_journal(self._journal)
         self._progress = _Progress()
         self._snapshot = Snapshot()
         self._writer = BackgroundWriter()
-        self._epoch = 0
-        self._started = 0.0
+        self._started = time.perf_counter()
 
     @property
     def records(self) -> list[EpochRecord]:
@@ -102,99 +125,166 @@ class TrainingRecorder(keras.callbacks.Callback):
         return self._progress.kept_epoch
 
     @property
+    def has_objective(self) -> bool:
+        """Whether the kept epoch has measured the objective."""
+        return bool(self.records) and self._value(self.records[self.kept_epoch - 1]) is not None
+
+    @property
     def epoch_scores(self) -> npt.NDArray[np.float32] | None:
-        """What `score` returned after each epoch, float32 (num_epochs, ...); None unless it was asked after each."""
+        """What `score` returned after each epoch, float32 (num_epochs, ...); None unless it was called after each."""
         scores = self._progress.scores
         if not scores or len(scores) != len(self.records):
             return None
         return np.stack([np.frombuffer(base64.b64decode(text), dtype="<f4") for text in scores])
 
     def restore(self, model: keras.Model) -> int:
-        """Bring `model` to its last checkpoint and return how many epochs are done: 0 where a file is damaged."""
-        path = self._folder / "epoch.ckpt"
-        state = read_state(path)
+        """Bring `model` to its last checkpoint and return how many epochs are done: 0 if a file is damaged."""
+        state = read_state(self._checkpoint) if self._has_checkpoints else None
         if state is None:
             return 0
         progress = _Progress.from_state(state)
         if self._keep == "best" and read_state(self._kept_path(progress.kept_epoch)) is None:
             return 0
-        load_checkpoint(path, model)
+        load_checkpoint(self._checkpoint, model)
         self._progress = progress
         return len(self.records)
 
-    def restore_kept(self, model: keras.Model) -> None:
-        """Give `model` the weights of the kept epoch."""
-        if self.records and self.kept_epoch != self.records[-1].epoch:
+    def load_kept_weights(self, model: keras.Model) -> None:
+        """Give `model` the kept weights, whatever a callback did to them after the last epoch."""
+        self._writer.settle(wait=True)  # a user's own training loop may never report its end
+        if self._keep == "best" and self.records:
             load_weights(self._kept_path(self.kept_epoch), model)
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Start the epoch's clock."""
-        self._epoch = epoch + 1
+    def set_model(self, model: keras.Model) -> None:
+        """Start the clock: a user's own training loop may never report that an epoch begins."""
+        super().set_model(model)
         self._started = time.perf_counter()
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Report the step, and stop where the loss is no number any more."""
-        num_steps = self.params.get("steps") or 0
-        self._writer.settle(wait=False)
-        self._require_finite(logs or {}, f"epoch {self._epoch}, step {batch + 1} of {num_steps}")
-        self._listener.step_ended(self._epoch, batch + 1, num_steps)
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Start the epoch's clock."""
+        self._started = time.perf_counter()
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Write the checkpoint beside the next epoch and report after it: what was reported can be continued from."""
-        metrics = {name: float(value) for name, value in (logs or {}).items()}
-        self._require_finite(metrics, f"epoch {epoch + 1}, validation")
-        # ReLU turns NaN into 0: weights may be lost while the loss still looks like a number. A sum tells in a tenth
-        # of the time: one NaN or infinity makes it NaN or infinite.
-        if not all(math.isfinite(float(tf.reduce_sum(weight.value))) for weight in self.model.trainable_variables):
-            self._diverge("a weight became NaN or infinite", f"epoch {epoch + 1}, by its last step")
-        metrics["learning_rate"] = float(np.asarray(self.model.optimizer.learning_rate))
-        if self._score is not None:
-            scores = self._score(self.model).astype("<f4")
-            self._progress.scores.append(base64.b64encode(scores.tobytes()).decode())
-        metrics["epoch_secs"] = time.perf_counter() - self._started
-        record = EpochRecord(epoch + 1, time.time_ns() // 1_000_000, metrics)
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Report the step, and stop if the loss is not a finite number."""
+        num_steps, epoch = self.params.get("steps") or 0, len(self.records) + 1
+        self._writer.settle(wait=False)
+        self._require_finite(logs or {}, f"epoch {epoch}, step {batch + 1} of {num_steps}")
+        self._listener.step_ended(epoch, batch + 1, num_steps)
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Write the checkpoint while the next epoch runs, and report after it: a reported epoch can be resumed from."""
+        record = self._measure({name: float(value) for name, value in (logs or {}).items() if np.ndim(value) == 0})
         previous = self.kept_epoch
         if self._is_kept(record):
             self._progress.kept_epoch = record.epoch
         self._progress.records.append(record)
-        self._write(previous, has_weights=self._keep == "best" and previous != self.kept_epoch, has_checkpoint=True)
+        self._write(previous)
+        self._started = time.perf_counter()
 
-    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
+    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Wait for the last epoch's checkpoint."""
         self._writer.settle(wait=True)
 
-    def _write(self, previous: int, *, has_weights: bool, has_checkpoint: bool) -> None:
-        """Start to write the last epoch: its weights where they are the best so far, its checkpoint.
+    def add(self, metrics: Mapping[str, float]) -> None:
+        """Add figures that a user's `fit` returned: they describe the weights as they are at its end."""
+        self._writer.settle(wait=True)
+        plain = {name: float(value) for name, value in metrics.items()}
+        if self.records:
+            last = self.records.pop()
+            record = EpochRecord(last.epoch, last.ended_at_ms, {**last.metrics, **plain})
+        else:
+            record = self._as_reported(EpochRecord(1, time.time_ns() // 1_000_000, plain))
+        save_weights(self._kept_path(record.epoch), Snapshot().take(self.model))
+        self._progress.records.append(record)
+        self._progress.kept_epoch = record.epoch
+        self._report(record)
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self._folder / "epoch.ckpt"
+
+    @property
+    def _journal(self) -> Path:
+        return self._folder / "reported.json"
+
+    def _kept_path(self, epoch: int) -> Path:
+        return self._folder / f"kept-{epoch}.weights"
+
+    def _measure(self, metrics: dict[str, float]) -> EpochRecord:
+        """Return the record of the epoch that has just ended.
+
+        Raises:
+            SearchError: it lacks the objective.
+            TrainingDivergedError: the loss or a weight is not a finite number.
+        """
+        epoch = len(self.records) + 1
+        self._require_finite(metrics, f"epoch {epoch}, validation")
+        # ReLU turns NaN into 0, so weights may be lost while the loss still looks like a number.
+        if not all(_is_finite(weight.value) for weight in self.model.trainable_variables):
+            self._diverge("a weight became NaN or infinite", f"epoch {epoch}, by its last step")
+        if self._objective.has_value(metrics):
+            metrics[self._objective.name] = float(self._objective.get_value(metrics))
+        elif self._needs_objective(epoch):
+            raise SearchError(
+                f"objective {self._objective.name}: an epoch has {', '.join(metrics)}; choose one of them, or give "
+                f"validation_data for those that begin with val_"
+            )
+        optimizer = getattr(self.model, "optimizer", None)
+        if optimizer is not None:
+            metrics["learning_rate"] = float(np.asarray(optimizer.learning_rate))
+        if self._score is not None:
+            scores = self._score(self.model).astype("<f4")
+            self._progress.scores.append(base64.b64encode(scores.tobytes()).decode())
+        metrics["epoch_secs"] = time.perf_counter() - self._started
+        return self._as_reported(EpochRecord(epoch, time.time_ns() // 1_000_000, metrics))
+
+    def _as_reported(self, record: EpochRecord) -> EpochRecord:
+        """Return an earlier attempt's record of the same figures, so that the run gets no second point."""
+        earlier = self._reported.get(record.epoch)
+        return earlier if earlier is not None and earlier.equals(record) else record
+
+    def _value(self, record: EpochRecord) -> float | None:
+        return record.metrics.get(self._objective.name)
+
+    def _is_kept(self, record: EpochRecord) -> bool:
+        best, value = self._value(self.records[self.kept_epoch - 1]) if self.records else None, self._value(record)
+        # Without a figure to judge by, as before the first validation, the last weights count.
+        if self._keep == "last" or best is None:
+            return True
+        return value is not None and bool(self._objective.better_than(value, best))
+
+    def _write(self, previous: int) -> None:
+        """Start to write the last epoch: its weights if they are the best so far, and its checkpoint.
 
         The weights of the `previous` best epoch go when no checkpoint needs them any more.
         """
         self._writer.settle(wait=True)
         record, kept_epoch, state = self.records[-1], self.kept_epoch, asdict(self._progress)
-        snapshot = self._snapshot.take(self.model) if has_weights or has_checkpoint else self._snapshot
+        has_weights = self._keep == "best" and kept_epoch == record.epoch
+        if has_weights or self._has_checkpoints:
+            self._snapshot.take(self.model)
 
         def write() -> None:
             if has_weights:
-                save_weights(self._kept_path(kept_epoch), snapshot)
-            if has_checkpoint:
-                save_checkpoint(self._folder / "epoch.ckpt", snapshot, state)
+                save_weights(self._kept_path(kept_epoch), self._snapshot)
+            if self._has_checkpoints:
+                save_checkpoint(self._checkpoint, self._snapshot, state)
             if previous != kept_epoch:
                 self._kept_path(previous).unlink(missing_ok=True)
 
         self._writer.submit(write, lambda: self._report(record))
 
     def _report(self, record: EpochRecord) -> None:
-        self._listener.epoch_ended(record)
+        if self._has_checkpoints:
+            self._listener.epoch_ended(record)
+            return
+        is_new = record.epoch not in self._reported
+        self._reported[record.epoch] = record
+        replace_text(self._journal, json.dumps([asdict(one) for one in self._reported.values()]))
+        if is_new:
+            self._listener.epoch_ended(record)
 
-    def _is_kept(self, record: EpochRecord) -> bool:
-        if self._keep == "last" or not self.records:
-            return True
-        best = self.records[self.kept_epoch - 1].metrics[self._objective]
-        return self._sign * record.metrics[self._objective] < self._sign * best
-
-    def _kept_path(self, epoch: int) -> Path:
-        return self._folder / f"kept-{epoch}.weights"
-
-    def _require_finite(self, logs: dict[str, float], where: str) -> None:
+    def _require_finite(self, logs: Mapping[str, Any], where: str) -> None:
         for name in ("loss", "val_loss"):
             value = float(logs.get(name, 0.0))
             if not math.isfinite(value):
@@ -203,3 +293,18 @@ class TrainingRecorder(keras.callbacks.Callback):
     def _diverge(self, what: str, where: str) -> NoReturn:
         self._writer.settle(wait=True)
         raise TrainingDivergedError(f"training diverged: {what} in {where}; lower the learning rate or change the seed")
+
+
+def _is_finite(weight: Any) -> bool:
+    """Return whether a sum is: one NaN or infinity spoils it, in a tenth of the time of looking at each number."""
+    total = tf.reduce_sum(tf.cast(weight, tf.float32) if weight.dtype == tf.float16 else weight)
+    return math.isfinite(float(total))
+
+
+def _read_journal(path: Path) -> dict[int, EpochRecord]:
+    """Return the reported epochs by number; a damaged file counts as absent: its epochs are reported again."""
+    try:
+        records = [EpochRecord(**record) for record in json.loads(path.read_text())]
+    except (OSError, ValueError, TypeError):
+        return {}
+    return {record.epoch: record for record in records}

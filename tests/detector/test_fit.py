@@ -16,6 +16,7 @@ from fakeface_lab.backend import keras, tf
 from fakeface_lab.detector.fit import Training, predict, train
 from fakeface_lab.errors import ModelError, TrainingDivergedError
 from fakeface_lab.settings import Hyperparameters
+from fakeface_lab.training.objective import Objective
 from fakeface_lab.training.outcome import epoch_order
 from fakeface_lab.training.recorder import EpochRecord, TrainingRecorder
 
@@ -275,11 +276,11 @@ def test_scores_after_each_epoch_are_those_of_its_weights(
 def test_a_checkpoint_of_an_earlier_version_has_no_scores(after_two_epochs: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(after_two_epochs, tmp_path / "cut")
     model = RESUMABLE["best"].build()
-    recorder = TrainingRecorder(folder, Heard(), keep="best")
+    recorder = TrainingRecorder(folder, Heard(), Objective("val_loss"), keep="best")
     assert recorder.restore(model) == 2
     recorder._progress.scores.clear()
     recorder.set_model(model)
-    recorder._write(recorder.kept_epoch, has_weights=False, has_checkpoint=True)
+    recorder._write(recorder.kept_epoch)
     recorder.on_train_end()
     _, resumed = run(RESUMABLE["best"], folder)
     assert (len(resumed.records), resumed.epoch_scores) == (3, None)
@@ -298,7 +299,7 @@ def test_a_torn_file_starts_the_training_over(torn: str, how: str, after_two_epo
         path.write_bytes(content if how == "flipped" else content[: len(content) // 2])
     model = RESUMABLE["best"].build()
     untrained = state_bytes(model)
-    recorder = TrainingRecorder(folder, Heard(), keep="best")
+    recorder = TrainingRecorder(folder, Heard(), Objective("val_loss"), keep="best")
     assert recorder.restore(model) == 0
     assert recorder.records == []
     assert state_bytes(model)[: len(untrained)] == untrained, "the model is as it was built"
