@@ -50,7 +50,7 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
     from fakeface_lab.terminal import console, print_places, say
     from fakeface_lab.tracking.lookup import find_audit
     from fakeface_lab.tracking.models import model_of_run
-    from fakeface_lab.tracking.runs import sweep_dead_runs
+    from fakeface_lab.tracking.owner import sweep_dead_runs
     from fakeface_lab.tracking.seal import describe_openings, record_opening, seal_key
     from fakeface_lab.tracking.store import open_store
     from fakeface_lab.tracking.writer import PatientWriter

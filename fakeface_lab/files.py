@@ -1,14 +1,20 @@
-"""Files: replaced as a whole, whenever the process is killed or the power fails, and arrays that live in one."""
+"""Files: replaced as a whole, whenever the process is killed or the power fails; arrays that live in files."""
 
+import io
 import os
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["FileView", "file_view", "replace_text", "sync"]
+__all__ = ["FileView", "file_view", "pickle_mapped", "replace_text", "sync", "unpickle_mapped"]
+
+# Arrays above this size are pickled as files of their own, which every reader maps instead of copying.
+_MAPPED_BYTES = 1 << 16
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -57,3 +63,46 @@ def file_view(array: npt.NDArray[Any]) -> FileView | None:
     # A slice keeps the offset of what it was cut from; only the address tells where it begins.
     shift_bytes = array.__array_interface__["data"][0] - mapped.__array_interface__["data"][0]
     return FileView(str(array.filename), array.dtype.str, mapped.offset + shift_bytes, array.shape)
+
+
+def pickle_mapped(content: object, folder: Path, name: str) -> Path:
+    """Write an object for other processes of this program: functions by cloudpickle, large arrays as mapped files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    with path.open("wb") as file:
+        _Pickler(file, folder).dump(content)
+    return path
+
+
+def unpickle_mapped(path: Path) -> Any:
+    """Return what `pickle_mapped` wrote; a pickle runs code, so only a file of this program's own may be read."""
+    with path.open("rb") as file:
+        return _Unpickler(file).load()
+
+
+class _Pickler(cloudpickle.Pickler):
+    def __init__(self, file: io.BufferedWriter, folder: Path) -> None:
+        super().__init__(file)
+        self._folder = folder
+        self._num_files = 0
+        # The same array is written once: pickle asks again for each mention of it.
+        self._paths: dict[int, tuple[str, npt.NDArray[Any]]] = {}
+
+    def persistent_id(self, obj: object) -> tuple[str, str | FileView] | None:
+        if not isinstance(obj, np.ndarray) or obj.nbytes < _MAPPED_BYTES or obj.dtype.hasobject:
+            return None
+        view = file_view(obj)
+        if view is not None:
+            return ("view", view)
+        if id(obj) not in self._paths:
+            path = self._folder / f"array-{self._num_files}.npy"
+            self._num_files += 1
+            np.save(path, obj)
+            self._paths[id(obj)] = (str(path), obj)
+        return ("npy", self._paths[id(obj)][0])
+
+
+class _Unpickler(pickle.Unpickler):
+    def persistent_load(self, pid: tuple[str, Any]) -> Any:
+        kind, place = pid
+        return place.open() if kind == "view" else np.load(place, mmap_mode="r")

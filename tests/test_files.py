@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fakeface_lab.files import file_view
-from fakeface_lab.search.run.engine import load_work, save_work
+from fakeface_lab.files import file_view, pickle_mapped, unpickle_mapped
 
 
 @pytest.fixture
@@ -35,7 +34,7 @@ def test_workers_map_the_same_file_and_get_one_for_what_was_in_memory(
 ) -> None:
     in_memory = np.random.default_rng(0).normal(size=20_000)
     work: Any = {"piece": mapped[5:20], "in memory": in_memory, "again": in_memory}
-    sent: Any = load_work(save_work(work, tmp_path / "search"))
+    sent: Any = unpickle_mapped(pickle_mapped(work, tmp_path / "search", "work.pkl"))
     np.testing.assert_array_equal(sent["piece"], mapped[5:20])
     assert Path(sent["piece"].filename) == tmp_path / "array.npy", "mapped where it is, not copied"
     np.testing.assert_array_equal(sent["again"], in_memory)

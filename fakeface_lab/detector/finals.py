@@ -6,30 +6,27 @@ and started again it goes on: a finished final run is taken as it is, and an ope
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from fakeface_lab.detector.judging import judge_finals, judge_runs
 from fakeface_lab.errors import SearchError
 from fakeface_lab.evaluation.comparison import Judgement
-from fakeface_lab.search.ledger.heartbeat import Heartbeat
-from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
-from fakeface_lab.search.run.engine import Assignment, Engine, Event, Work
+from fakeface_lab.search.ledger.ledger import Ledger, LedgerRun, LedgerTrial
+from fakeface_lab.search.run.driver import Driver
+from fakeface_lab.search.run.engine import Assignment, EngineMaker, Event, Work
 from fakeface_lab.tracking.models import model_of_run
-from fakeface_lab.tracking.runs import TrackedRun
+from fakeface_lab.tracking.owner import remove_folder
+from fakeface_lab.tracking.runs import Run, StoredRun, TrackedRun
 from fakeface_lab.tracking.seal import record_opening
 from fakeface_lab.tracking.store import Store
-from fakeface_lab.training.outcome import read_outcome
+from fakeface_lab.training.outcome import Outcome
 
 __all__ = ["Finals", "Registration", "explain", "register", "run_finals", "verdict"]
-
-_MAX_DEATHS = 3
-_POLL_SECS = 1.0
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class Finals:
 def run_finals(
     ledger: Ledger,
     work: Work,
-    make_engine: Callable[[Callable[[Event], None]], Engine],
+    make_engine: EngineMaker,
     best: LedgerTrial,
     documented: LedgerTrial,
     seeds: range,
@@ -81,88 +78,89 @@ def run_finals(
         for side, trial in sides.items()
     }
     record_opening(ledger.parent, test_set, f"trial {best.record.sequence}, seeds {seeds.start} to {seeds.stop - 1}")
-    runs = _Retraining(ledger, work, make_engine, show).run(assignments)
+    retraining = _Retraining(ledger, work, make_engine, assignments, show)
+    retraining.run()
+    runs = retraining.runs()
     of_side = {side: tuple(runs[f"{side}-{seed}"] for seed in seeds) for side in sides}
     return Finals(of_side.get("best") or of_side["documented"], of_side.get("documented", ()))
 
 
-class _Retraining:
-    """Runs final assignments through an engine; each is a child run found again by its tag."""
+class _Retraining(Driver[LedgerRun]):
+    """Drives the final trainings; each is a child run that is found again by its tag."""
 
     def __init__(
-        self,
-        ledger: Ledger,
-        work: Work,
-        make_engine: Callable[[Callable[[Event], None]], Engine],
+        self, ledger: Ledger, work: Work, make_engine: EngineMaker, assignments: Mapping[str, Assignment],
         show: Callable[[str], None],
-    ) -> None:
-        self._ledger, self._parent, self._work, self._show = ledger, ledger.parent, work, show
-        self._engine = make_engine(self._handle)
-        self._running: dict[str, tuple[Assignment, TrackedRun]] = {}
-        self._num_deaths: dict[str, int] = {}
+    ) -> None:  # fmt: skip
+        super().__init__(ledger, work, make_engine, _Shown(show))
+        self._runs = self._find_or_make(assignments)
+        waiting = {place: run for place, run in self._runs.items() if run.info.status != "FINISHED"}
+        self._waiting = deque((LedgerRun.of(run), assignments[place]) for place, run in waiting.items())
 
-    def run(self, assignments: Mapping[str, Assignment]) -> dict[str, Run]:
-        runs = self._find_or_make(assignments)
-        waiting = [place for place in assignments if runs[place].info.status != "FINISHED"]
-        with self._ledger.stopping(), Heartbeat(self._parent):
-            try:
-                while waiting or self._running:
-                    while waiting and self._engine.num_free():
-                        place = waiting.pop(0)
-                        self._start(assignments[place], runs[place])
-                    self._engine.wait(_POLL_SECS)
-            finally:
-                self._engine.stop()
-                for _, run in self._running.values():
-                    run.lock.release()
-        client, writer = self._parent.store.client, self._parent.writer
-        return {place: writer.call(partial(client.get_run, run.info.run_id)) for place, run in runs.items()}
+    def runs(self) -> dict[str, Run]:
+        """Return the runs by their place, as they are now."""
+        parent = self.ledger.parent
+        return {place: StoredRun(parent.store, parent.writer, run).read() for place, run in self._runs.items()}
+
+    def next(self) -> tuple[LedgerRun, Assignment] | None:
+        """Return the next final that is not finished."""
+        if not self._waiting:
+            return None
+        child, assignment = self._waiting.popleft()
+        if child.run.info.status == "FAILED":  # and now it is tried again
+            child = self.ledger.set_tags(child, {"num_starts": "0", "num_deaths": "0"})
+        return child, assignment
+
+    def commit(self, child: LedgerRun, outcome: Outcome) -> LedgerRun:
+        """Do nothing: a final has no score, and it counts when it is closed."""
+        return child
+
+    def fail(self, child: LedgerRun, reason: str) -> None:
+        """End the run as failed, and the search with it."""
+        parent = self.ledger.parent
+        self.uploads.wait_for(child)
+        stored = StoredRun(parent.store, parent.writer, child.run)
+        stored.set_tags({"status_reason": reason})
+        stored.set_status("FAILED")
+        raise SearchError(f"{child.name} failed: {reason}; the trials are kept, start again to retry")
+
+    def clean_up(self, closed: Sequence[LedgerRun]) -> None:
+        """Delete the local files of closed finals."""
+        for child in closed:
+            remove_folder(self.ledger.parent.store.work_folder / child.run_id)
 
     def _find_or_make(self, assignments: Mapping[str, Assignment]) -> dict[str, Run]:
-        """Return the runs by their place, which their tag `final` says; those of earlier finals are no finals now."""
-        client, writer = self._parent.store.client, self._parent.writer
+        """Return the runs by their place, which their tag `final` says; those of earlier finals are finals no more."""
+        parent = self.ledger.parent
         keys = [assignment.key for assignment in assignments.values()]
-        for run in self._ledger.children("tags.role = 'final'"):
+        for run in self.ledger.children("tags.role = 'final'"):
             if run.data.tags["final_key"] not in keys:
-                writer.call(partial(client.set_tag, run.info.run_id, "role", "former-final"))
+                StoredRun(parent.store, parent.writer, run).set_tags({"role": "former-final"})
         runs = {}
         for place, assignment in assignments.items():
             tags = {"role": "final", "final": place, "final_key": assignment.key, "seed": str(assignment.seed)}
-            runs[place] = self._ledger.child("final_key", assignment.key.replace("-", " "), tags)
-            for key in ("role", "final"):
-                writer.call(partial(client.set_tag, runs[place].info.run_id, key, tags[key]))
+            run = self.ledger.child("final_key", assignment.key.replace("-", " "), tags)
+            StoredRun(parent.store, parent.writer, run).set_tags({"role": "final", "final": place})
+            runs[place] = run
         return runs
 
-    def _start(self, assignment: Assignment, found: Run) -> None:
-        run = TrackedRun.reopen(self._parent.store, self._parent.writer, found)
-        self._running[assignment.key] = (assignment, run)
-        self._work.begin(run, assignment)
-        self._show(f"{run.name}: {assignment.epochs} epochs on train + validation")
-        self._engine.start(assignment, run.folder)
 
-    def _handle(self, event: Event) -> None:
-        assignment, run = self._running[event.key]
-        match event.kind:
-            case "epoch":
-                assert event.record is not None
-                run.log_metrics(event.record.metrics, event.record.epoch, event.record.ended_at_ms)
-            case "done":
-                outcome = read_outcome(run.folder)
-                if outcome is None:
-                    self._handle(Event(event.key, "died", reason="the worker left no readable result"))
-                    return
-                self._work.finish(run, assignment, outcome, keep_model=True)
-                del self._running[event.key]
-                run.end("FINISHED")
-                run.remove_files()
-            case "died" | "disturbed" if self._num_deaths.get(event.key, 0) + 1 < _MAX_DEATHS:
-                self._num_deaths[event.key] = self._num_deaths.get(event.key, 0) + 1
-                self._show(f"{run.name}: {event.reason}; trying again")
-                self._engine.start(assignment, run.folder)
-            case "died" | "disturbed" | "failed":
-                del self._running[event.key]
-                run.end("FAILED", event.reason)
-                raise SearchError(f"{run.name} failed: {event.reason}; the trials are kept, start again to retry")
+@dataclass(frozen=True)
+class _Shown:
+    """Shows which final begins, and which is tried again."""
+
+    show: Callable[[str], None]
+
+    def trial_started(self, trial: LedgerRun, epochs: int) -> None:
+        if trial.num_deaths == 0:
+            self.show(f"{trial.name}: {epochs} epochs on train + validation")
+
+    def trial_progressed(self, trial: LedgerRun, event: Event) -> None: ...
+
+    def trial_ended(self, trial: LedgerRun) -> None: ...
+
+    def died(self, trial: LedgerRun, reason: str) -> None:
+        self.show(f"{trial.name}: {reason}; trying again")
 
 
 def verdict(store: Store, finals: Finals) -> Judgement | None:

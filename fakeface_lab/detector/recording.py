@@ -25,8 +25,9 @@ from fakeface_lab.terminal import console, format_secs, say
 from fakeface_lab.tracking.lookup import FoundAudit, Run, find_audit
 from fakeface_lab.tracking.models import log_model
 from fakeface_lab.tracking.provenance import host_facts, package_versions
-from fakeface_lab.tracking.runs import TrackedRun, find_latest
+from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import Store
+from fakeface_lab.tracking.twins import find_latest
 from fakeface_lab.tracking.writer import PatientWriter
 from fakeface_lab.training.outcome import ARTIFACTS, MODEL, Outcome
 from fakeface_lab.training.recorder import EpochRecord, Listener

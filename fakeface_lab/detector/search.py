@@ -20,20 +20,20 @@ from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
 from fakeface_lab.search.ledger.resume import THREADS_TAG, choose_threads, find_search, open_search
 from fakeface_lab.search.report.leaderboard import leaderboard, trial_0_name, trials_table
 from fakeface_lab.search.report.report import publish_report
-from fakeface_lab.search.run.driver import Driver, Limits, is_better
 from fakeface_lab.search.run.engine import EngineMaker
 from fakeface_lab.search.run.local_engine import make_engine
 from fakeface_lab.search.run.progress import SearchProgress
+from fakeface_lab.search.run.trials import Limits, Trials
 from fakeface_lab.search.suggest.oracles import OracleSpec, build_oracle, num_trials_at_most
 from fakeface_lab.settings import TuneSettings
 from fakeface_lab.terminal import console, print_places, say, wide_console
 from fakeface_lab.tracking.lookup import children_of
-from fakeface_lab.tracking.runs import sweep_dead_runs
+from fakeface_lab.tracking.owner import sweep_dead_runs
 from fakeface_lab.tracking.seal import OPENED_TAG, describe_openings, record_opening
 from fakeface_lab.tracking.store import open_store
 from fakeface_lab.tracking.writer import PatientWriter
 
-__all__ = ["SearchResult", "best_trial", "search_detector", "show_plan"]
+__all__ = ["SearchResult", "search_detector", "show_plan"]
 
 DEFAULT_NUM_TRIALS = 12
 
@@ -154,11 +154,11 @@ def _search(
         record_opening(parent, work.test_set, "each epoch of its trials")
     with SearchProgress(ledger, settings.objective, direction, num_trials) as progress:
         limits = Limits(settings.epochs, settings.hours)
-        Driver(
+        Trials(
             ledger, template, work, engine, limits,
             seed=settings.seed, observer=progress, keep_models=settings.keep_models,
         ).run()  # fmt: skip
-    best = best_trial(ledger, direction)
+    best = ledger.best_first(direction)[0]
     assert best.record.score is not None  # the best trial is a finished one
     text = _conclude(settings, ledger, work, engine, best) if settings.final_seeds else ""
     _close(ledger, settings, best, direction, text)
@@ -251,16 +251,6 @@ def _selection(ledger: Ledger, settings: TuneSettings, direction: Literal["min",
             part="validation" if settings.split == "sealed" else "test",
         )
     )
-
-
-def best_trial(ledger: Ledger, direction: Literal["min", "max"]) -> LedgerTrial:
-    """Return the finished trial with the best score, the earliest of equal ones."""
-    finished = [trial for trial in ledger.trials if trial.record.score is not None]
-    best = finished[0]
-    for trial in finished[1:]:
-        if trial.record.score is not None and best.record.score is not None:
-            best = trial if is_better(trial.record.score, best.record.score, direction) else best
-    return best
 
 
 def _name(settings: TuneSettings) -> str:

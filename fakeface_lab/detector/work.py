@@ -284,11 +284,11 @@ class DetectorWork:
             self._training(assignment), self.images, self._split(assignment), self.num_threads
         )
 
-    def label(self, assignment: Assignment) -> str:
+    def label(self, values: Mapping[str, Any]) -> str:
         """Return the searched values, short enough for the legend of a chart."""
         short = {"filters_1": "f", "filters_2": "-", "dense_units": " d", "conv_dropout": " cd", "dense_dropout": " dd",
                  "learning_rate": " lr", "batch_size": " b", "augmentation": " aug", "precision": " "}  # fmt: skip
-        words = [f"{mark}{_short(assignment.values[name])}" for name, mark in short.items() if name in self.searched]
+        words = [f"{mark}{_short(values[name])}" for name, mark in short.items() if name in self.searched]
         return "".join(words).strip()
 
     def begin(self, run: TrackedRun, assignment: Assignment) -> None:

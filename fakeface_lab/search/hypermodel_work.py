@@ -86,9 +86,9 @@ class HypermodelWork:
         }
         return {"epochs": assignment.epochs, "seed": assignment.seed, "num_threads": self.num_threads, **values}
 
-    def label(self, assignment: Assignment) -> str:
+    def label(self, values: Mapping[str, Any]) -> str:
         """Return the values in few words."""
-        words = [f"{name} {_short(value)}" for name, value in assignment.values.items()]
+        words = [f"{name} {_short(value)}" for name, value in values.items()]
         return " ".join(words)[:_LABEL_CHARS]
 
     def begin(self, run: TrackedRun, assignment: Assignment) -> None:

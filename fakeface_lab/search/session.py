@@ -14,14 +14,14 @@ from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.ledger.resume import THREADS_TAG, open_search
 from fakeface_lab.search.report.leaderboard import leaderboard, trial_0_name, trials_table
 from fakeface_lab.search.report.report import publish_report
-from fakeface_lab.search.run.driver import Driver, Limits
 from fakeface_lab.search.run.engine import Placement
 from fakeface_lab.search.run.local_engine import make_engine
 from fakeface_lab.search.run.progress import SearchProgress
+from fakeface_lab.search.run.trials import Limits, Trials
 from fakeface_lab.search.suggest.oracles import default_values, num_trials_at_most, reseeded
 from fakeface_lab.terminal import console, print_places, say, wide_console
 from fakeface_lab.tracking.lookup import children_of
-from fakeface_lab.tracking.runs import sweep_dead_runs
+from fakeface_lab.tracking.owner import sweep_dead_runs
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.tracking.writer import PatientWriter
 
@@ -96,7 +96,7 @@ def run_tuner_search(
         )
         limits = Limits(work.fit.epochs or 1)
         with SearchProgress(ledger, objective.name, objective.direction, num_trials) as progress:
-            Driver(ledger, template, work, engine, limits, seed=seed, observer=progress).run()
+            Trials(ledger, template, work, engine, limits, seed=seed, observer=progress).run()
         _close(ledger, objective.name, objective.direction)
     parent.remove_files()
     print_places(parent.store, parent.name, parent.run_id)

@@ -5,16 +5,21 @@ the process holds while it lives. Clocks, names of machines and numbers of proce
 nothing and are not asked.
 """
 
+import shutil
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
 from filelock import FileLock, Timeout
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 
-__all__ = ["OWNER_TAG", "PROCESS", "lock_of", "note_owner", "owner_state"]
+from fakeface_lab.tracking.store import Store, search_runs
+
+__all__ = ["OWNER_TAG", "PROCESS", "lock_of", "note_owner", "owner_state", "remove_folder", "sweep_dead_runs"]
 
 OWNER_TAG = "owner"
 PROCESS = uuid.uuid4().hex
@@ -53,3 +58,39 @@ def owner_state(run: Run, folder: Path) -> Iterator[Literal["gone", "alive", "el
         yield "gone"
     finally:
         lock.release()
+
+
+def sweep_dead_runs(store: Store) -> list[str]:
+    """End runs that still say RUNNING although their process is gone; return their names.
+
+    Only runs that a process of this project folder wrote last: of others nothing is known here. Folders that finished
+    runs have left behind, because they were killed before they could remove them, are removed.
+    """
+    _remove_left_folders(store)
+    swept = []
+    for run in search_runs(store.client, [store.experiment_id], "attributes.status = 'RUNNING'"):
+        with owner_state(run, store.work_folder / run.info.run_id) as state:
+            if state == "gone":
+                store.client.set_tag(run.info.run_id, "status_reason", "process exited without reporting a status")
+                store.client.set_terminated(run.info.run_id, "KILLED", end_time=time.time_ns() // 1_000_000)
+                swept.append(str(run.info.run_name))
+    return swept
+
+
+def _remove_left_folders(store: Store) -> None:
+    for folder in store.work_folder.glob("*/"):
+        try:
+            run = store.client.get_run(folder.name)
+        except MlflowException:  # of another store
+            continue
+        # A trial's checkpoint may still be promoted: its search cleans up.
+        if run.info.status != "FINISHED" or run.data.tags.get("role") == "trial":
+            continue
+        with suppress(Timeout), lock_of(folder).acquire(timeout=0):
+            remove_folder(folder)
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete the work folder of a run, and its lock."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.with_suffix(".lock").unlink(missing_ok=True)

@@ -1,60 +1,118 @@
 """One run in MLflow: made or found again, written with explicit steps and times, ended on every path."""
 
 import json
-import shutil
-import time
 import traceback
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run
-from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunData
 
 from fakeface_lab.errors import FakefaceLabError, TrackingError, without_credentials
-from fakeface_lab.tracking.owner import OWNER_TAG, PROCESS, lock_of, note_owner, owner_state
+from fakeface_lab.tracking.owner import OWNER_TAG, PROCESS, lock_of, note_owner, remove_folder
 from fakeface_lab.tracking.provenance import code_tags
-from fakeface_lab.tracking.store import MAX_TAG_CHARS, Store, as_entities, quote, search_runs
+from fakeface_lab.tracking.store import MAX_TAG_CHARS, Store, as_entities
+from fakeface_lab.tracking.twins import KEY_TAG, make_once
 from fakeface_lab.tracking.writer import PatientWriter
 
 __all__ = [
-    "KEY_TAG",
+    "Run",
+    "StoredRun",
     "TrackedRun",
-    "find_latest",
-    "furthest",
-    "make_once",
-    "remove_twins",
-    "sweep_dead_runs",
-    "twins_of",
+    "end_at_once",
+    "point",
+    "with_tags",
 ]
 
-# Given by whoever makes a run, so that it is found again where the store's answer got lost.
-KEY_TAG = "run_key"
+_MAX_POINTS = 1000  # in one write
 
 
 @dataclass
-class TrackedRun:
-    """A run that is open for writing, by this process alone.
-
-    Every write names run, step and time, so that writing it again after a restart changes nothing.
+class StoredRun:
+    """A run that is written through explicit steps and times, so that writing it again changes nothing.
 
     Attributes:
         store: where it is.
         writer: through which all writes go.
-        run: as it was when opened.
-        folder: local folder for its checkpoints and files until they are uploaded.
-        lock: held while the run is open; a dead process lets go of it.
-        written: metric and step of all points that an earlier process wrote; they are not written again.
+        run: as it was when it was read.
     """
 
     store: Store
     writer: PatientWriter
     run: Run
+
+    @property
+    def run_id(self) -> str:
+        """MLflow's id of the run."""
+        return str(self.run.info.run_id)
+
+    @property
+    def name(self) -> str:
+        """The run's name in the table."""
+        return str(self.run.info.run_name)
+
+    def read(self) -> Run:
+        """Return the run as it is now."""
+        return self.writer.call(lambda: self.store.client.get_run(self.run_id))
+
+    def write(
+        self,
+        *,
+        tags: Mapping[str, str] | None = None,
+        params: Mapping[str, object] | None = None,
+        points: Sequence[Metric] = (),
+        wait: bool = True,
+    ) -> None:
+        """Write tags (cut to what every store takes), parameters and metric points in one transaction.
+
+        Without `wait` the write is queued, and the caller does not wait for the store.
+        """
+        entities = [Param(key, str(value)) for key, value in (params or {}).items()]
+        batch = partial(
+            self.store.client.log_batch, self.run_id, metrics=points, params=entities, tags=as_entities(tags or {})
+        )
+        if wait:
+            self.writer.call(batch)
+        else:
+            self.writer.submit(batch)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Write tags."""
+        self.write(tags=tags)
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """Write parameters."""
+        self.write(params=params)
+
+    def copy_figures(self, source: Run) -> None:
+        """Give the run the parameters and all metric points of another one."""
+        client, run_id = self.store.client, source.info.run_id
+        done = self.writer.call(lambda: client.get_run(run_id))
+        self.log_params(done.data.params)
+        for key in done.data.metrics:
+            points: list[Metric] = self.writer.call(partial(client.get_metric_history, run_id, key))
+            for first in range(0, len(points), _MAX_POINTS):
+                self.write(points=points[first : first + _MAX_POINTS])
+
+    def set_status(self, status: str) -> None:
+        """End the run as FINISHED, FAILED or KILLED."""
+        self.writer.call(lambda: self.store.client.set_terminated(self.run_id, status))
+
+
+@dataclass
+class TrackedRun(StoredRun):
+    """A run that is open for writing, by this process alone.
+
+    Attributes:
+        folder: local folder for its checkpoints and files until they are uploaded.
+        lock: held while the run is open; a dead process lets go of it.
+        written: metric and step of all points that an earlier process wrote; they are not written again.
+    """
+
     folder: Path
     lock: FileLock
     written: set[tuple[str, int]] = field(default_factory=set)
@@ -87,7 +145,7 @@ class TrackedRun:
         tracked = cls._open(store, writer, run)
         writer.call(lambda: store.client.update_run(tracked.run_id, status="RUNNING"))
         tracked.set_tags(all_tags)
-        tracked.run = writer.call(lambda: store.client.get_run(tracked.run_id))
+        tracked.run = tracked.read()
         return tracked
 
     @classmethod
@@ -121,15 +179,11 @@ class TrackedRun:
         note_owner(folder)
         return cls(store, writer, run, folder, lock)
 
-    @property
-    def run_id(self) -> str:
-        """MLflow's id of the run."""
-        return str(self.run.info.run_id)
-
-    @property
-    def name(self) -> str:
-        """The run's name in the table."""
-        return str(self.run.info.run_name)
+    def tag_if_owned(self, tags: Mapping[str, str]) -> None:
+        """Write tags with one try, unless another process has taken the run over."""
+        client = self.store.client
+        if client.get_run(self.run_id).data.tags.get(OWNER_TAG) == PROCESS:
+            client.log_batch(self.run_id, tags=as_entities(tags))
 
     def require_owned(self) -> None:
         """Pass as long as no other process has taken the run over.
@@ -137,22 +191,12 @@ class TrackedRun:
         Raises:
             TrackingError: one has, perhaps because this one was held up for long and seemed dead.
         """
-        tags = self.writer.call(lambda: self.store.client.get_run(self.run_id)).data.tags
+        tags = self.read().data.tags
         if tags.get(OWNER_TAG) != PROCESS:
             raise TrackingError(
                 f"run {self.name}: another process has taken it over ({tags.get('driver') or 'unnamed'}); this one "
                 f"stops, and what it has written is kept"
             )
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Write tags, cut to what every store takes."""
-        entities = as_entities(tags)
-        self.writer.call(lambda: self.store.client.log_batch(self.run_id, tags=entities))
-
-    def log_params(self, params: Mapping[str, object]) -> None:
-        """Write parameters."""
-        entities = [Param(key, str(value)) for key, value in params.items()]
-        self.writer.call(lambda: self.store.client.log_batch(self.run_id, params=entities))
 
     def mirror_params(self, params: Mapping[str, object]) -> None:
         """Write numeric parameters once more as `hp.*` metrics: MLflow's page sorts parameters as text.
@@ -165,8 +209,7 @@ class TrackedRun:
     def log_metrics(self, metrics: Mapping[str, float], step: int, timestamp_ms: int) -> None:
         """Queue metrics of one step; the training does not wait for them."""
         new = {key: float(value) for key, value in metrics.items() if (key, step) not in self.written}
-        entities = [Metric(key, value, timestamp_ms, step) for key, value in new.items()]
-        self.writer.submit(lambda: self.store.client.log_batch(self.run_id, metrics=entities))
+        self.write(points=[Metric(key, value, timestamp_ms, step) for key, value in new.items()], wait=False)
 
     def log_dataset(
         self, name: str, digest: str, source: str, contexts: tuple[str, ...], profile: Mapping[str, object]
@@ -196,12 +239,12 @@ class TrackedRun:
     def end(self, status: str, reason: str = "") -> None:
         """Set the final status (FINISHED, FAILED or KILLED) and why; the lock goes with it."""
         self.set_tags({"status_reason": reason})
-        self.writer.call(lambda: self.store.client.set_terminated(self.run_id, status))
+        self.set_status(status)
         self.lock.release()
 
     def remove_files(self) -> None:
         """Delete the run's local files; call it after its final status is in the store."""
-        _remove(self.folder)
+        remove_folder(self.folder)
 
     @contextmanager
     def ending(self) -> Iterator["TrackedRun"]:
@@ -220,109 +263,40 @@ class TrackedRun:
             self._end_at_once("FAILED", f"{type(err).__name__}: {err}", traceback.format_exc())
             raise
 
-    def _end_at_once(self, status: str, reason: str, trace: str | None = None) -> None:
-        """Try once: the program is ending, and a store that is away must not hold it up."""
-        client = self.store.client
+    def _end_at_once(self, status: str, reason: str, trace: str = "") -> None:
         try:
-            if client.get_run(self.run_id).data.tags.get(OWNER_TAG) != PROCESS:
-                return
-            client.set_tag(self.run_id, "status_reason", without_credentials(reason)[:MAX_TAG_CHARS])
-            if trace is not None:
-                client.log_text(self.run_id, without_credentials(trace), "error.txt")
-            client.set_terminated(self.run_id, status)
+            end_at_once(self.store, self.run_id, status, reason, trace)
         except Exception:  # the error that brought us here is the one to report
             pass
         finally:
             self.lock.release()
 
 
-def make_once(store: Store, writer: PatientWriter, tags: Mapping[str, str], key: str) -> Run:
-    """Return the run whose tag `key` is the one in `tags`, among the children of its parent; made where there is none.
+def end_at_once(store: Store, run_id: str, status: str, reason: str, trace: str = "") -> None:
+    """End a run of this process with one try per write: the program is ending, and must not wait for a store.
 
-    A server may make a run and die, or the network fail, before the answer arrives: so each attempt looks first, and
-    of several runs that come to light one is left.
+    A run that another process has taken over stays as it is.
     """
-    query = f"tags.`{key}` = {quote(tags[key])}"
-    if "mlflow.parentRunId" in tags:
-        query += f" and tags.`mlflow.parentRunId` = '{tags['mlflow.parentRunId']}'"
-
-    def find_or_make() -> Run:
-        client, places = store.client, [store.experiment_id]
-        if not search_runs(client, places, query):
-            client.create_run(store.experiment_id, tags=dict(tags))
-        return remove_twins(client, search_runs(client, places, query))
-
-    return writer.call(find_or_make)
+    client = store.client
+    if client.get_run(run_id).data.tags.get(OWNER_TAG) != PROCESS:
+        return
+    client.set_tag(run_id, "status_reason", without_credentials(reason)[:MAX_TAG_CHARS])
+    if trace:
+        client.log_text(run_id, without_credentials(trace), "error.txt")
+    client.set_terminated(run_id, status)
 
 
-def remove_twins(client: MlflowClient, runs: Sequence[Run]) -> Run:
-    """Delete all but the one of several runs that are meant to be one, and return that one."""
-    kept = furthest(runs)
-    for run in runs:
-        if run is not kept:
-            client.delete_run(run.info.run_id)
-    return kept
+def point(name: str, value: float, step: int, timestamp_ms: int) -> Metric:
+    """Return a point of a metric, for `StoredRun.write`."""
+    return Metric(name, value, timestamp_ms, step)
 
 
-def furthest(runs: Sequence[Run]) -> Run:
-    """Return the one of several runs that are meant to be one: only one of them was ever written to."""
-    return max(
-        runs,
-        key=lambda run: (len(run.data.tags) + len(run.data.params) + len(run.data.metrics), -run.info.start_time),
-    )
-
-
-def find_latest(store: Store, fingerprint: str) -> Run | None:
-    """Return the newest run with this fingerprint, finished or to be continued; None if there is none."""
-    query = f"tags.fingerprint = '{fingerprint}'"
-    found = [
-        run
-        for run in search_runs(store.client, [store.experiment_id], query, newest_first=True)
-        # A training that diverged would diverge again.
-        if "diverged" not in run.data.tags.get("status_reason", "")
-    ]
-    return furthest(twins_of(found[0], found)) if found else None
-
-
-def twins_of(run: Run, runs: Sequence[Run]) -> list[Run]:
-    """Return those of the runs, itself included, that a lost answer of the store made of one."""
-    key = run.data.tags.get(KEY_TAG)
-    return [run] if key is None else [other for other in runs if other.data.tags.get(KEY_TAG) == key]
-
-
-def sweep_dead_runs(store: Store) -> list[str]:
-    """End runs that still say RUNNING although their process is gone; return their names.
-
-    Only runs that a process of this project folder wrote last: of others nothing is known here. Folders that finished
-    runs have left behind, because they were killed before they could remove them, are removed.
-    """
-    _remove_left_folders(store)
-    swept = []
-    for run in search_runs(store.client, [store.experiment_id], "attributes.status = 'RUNNING'"):
-        with owner_state(run, store.work_folder / run.info.run_id) as state:
-            if state == "gone":
-                store.client.set_tag(run.info.run_id, "status_reason", "process exited without reporting a status")
-                store.client.set_terminated(run.info.run_id, "KILLED", end_time=time.time_ns() // 1_000_000)
-                swept.append(str(run.info.run_name))
-    return swept
-
-
-def _remove_left_folders(store: Store) -> None:
-    for folder in store.work_folder.glob("*/"):
-        try:
-            run = store.client.get_run(folder.name)
-        except MlflowException:  # of another store
-            continue
-        # A trial's checkpoint may still be promoted: its search cleans up.
-        if run.info.status != "FINISHED" or run.data.tags.get("role") == "trial":
-            continue
-        with suppress(Timeout), lock_of(folder).acquire(timeout=0):
-            _remove(folder)
-
-
-def _remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.with_suffix(".lock").unlink(missing_ok=True)
+def with_tags(run: Run, tags: Mapping[str, str]) -> Run:
+    """Return a run as it is after tags were written to it."""
+    params = [Param(key, value) for key, value in run.data.params.items()]
+    metrics = [Metric(key, value, 0, 0) for key, value in run.data.metrics.items()]
+    data = RunData(metrics, params, as_entities({**run.data.tags, **tags}))
+    return Run(run.info, data, run.inputs, run.outputs)
 
 
 def _is_number(value: object) -> bool:

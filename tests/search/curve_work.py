@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -96,8 +97,8 @@ class CurveWork:
     def params(self, assignment: Assignment) -> dict[str, object]:
         return {**assignment.values, "epochs": assignment.epochs}
 
-    def label(self, assignment: Assignment) -> str:
-        return f"x{float(assignment.values['x']):.2g}"
+    def label(self, values: Mapping[str, Any]) -> str:
+        return f"x{float(values['x']):.2g}"
 
     def begin(self, run: TrackedRun, assignment: Assignment) -> None:
         run.log_params(self.params(assignment))

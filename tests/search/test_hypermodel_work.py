@@ -13,8 +13,9 @@ from keras_tuner.src.engine.hypermodel import get_hypermodel
 
 from fakeface_lab.backend import keras, tf
 from fakeface_lab.errors import SearchError
+from fakeface_lab.files import pickle_mapped, unpickle_mapped
 from fakeface_lab.search.hypermodel_work import HypermodelWork
-from fakeface_lab.search.run.engine import Assignment, load_work, save_work
+from fakeface_lab.search.run.engine import Assignment
 from fakeface_lab.training.fit_arguments import EpochOrder, bind_fit_arguments
 from fakeface_lab.training.hypermodel import ModelRecipe
 from fakeface_lab.training.outcome import Outcome
@@ -275,7 +276,9 @@ def test_a_split_that_leaves_nothing_is_refused() -> None:
 
 def test_work_arrives_in_another_process_with_its_arrays_mapped(tmp_path: Path) -> None:
     large = RNG.normal(size=(20_000, 4)).astype(np.float32)
-    arrived = load_work(save_work(work(build, large, large[:, 0], validation_split=0.5), tmp_path))
+    arrived = unpickle_mapped(
+        pickle_mapped(work(build, large, large[:, 0], validation_split=0.5), tmp_path, "work.pkl")
+    )
     assert isinstance(arrived, HypermodelWork)
     assert arrived.fit.train is not None
     assert isinstance(arrived.fit.train[0], np.memmap)

@@ -14,12 +14,10 @@ import threading
 import time
 from types import TracebackType
 
-from mlflow.entities import Run
-
 from fakeface_lab.errors import SearchError
-from fakeface_lab.tracking.owner import OWNER_TAG, PROCESS, owner_state
-from fakeface_lab.tracking.runs import TrackedRun
-from fakeface_lab.tracking.store import Store, as_entities
+from fakeface_lab.tracking.owner import PROCESS, owner_state
+from fakeface_lab.tracking.runs import Run, StoredRun, TrackedRun
+from fakeface_lab.tracking.store import Store
 from fakeface_lab.tracking.writer import PatientWriter
 
 __all__ = ["Heartbeat", "refuse_second_driver"]
@@ -41,8 +39,7 @@ class Heartbeat:
         self._before_secs = self._started = 0.0
 
     def __enter__(self) -> "Heartbeat":
-        client, run_id = self._parent.store.client, self._parent.run_id
-        tags = self._parent.writer.call(lambda: client.get_run(run_id)).data.tags
+        tags = self._parent.read().data.tags
         self._before_secs, self._started = float(tags.get("used_secs", "0")), time.monotonic()
         self._parent.set_tags(self._tags(self._sign_of_life()))
         self._thread.start()
@@ -57,7 +54,7 @@ class Heartbeat:
         else:
             # Once, and not for long: the program is ending.
             try:
-                self._write_if_ours("")
+                self._parent.tag_if_owned(self._tags(""))
             except Exception:  # the error that brought us here is the one to report
                 return
 
@@ -73,15 +70,10 @@ class Heartbeat:
     def _beat_on(self) -> None:
         while not self._stopped.wait(BEAT_SECS):
             try:
-                self._write_if_ours(self._sign_of_life())
+                # Held up for long, this process may have been replaced: its heartbeat must not claim the search back.
+                self._parent.tag_if_owned(self._tags(self._sign_of_life()))
             except Exception:  # the store is away: whoever writes results waits for it and reports it
                 continue
-
-    def _write_if_ours(self, driver: str) -> None:
-        client, run_id = self._parent.store.client, self._parent.run_id
-        # Held up for long, this process may have been replaced: its heartbeat must not claim the search back.
-        if client.get_run(run_id).data.tags.get(OWNER_TAG) == PROCESS:
-            client.log_batch(run_id, tags=as_entities(self._tags(driver)))
 
     def _sign_of_life(self) -> str:
         self._num_beats += 1
@@ -114,7 +106,7 @@ def refuse_second_driver(store: Store, writer: PatientWriter, parent: Run) -> No
     deadline = time.monotonic() + WATCH_SECS
     while time.monotonic() < deadline:
         time.sleep(min(_LOOK_SECS, WATCH_SECS / 4))
-        now = writer.call(lambda: store.client.get_run(parent.info.run_id)).data.tags.get("driver", "")
+        now = StoredRun(store, writer, parent).read().data.tags.get("driver", "")
         if not now:
             return
         if now != sign:

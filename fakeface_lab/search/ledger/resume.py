@@ -4,13 +4,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from mlflow.entities import Run
-
 from fakeface_lab.errors import SearchError
 from fakeface_lab.search.ledger.heartbeat import refuse_second_driver
 from fakeface_lab.search.ledger.ledger import Ledger
-from fakeface_lab.tracking.runs import TrackedRun, furthest, remove_twins, twins_of
+from fakeface_lab.tracking.runs import Run, StoredRun, TrackedRun
 from fakeface_lab.tracking.store import Store, join_text, quote, search_runs, split_text
+from fakeface_lab.tracking.twins import furthest, remove_twins, twins_of
 from fakeface_lab.tracking.writer import PatientWriter
 
 __all__ = ["THREADS_TAG", "choose_threads", "find_search", "open_search"]
@@ -80,7 +79,7 @@ def open_search(
     found = None
     if twins:
         refuse_second_driver(store, writer, furthest(twins))
-        found = writer.call(lambda: remove_twins(store.client, twins))
+        found = writer.call(lambda: remove_twins(store, twins))
     if found is not None and not restart:
         recorded = json.loads(join_text(found.data.tags, "identity"))
         differences = _differences(_flat(recorded), _flat(json.loads(text)))
@@ -93,8 +92,7 @@ def open_search(
     all_tags = {**tags, "role": "search", "search": name} | split_text("identity", text)
     parent = TrackedRun.create(store, writer, name, all_tags, existing_run_id=existing_run_id)
     if found is not None:
-        old_id = found.info.run_id
-        writer.call(lambda: store.client.set_tag(old_id, "superseded_by", parent.run_id))
+        StoredRun(store, writer, found).set_tags({"superseded_by": parent.run_id})
     return _repaired(parent)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fakeface_lab.backend import tf
+from fakeface_lab.files import pickle_mapped
 from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.run.engine import (
     Assignment,
@@ -24,7 +25,6 @@ from fakeface_lab.search.run.engine import (
     InlineEngine,
     Placement,
     Work,
-    save_work,
 )
 from fakeface_lab.training.recorder import EpochRecord
 
@@ -207,7 +207,7 @@ def make_engine(
     """
     if placement == "inline":
         return lambda handler: InlineEngine(work, handler)
-    path = save_work(work, ledger.parent.folder)
+    path = pickle_mapped(work, ledger.parent.folder, "work.pkl")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     num_gpus = len(tf.config.list_physical_devices("GPU"))
     gpus = visible.split(",") if visible and num_gpus else [str(index) for index in range(num_gpus)]

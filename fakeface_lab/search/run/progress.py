@@ -1,16 +1,15 @@
 """What people see of a running search: which trial, which epoch, the best so far against trial 0."""
 
 import time
-from typing import Literal
 
 from rich.live import Live
 from rich.text import Text
 
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
 from fakeface_lab.search.report.leaderboard import trial_0_name
-from fakeface_lab.search.run.driver import is_better
 from fakeface_lab.search.run.engine import Event
 from fakeface_lab.terminal import console, format_secs
+from fakeface_lab.training.objective import Direction
 
 __all__ = ["SearchProgress"]
 
@@ -22,7 +21,7 @@ class SearchProgress:
         self,
         ledger: Ledger,
         objective: str,
-        direction: Literal["min", "max"],
+        direction: Direction,
         num_trials: int | None,
     ) -> None:
         self._trial_0 = trial_0_name(ledger.parent.run)
@@ -74,16 +73,12 @@ class SearchProgress:
         return f"trial {trial.record.sequence + 1}{total} ({trial.run.info.run_name})"
 
     def _standing(self) -> str:
-        scores = {
-            trial.record.sequence: trial.record.score for trial in self._ledger.trials if trial.record.score is not None
-        }
-        best = min(scores, key=lambda key: scores[key] if self._direction == "min" else -scores[key])
-        first = scores.get(0)
-        text = f"best {scores[best]:.4f} (t{best:03d})"
-        if first is None or best == 0:
+        best, first = self._ledger.best_first(self._direction)[0].record, self._ledger.trials[0].record
+        text = f"best {best.score:.4f} (t{best.sequence:03d})"
+        if first.score is None or best.sequence == 0:
             return text
-        relation = "better than" if is_better(scores[best], first, self._direction) else "not better than"
-        return f"{text}, {relation} {self._trial_0} {first:.4f} (t000)"
+        relation = "better than" if best.score != first.score else "not better than"
+        return f"{text}, {relation} {self._trial_0} {first.score:.4f} (t000)"
 
     def _time_left(self) -> str:
         ended = len([trial for trial in self._ledger.trials if trial.record.status != "running"])

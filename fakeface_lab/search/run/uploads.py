@@ -11,19 +11,19 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from filelock import BaseFileLock
 from keras_tuner import oracles as kt_oracles
 
 from fakeface_lab.backend import keras_tuner
-from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
+from fakeface_lab.search.ledger.ledger import Ledger, LedgerRun, LedgerTrial
 from fakeface_lab.search.run.engine import Assignment, Work
 from fakeface_lab.search.suggest.suggestion import TrialRecord
 from fakeface_lab.tracking.models import delete_models
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.tracking.writer import Background
+from fakeface_lab.training.objective import Direction, best_first
 from fakeface_lab.training.outcome import Outcome
 
 __all__ = ["Uploads", "inherit_checkpoint", "kept_models", "remove_models", "remove_work_folders"]
@@ -117,17 +117,15 @@ def _promotable(trials: Sequence[LedgerTrial], template: keras_tuner.Oracle) -> 
     return needed
 
 
-def kept_models(trials: Sequence[TrialRecord], direction: Literal["min", "max"], keep_models: str) -> set[int]:
+def kept_models(trials: Sequence[TrialRecord], direction: Direction, keep_models: str) -> set[int]:
     """Return the sequences of finished trials whose models are kept: `all`, `best`, or `top-K` of them."""
-    scored = [(trial.score, trial.sequence) for trial in trials if trial.score is not None]
-    sign = 1 if direction == "min" else -1
-    ranked = [sequence for _, sequence in sorted((sign * score, sequence) for score, sequence in scored)]
+    ranked = best_first({trial.sequence: trial.score for trial in trials if trial.score is not None}, direction)
     if keep_models == "all":
         return set(ranked)
     return set(ranked[: 1 if keep_models == "best" else int(keep_models.removeprefix("top-"))])
 
 
-def remove_models(ledger: Ledger, direction: Literal["min", "max"], keep_models: str) -> None:
+def remove_models(ledger: Ledger, direction: Direction, keep_models: str) -> None:
     """Delete the models of trials that fell out of the best ones; the trial's tag `model` then says `none`."""
     if keep_models == "all":
         return
@@ -146,17 +144,17 @@ _NUM_THREADS = 4
 
 @dataclass
 class _Upload:
-    """One upload; `trial` is None for what is written before the training."""
+    """One upload of a training; it closes the run, unless it is what is written before the training."""
 
-    sequence: int
+    child: LedgerRun
     job: Future[None]
-    trial: LedgerTrial | None = None
+    closes: bool = False
     has_model: bool = False
     lock: BaseFileLock | None = None
 
 
 class Uploads:
-    """Writes parameters, files and models of trials, and closes the trials."""
+    """Writes parameters, files and models of trainings, and closes their runs."""
 
     def __init__(self, ledger: Ledger, work: Work) -> None:
         self._ledger, self._work = ledger, work
@@ -166,21 +164,21 @@ class Uploads:
         self._pending: list[_Upload] = []
 
     @property
-    def trials(self) -> set[int]:
-        """Sequences of the ended trials whose files are not all in the store yet."""
-        return {upload.trial.record.sequence for upload in self._pending if upload.trial is not None}
+    def num_ended(self) -> int:
+        """How many ended trainings have files that are not in the store yet."""
+        return sum(upload.closes for upload in self._pending)
 
-    def begin(self, trial: LedgerTrial, run: TrackedRun, assignment: Assignment) -> None:
+    def begin(self, child: LedgerRun, run: TrackedRun, assignment: Assignment) -> None:
         """Write what is known before the first epoch."""
         own = replace(run, writer=self._writer)
         job = self._background.submit(lambda: self._work.begin(own, assignment))
-        self._pending.append(_Upload(trial.record.sequence, job))
+        self._pending.append(_Upload(child, job))
 
     def finish(
-        self, trial: LedgerTrial, run: TrackedRun, assignment: Assignment, outcome: Outcome, *, keep_model: bool
+        self, child: LedgerRun, run: TrackedRun, assignment: Assignment, outcome: Outcome, *, keep_model: bool
     ) -> None:
-        """Write what the training has left in the run's folder, and close the trial."""
-        own, before = replace(run, writer=self._writer), self._jobs_of(trial)
+        """Write what the training has left in the run's folder, and close the run."""
+        own, before = replace(run, writer=self._writer), self._jobs_of(child)
 
         def upload() -> None:
             for job in before:
@@ -188,9 +186,9 @@ class Uploads:
             self._work.finish(own, assignment, outcome, keep_model=keep_model)
             if not keep_model:  # an earlier attempt may have begun to upload one, when the trial still ranked higher
                 self._writer.call(lambda: delete_models(own.store, own.run_id))
-            self._ledger.close(trial, has_model=keep_model, writer=self._writer)
+            self._ledger.close(child, has_model=keep_model, writer=self._writer)
 
-        self._submit(upload, trial, keep_model, run.lock)
+        self._submit(upload, child, keep_model, run.lock)
 
     def repeat(self, trial: LedgerTrial, source: LedgerTrial) -> None:
         """Give a trial the figures of the one that was the same, uploaded before it, and close it."""
@@ -204,15 +202,15 @@ class Uploads:
 
         self._submit(upload, trial)
 
-    def settle(self, timeout_secs: float) -> bool:
-        """Take note of finished uploads, waiting for one if asked to; return whether there were any.
+    def settle(self, timeout_secs: float) -> list[LedgerRun]:
+        """Take note of finished uploads, waiting for one if asked to, and return the runs that are closed now.
 
         Raises:
             TrackingError: the store stayed away too long, or refused.
         """
         if timeout_secs and self._pending:
             wait([upload.job for upload in self._pending], timeout_secs, FIRST_COMPLETED)
-        has_settled = False
+        closed = []
         for upload in [upload for upload in self._pending if upload.job.done()]:
             self._pending.remove(upload)
             try:
@@ -220,10 +218,9 @@ class Uploads:
             finally:
                 if upload.lock is not None:
                     upload.lock.release()
-            if upload.trial is not None:
-                self._ledger.note_closed(upload.trial, has_model=upload.has_model)
-                has_settled = True
-        return has_settled
+            if upload.closes:
+                closed.append(self._ledger.note_closed(upload.child, has_model=upload.has_model))
+        return closed
 
     def stop(self) -> None:
         """Begin no further upload."""
@@ -232,21 +229,17 @@ class Uploads:
             if upload.lock is not None:
                 upload.lock.release()
 
-    def wait_for(self, trial: LedgerTrial) -> None:
-        """Wait for the pending writes of a trial: once it has failed, no restart repeats them."""
-        for job in self._jobs_of(trial):
+    def wait_for(self, child: LedgerRun) -> None:
+        """Wait for the pending writes of a training: once it has failed, no restart repeats them."""
+        for job in self._jobs_of(child):
             job.result()
 
-    def _jobs_of(self, trial: LedgerTrial) -> list[Future[None]]:
-        """Return what must be done before more is written of a trial; it was submitted earlier, so it has begun."""
-        return [upload.job for upload in self._pending if upload.sequence == trial.record.sequence]
+    def _jobs_of(self, child: LedgerRun) -> list[Future[None]]:
+        """Return what must be done before more is written of a training; it was submitted earlier, so it has begun."""
+        return [upload.job for upload in self._pending if upload.child.run_id == child.run_id]
 
     def _submit(
-        self,
-        action: Callable[[], None],
-        trial: LedgerTrial,
-        has_model: bool = False,
-        lock: BaseFileLock | None = None,
+        self, action: Callable[[], None], child: LedgerRun, has_model: bool = False, lock: BaseFileLock | None = None
     ) -> None:
         job = self._background.submit(action)
-        self._pending.append(_Upload(trial.record.sequence, job, trial, has_model, lock))
+        self._pending.append(_Upload(child, job, closes=True, has_model=has_model, lock=lock))

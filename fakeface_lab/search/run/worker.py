@@ -65,10 +65,11 @@ def main(argv: list[str]) -> int:
     import psutil
 
     from fakeface_lab.backend import keras, set_up_process
-    from fakeface_lab.search.run.engine import Assignment, explain_fault, kind_of_fault, load_work
+    from fakeface_lab.files import unpickle_mapped
+    from fakeface_lab.search.run.engine import Assignment, explain_fault, kind_of_fault
 
     set_up_process(num_threads)
-    work = load_work(work_path)
+    work = unpickle_mapped(work_path)
     reporter = _Reporter(connection)
     reporter.send(kind="ready")
     while True:

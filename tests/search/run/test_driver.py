@@ -11,9 +11,9 @@ import pytest
 
 from fakeface_lab.errors import AllTrialsFailedError, SearchError
 from fakeface_lab.search.ledger.ledger import Ledger
-from fakeface_lab.search.run.driver import Driver, Limits
 from fakeface_lab.search.run.engine import MAX_STARTS, InlineEngine
-from fakeface_lab.tracking.runs import sweep_dead_runs
+from fakeface_lab.search.run.trials import Limits, Trials
+from fakeface_lab.tracking.owner import sweep_dead_runs
 from fakeface_lab.tracking.store import Store, open_store
 from tests.search.curve_work import Algorithm, CurveWork, Notes, open_ledger, template
 
@@ -34,7 +34,7 @@ def run(
     ledger = open_ledger(store, **identity)
     work = work or CurveWork(store.project / "trained.txt", dict(faults or {}))
     try:
-        Driver(
+        Trials(
             ledger,
             oracle or template(algorithm),
             work,

@@ -12,7 +12,8 @@ import cloudpickle
 import psutil
 import pytest
 
-from fakeface_lab.search.run.engine import Assignment, Event, save_work
+from fakeface_lab.files import pickle_mapped
+from fakeface_lab.search.run.engine import Assignment, Event
 from fakeface_lab.search.run.local_engine import LocalEngine
 from tests.search import curve_work
 from tests.search.curve_work import CurveWork
@@ -33,7 +34,7 @@ class Desk:
     ) -> None:
         cloudpickle.register_pickle_by_value(curve_work)
         self.folder, self.events = folder, list[Event]()
-        work_path = save_work(kind(folder / "trained.txt", faults), folder / "work")
+        work_path = pickle_mapped(kind(folder / "trained.txt", faults), folder / "work", "work.pkl")
         self.engine = LocalEngine(
             work_path, self.events.append, num_workers=num_workers, num_threads=1, hang_secs=hang_secs
         )
