@@ -59,12 +59,10 @@ def run_compare(settings: CompareSettings) -> int:
 def _show_search(store: "Store", search: "Run", require: str | None) -> int:
     from fakeface_lab.detector.judging import judge_finals
     from fakeface_lab.detector.standings import finals_of, is_of_detector
-    from fakeface_lab.search.report.leaderboard import direction_of, leaderboard, trial_0_name, trials_table
+    from fakeface_lab.search.report.leaderboard import read_leaderboard, trial_0_name, trials_table
     from fakeface_lab.terminal import say, wide_console
-    from fakeface_lab.tracking.lookup import children_of
 
-    trials = leaderboard(children_of(store, search, "trial"), direction_of(search))
-    wide_console.print(trials_table(trials, trial_0_name(search)))
+    wide_console.print(trials_table(read_leaderboard(store, search), trial_0_name(search)))
     if not is_of_detector(search):
         say("verdict", "none: its test data are not here; measure the best model on data kept apart")
         return _exit_code([], require)

@@ -15,7 +15,7 @@ from fakeface_lab.detector.model import augment_batch, build_model, fixed_hyperp
 from fakeface_lab.evaluation.stress.objective import OBJECTIVES as STRESS_OBJECTIVES
 from fakeface_lab.files import file_view
 from fakeface_lab.settings import Hyperparameters
-from fakeface_lab.training.objective import Objective
+from fakeface_lab.training.objective import VAL_LOSS, Objective
 from fakeface_lab.training.outcome import epoch_order
 from fakeface_lab.training.recorder import Listener, TrainingRecorder
 
@@ -125,7 +125,6 @@ class Training:
         epochs: passes over the training images.
         keep: which weights count in the end: the last epoch's, or those of the best epoch by `objective`.
         objective: a metric of an epoch, or one of `STRESS_OBJECTIVES`.
-        direction: whether a larger or a smaller objective is better.
     """
 
     hyperparameters: Hyperparameters
@@ -133,19 +132,18 @@ class Training:
     seed: int
     epochs: int
     keep: Literal["last", "best"] = "last"
-    objective: str = "val_loss"
-    direction: Literal["min", "max"] = "min"
+    objective: Objective = VAL_LOSS
 
     def judge(self) -> Objective:
         """Return what judges an epoch."""
-        if self.objective in STRESS_OBJECTIVES:  # measured once, on the kept weights
-            return Objective("val_loss")
-        return Objective(self.objective, self.direction)
+        if self.objective.name in STRESS_OBJECTIVES:  # measured once, on the kept weights
+            return VAL_LOSS
+        return self.objective
 
     @property
     def picks_epoch(self) -> bool:
         """Whether the score is a figure of the validation images that chose the epoch as well: the best of several."""
-        return self.keep == "best" and self.objective.startswith("val_")
+        return self.keep == "best" and self.objective.name.startswith("val_")
 
     def build(self) -> keras.Model:
         """Return the compiled, untrained model."""

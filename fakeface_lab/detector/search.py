@@ -1,9 +1,8 @@
 """One search from settings to verdict: wires data, space, oracle, ledger, engine, driver and finale together."""
 
 import json
-import os
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from fakeface_lab.backend import keras_tuner, set_up_process
 from fakeface_lab.config import find_project
@@ -12,26 +11,26 @@ from fakeface_lab.data.sources import find_source, list_files
 from fakeface_lab.data.splits import Split, make_split
 from fakeface_lab.detector.finals import explain, register, run_finals, verdict
 from fakeface_lab.detector.judging import ScoredTrial, SelectionReport, selection_report
+from fakeface_lab.detector.oracle import OracleSpec, build_oracle
 from fakeface_lab.detector.recording import describe_data, print_data_card
 from fakeface_lab.detector.space import build_space, plan_search, write_best_settings
 from fakeface_lab.detector.work import DetectorWork
 from fakeface_lab.errors import ConfigError
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
 from fakeface_lab.search.ledger.resume import THREADS_TAG, choose_threads, find_search, open_search
-from fakeface_lab.search.report.leaderboard import leaderboard, trial_0_name, trials_table
+from fakeface_lab.search.report.leaderboard import trial_0_name, trials_table
 from fakeface_lab.search.report.report import publish_report
 from fakeface_lab.search.run.engine import EngineMaker
 from fakeface_lab.search.run.local_engine import make_engine
-from fakeface_lab.search.run.progress import SearchProgress
-from fakeface_lab.search.run.trials import Limits, Trials
-from fakeface_lab.search.suggest.oracles import OracleSpec, build_oracle, num_trials_at_most
+from fakeface_lab.search.run.trials import Limits
+from fakeface_lab.search.session import run_trials
 from fakeface_lab.settings import TuneSettings
 from fakeface_lab.terminal import console, print_places, say, wide_console
-from fakeface_lab.tracking.lookup import children_of
 from fakeface_lab.tracking.owner import sweep_dead_runs
 from fakeface_lab.tracking.seal import OPENED_TAG, describe_openings, record_opening
 from fakeface_lab.tracking.store import open_store
 from fakeface_lab.tracking.writer import PatientWriter
+from fakeface_lab.training.objective import Objective
 
 __all__ = ["SearchResult", "search_detector", "show_plan"]
 
@@ -84,12 +83,11 @@ def search_detector(settings: TuneSettings) -> SearchResult:
     images = load_images(source, settings.image_size)
     split = make_split(images, settings.split, settings.seed)
     print_data_card(images, split)
-    direction = _direction(settings.objective)
     store = open_store(settings.tracking_uri, project, source.name)
     earlier = None if settings.restart else find_search(store, _name(settings))
     num_threads = _threads_per_trial(settings, choose_threads(earlier, settings.threads))
     work = DetectorWork(
-        images, split, settings.objective, direction, tuple(settings.space), num_threads,
+        images, split, _objective(settings), tuple(settings.space), num_threads,
         settings.model_dump(mode="json"),
     )  # fmt: skip
     ledger = open_search(
@@ -101,34 +99,32 @@ def search_detector(settings: TuneSettings) -> SearchResult:
             "split": split.name,
             "seed": str(settings.seed),
             "data_digest": images.digest,
-            "objective": settings.objective,
-            "direction": direction,
+            **_objective(settings).tags(),
             "algorithm": settings.algorithm,
             "trial_0": "documented",
             THREADS_TAG: str(num_threads),
         },
         restart=settings.restart,
-        existing_run_id=os.environ.get("MLFLOW_RUN_ID"),
     )
     with ledger.parent.ending():
-        _describe(ledger, settings, images, direction, num_threads)
-        swept = ledger.parent.writer.call(lambda: sweep_dead_runs(store))
-        result = _search(settings, ledger, template, work, num_threads, len(swept))
+        _describe(ledger, settings, images, num_threads)
+        ledger.parent.writer.call(lambda: sweep_dead_runs(store))
+        result = _search(settings, ledger, template, work, num_threads)
     ledger.parent.remove_files()
     print_places(ledger.parent.store, ledger.parent.name, ledger.parent.run_id)
     return result
 
 
-def _describe(
-    ledger: Ledger, settings: TuneSettings, images: ImageSet, direction: Literal["min", "max"], num_threads: int
-) -> None:
+def _describe(ledger: Ledger, settings: TuneSettings, images: ImageSet, num_threads: int) -> None:
     """Write on the parent run what its trials have in common."""
     fields = ("algorithm", "objective", "epochs", "seed", "split", "image_size")
     common = {name: getattr(settings, name) for name in fields}
     searched = {
         f"space.{name}": json.dumps(given.model_dump(exclude_defaults=True)) for name, given in settings.space.items()
     }
-    ledger.parent.log_params({**common, "direction": direction, "num_threads": num_threads, **searched})
+    ledger.parent.log_params(
+        {**common, "direction": ledger.objective.direction, "num_threads": num_threads, **searched}
+    )
     describe_data(ledger.parent, images)
 
 
@@ -138,30 +134,19 @@ def _search(
     template: keras_tuner.Oracle,
     work: DetectorWork,
     num_threads: int,
-    num_swept: int,
 ) -> SearchResult:
-    parent, direction = ledger.parent, work.direction
-    num_trials = num_trials_at_most(template)
-    say(
-        "search",
-        f"{parent.name}: {settings.algorithm}, {num_trials} trials at most, {len(ledger.trials)} recorded so far",
-    )
-    print_places(parent.store, parent.name, parent.run_id)
+    parent = ledger.parent
     engine = make_engine(
         settings.engine, work, ledger, workers=settings.workers, num_threads=num_threads, hang_secs=settings.hang_secs
     )
     if work.split.test_is_validation:
         record_opening(parent, work.test_set, "each epoch of its trials")
-    with SearchProgress(ledger, settings.objective, direction, num_trials) as progress:
-        limits = Limits(settings.epochs, settings.hours)
-        Trials(
-            ledger, template, work, engine, limits,
-            seed=settings.seed, observer=progress, keep_models=settings.keep_models,
-        ).run()  # fmt: skip
-    best = ledger.best_first(direction)[0]
+    limits = Limits(settings.epochs, settings.hours)
+    run_trials(ledger, template, work, engine, limits, seed=settings.seed, keep_models=settings.keep_models)
+    best = ledger.best_first()[0]
     assert best.record.score is not None  # the best trial is a finished one
     text = _conclude(settings, ledger, work, engine, best) if settings.final_seeds else ""
-    _close(ledger, settings, best, direction, text)
+    _close(ledger, settings, best, text)
     return SearchResult(parent.run_id, dict(best.record.values), best.record.score, text)
 
 
@@ -182,37 +167,27 @@ def _conclude(
     return text
 
 
-def _close(
-    ledger: Ledger, settings: TuneSettings, best: LedgerTrial, direction: Literal["min", "max"], verdict: str
-) -> None:
+def _close(ledger: Ledger, settings: TuneSettings, best: LedgerTrial, verdict: str) -> None:
     """Write and print the end of a search; again after each restart, with the same result.
 
     Args:
         ledger: of the search.
         settings: of the search.
         best: the best trial.
-        direction: whether a larger or a smaller score is better.
         verdict: of the best against the documented configuration; empty without a final.
     """
     parent = ledger.parent
-    selection = _selection(ledger, settings, direction)
+    selection = _selection(ledger, settings)
     documented = ledger.trials[0].record.score
     scores = {"best_score": best.record.score, "documented_score": documented}
     metrics = {name: score for name, score in scores.items() if score is not None}
     parent.log_metrics(metrics | selection.metrics, 0, int(best.run.info.start_time))
     seal = _seal(ledger)
-    publish_report(
-        ledger,
-        settings.objective,
-        direction,
-        " ".join([verdict, seal, *selection.sentences]).strip(),
-        write_best_settings,
-    )
-    trials = parent.writer.call(lambda: children_of(parent.store, parent.run, "trial"))
-    wide_console.print(trials_table(leaderboard(trials, direction), trial_0_name(parent.run)))
-    models = [run for run in trials if run.data.tags.get("model") == "logged"]
-    num_bytes = sum(4 * run.data.metrics.get("num_params", 0) for run in models)
-    say("models", f"{len(models)} of trials kept, {num_bytes / 1e6:,.0f} MB (--keep-models)")
+    table = publish_report(ledger, " ".join([verdict, seal, *selection.sentences]).strip(), write_best_settings)
+    wide_console.print(trials_table(table, trial_0_name(parent.run)))
+    logged = [trial.run_id for trial in ledger.trials if trial.tags.get("model") == "logged"]
+    num_bytes = 4 * table.loc[table["run_id"].isin(logged), "num_params"].sum()
+    say("models", f"{len(logged)} of trials kept, {num_bytes / 1e6:,.0f} MB (--keep-models)")
     for sentence in selection.sentences:
         say("worth", sentence)
     if verdict:
@@ -232,7 +207,7 @@ def _seal(ledger: Ledger) -> str:
     return parent.writer.call(describe)
 
 
-def _selection(ledger: Ledger, settings: TuneSettings, direction: Literal["min", "max"]) -> SelectionReport:
+def _selection(ledger: Ledger, settings: TuneSettings) -> SelectionReport:
     """Return what the best score is worth as the best of many; repeated configurations count once."""
     scored = [
         ScoredTrial(trial.run, trial.record.values, trial.record.score)
@@ -247,7 +222,7 @@ def _selection(ledger: Ledger, settings: TuneSettings, direction: Literal["min",
             space=settings.space,
             algorithm=settings.algorithm,
             objective=settings.objective,
-            maximize=direction == "max",
+            maximize=ledger.objective.direction == "max",
             part="validation" if settings.split == "sealed" else "test",
         )
     )
@@ -264,8 +239,8 @@ def _threads_per_trial(settings: TuneSettings, chosen: int) -> int:
     return chosen or max(1, all_threads // num_workers)
 
 
-def _direction(objective: str) -> Literal["min", "max"]:
-    return "min" if objective == "val_loss" else "max"
+def _objective(settings: TuneSettings) -> Objective:
+    return Objective(settings.objective, "min" if settings.objective == "val_loss" else "max")
 
 
 def _template(settings: TuneSettings) -> keras_tuner.Oracle:
@@ -278,8 +253,7 @@ def _template(settings: TuneSettings) -> keras_tuner.Oracle:
     spec = OracleSpec(
         settings.algorithm,
         build_space(settings.space, settings.hyperparameters.model_dump()),
-        settings.objective,
-        _direction(settings.objective),
+        _objective(settings),
         seed=settings.seed,
         max_trials=num_trials,
         num_initial_points=settings.initial_points,

@@ -11,11 +11,12 @@ from rich.table import Table
 
 from fakeface_lab.errors import SearchError
 from fakeface_lab.evaluation.intervals import Rate, wilson
-from fakeface_lab.search.report.leaderboard import direction_of, leaderboard, plain_table
+from fakeface_lab.search.report.leaderboard import leaderboard, plain_table
 from fakeface_lab.tracking.lookup import Run, children_of, find_named, latest_runs
 from fakeface_lab.tracking.scores import PartScores, part_scores
 from fakeface_lab.tracking.seal import seal_key
 from fakeface_lab.tracking.store import Store
+from fakeface_lab.training.objective import Objective
 
 __all__ = [
     "THRESHOLD",
@@ -205,7 +206,7 @@ def _standing(store: Store, run: Run) -> Standing:
 
 def _best_trial(store: Store, search: Run) -> Run | None:
     trials = children_of(store, search, "trial")
-    table = leaderboard(trials, direction_of(search))
+    table = leaderboard(trials, Objective.from_tags(search.data.tags).direction)
     if table.empty or table["score"].isna().all():
         return None
     return next(run for run in trials if run.info.run_id == table["run_id"].iloc[0])

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,13 +26,15 @@ from fakeface_lab.search.run.engine import Assignment
 from fakeface_lab.tracking.models import package_model
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.seal import seal_key
+from fakeface_lab.training.objective import Objective
 from fakeface_lab.training.outcome import (
-    ARTIFACTS,
     MODEL,
     Outcome,
     curve_figures,
-    peak_rss_bytes,
+    empty_artifacts,
+    end_metrics,
     read_whole_outcome,
+    write_layers,
     write_outcome,
 )
 from fakeface_lab.training.recorder import EpochRecord, Listener, TrainingRecorder
@@ -84,9 +85,7 @@ def _write_outcome(
     open_test: bool,
 ) -> Outcome:
     """Score the kept weights; write artifacts, packed model and, last, the outcome."""
-    artifacts = folder / ARTIFACTS
-    shutil.rmtree(artifacts, ignore_errors=True)
-    artifacts.mkdir()
+    artifacts = empty_artifacts(folder)
     history = _history(recorder.records)
     metrics = _training_metrics(recorder, model)
     _write_figure(documented_figure(history), artifacts / "documented_figure.png")
@@ -102,14 +101,14 @@ def _write_outcome(
     _write_scores_table(scored, [f"probability_{name}" for name in names], images, artifacts / "scores.csv")
     if recorder.epoch_scores is not None:
         np.save(artifacts / "epoch_scores.npy", recorder.epoch_scores)
-    if training.objective in STRESS_OBJECTIVES:
+    if training.objective.name in STRESS_OBJECTIVES:
         stress_metrics, stressed = score_for_search(model, images, split, scored)
         metrics |= stress_metrics
         conditions = [condition.name for condition in SEARCH_CONDITIONS]
         _write_scores_table(stressed, conditions, images, artifacts / "stress_scores.csv")
     (artifacts / "metrics.json").write_text(json.dumps(metrics, indent=2))
     write_ledger(split, images, artifacts / "split.csv")
-    _write_layers(model, artifacts / "layers.txt")
+    write_layers(model, artifacts / "layers.txt")
     package_model(
         model,
         folder / MODEL,
@@ -155,13 +154,7 @@ def _history(records: list[EpochRecord]) -> dict[str, list[float]]:
 
 def _training_metrics(recorder: TrainingRecorder, model: keras.Model) -> dict[str, float]:
     history = _history(recorder.records)
-    metrics = {
-        "kept_epoch": float(recorder.kept_epoch),
-        "num_epochs": float(len(recorder.records)),
-        "num_params": float(model.count_params()),
-        "train_secs": sum(history["epoch_secs"]),
-        "peak_rss_bytes": float(peak_rss_bytes()),
-    }
+    metrics = end_metrics(recorder.records, recorder.kept_epoch, model)
     if "val_loss" in history:
         metrics["best_val_loss"] = min(history["val_loss"])
         metrics["best_val_accuracy"] = max(history["val_accuracy"])
@@ -223,12 +216,6 @@ def _write_scores_table(scored: Scored, columns: Sequence[str], images: ImageSet
                 table.writerow((image.name, image.sha256, names[image.label], part, *(float(score) for score in own)))
 
 
-def _write_layers(model: keras.Model, path: Path) -> None:
-    lines: list[str] = []
-    model.summary(print_fn=lambda line: lines.append(line), line_length=90)
-    path.write_text("\n".join(lines) + "\n")
-
-
 def _write_figure(figure: Any, path: Path) -> None:
     figure.savefig(path, dpi=_FIGURE_DPI)
 
@@ -245,7 +232,6 @@ class DetectorWork:
         images: all images.
         split: who is in which split.
         objective: the metric that is the score.
-        direction: whether a larger or a smaller score is better.
         searched: names of the hyperparameters that are searched.
         num_threads: threads of one training.
         settings: resolved settings, logged with each run.
@@ -253,8 +239,7 @@ class DetectorWork:
 
     images: ImageSet
     split: Split
-    objective: str
-    direction: Literal["min", "max"]
+    objective: Objective
     searched: tuple[str, ...]
     num_threads: int
     settings: Mapping[str, Any]
@@ -308,7 +293,6 @@ class DetectorWork:
             assignment.epochs,
             keep="last" if final else "best",
             objective=self.objective,
-            direction=self.direction,
         )
 
     def _split(self, assignment: Assignment) -> Split:

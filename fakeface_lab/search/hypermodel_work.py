@@ -5,33 +5,30 @@ user's, no `HyperModel.fit` of the user's); else it begins again at its first ep
 data come in the same order again.
 """
 
-import copy
 import json
 import math
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from keras_tuner.src.engine import tuner_utils
-
 from fakeface_lab.backend import keras, keras_tuner
-from fakeface_lab.errors import ModelError
 from fakeface_lab.search.run.engine import Assignment
 from fakeface_lab.tracking.models import INPUT_PREFIX, log_model, package_model
 from fakeface_lab.tracking.provenance import host_facts, package_versions
 from fakeface_lab.tracking.runs import TrackedRun
-from fakeface_lab.training.fit_arguments import EpochOrder, FitArguments, has_own_fit
-from fakeface_lab.training.hypermodel import ModelRecipe
+from fakeface_lab.training.fit_arguments import FitArguments
+from fakeface_lab.training.hypermodel import ModelRecipe, train_hypermodel
 from fakeface_lab.training.outcome import (
     ARTIFACTS,
     MODEL,
     Outcome,
     curve_figures,
-    peak_rss_bytes,
+    empty_artifacts,
+    end_metrics,
     read_whole_outcome,
+    write_layers,
     write_outcome,
 )
 from fakeface_lab.training.recorder import Listener, TrainingRecorder
@@ -69,13 +66,10 @@ class HypermodelWork:
         finished = read_whole_outcome(folder)
         if finished is not None:
             return finished
-        hp = self.recipe.hyperparameters(assignment.values)
-        model = self.recipe.build(hp, assignment.seed)
-        self.recipe.require_declared(hp)
-        self._require_size(model)
-        recorder = self._train(model, hp, assignment, folder, listener)
-        self.recipe.require_declared(hp)
-        recorder.load_kept_weights(model)
+        model, recorder = train_hypermodel(
+            self.recipe, self.fit, self.objective, assignment.values, seed=assignment.seed, epochs=assignment.epochs,
+            passes_epochs=self.passes_epochs, max_model_size=self.max_model_size, folder=folder, listener=listener,
+        )  # fmt: skip
         return self._write_outcome(model, recorder, assignment, folder)
 
     def params(self, assignment: Assignment) -> dict[str, object]:
@@ -122,56 +116,12 @@ class HypermodelWork:
                 model_type="keras",
             )
 
-    def _train(
-        self, model: keras.Model, hp: keras_tuner.HyperParameters, assignment: Assignment, folder: Path,
-        listener: Listener,
-    ) -> TrainingRecorder:  # fmt: skip
-        kwargs, ordering = dict(self.fit.kwargs), []
-        if self.fit.train is not None:
-            order = EpochOrder(self.fit.train, self.fit.batch_size, assignment.seed, shuffle=self.fit.shuffle)
-            kwargs |= {"x": order, "shuffle": False}
-            ordering = [keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: order.begin(epoch))]
-            if not model.built:  # weights before a checkpoint can be put into them
-                model(self.fit.example())
-        own_fit = has_own_fit(self.recipe.hypermodel)
-        recorder = TrainingRecorder(
-            folder, listener, self.objective, keep="best", has_checkpoints=self.fit.can_resume,
-            needs_objective=(lambda epoch: False) if own_fit else self.fit.is_validated,
-        )  # fmt: skip
-        done = recorder.restore(model)
-        if done:
-            kwargs["initial_epoch"] = done
-            # What is left of an inherited longer budget is nothing.
-            if done >= assignment.epochs:
-                return recorder
-        if self.passes_epochs:
-            kwargs["epochs"] = assignment.epochs
-        if not own_fit:
-            kwargs["verbose"] = 0
-        kwargs["callbacks"] = [*copy.deepcopy(list(self.fit.callbacks)), *ordering, recorder]
-        returned = self.recipe.hypermodel.fit(hp, model, *self.fit.args, **kwargs)
-        if not recorder.has_objective:
-            recorder.set_model(model)
-            tuner_utils.validate_trial_results(returned, self.objective, "HyperModel.fit()")
-            recorder.add(tuner_utils.convert_to_metrics_dict(returned, self.objective))
-        return recorder
-
-    def _require_size(self, model: keras.Model) -> None:
-        size = model.count_params() if model.built else 0
-        if self.max_model_size and size > self.max_model_size:
-            raise ModelError(f"oversized model: {size:,} parameters, max_model_size is {self.max_model_size:,}")
-
     def _write_outcome(
         self, model: keras.Model, recorder: TrainingRecorder, assignment: Assignment, folder: Path
     ) -> Outcome:
-        artifacts = folder / ARTIFACTS
-        shutil.rmtree(artifacts, ignore_errors=True)
-        artifacts.mkdir()
+        artifacts, records = empty_artifacts(folder), recorder.records
         (artifacts / "hyperparameters.json").write_text(json.dumps(dict(assignment.values), indent=2))
-        lines: list[str] = []
-        model.summary(print_fn=lambda line: lines.append(line), line_length=90)
-        (artifacts / "layers.txt").write_text("\n".join(lines) + "\n")
-        records = recorder.records
+        write_layers(model, artifacts / "layers.txt")
         names = dict.fromkeys(name for record in records for name in record.metrics)
         # Not each epoch need be validated.
         history = {name: [record.metrics.get(name, math.nan) for record in records] for name in names}
@@ -179,14 +129,7 @@ class HypermodelWork:
             figure.savefig(artifacts / f"curve_{name}.png", dpi=100)
         metadata = {"objective": self.objective.name, "seed": assignment.seed, "data_digest": self.dataset[1]}
         package_model(model, folder / MODEL, _named(self.fit.example()), metadata)
-        metrics = {
-            "kept_epoch": float(recorder.kept_epoch),
-            "num_epochs": float(len(records)),
-            "num_params": float(model.count_params()),
-            "train_secs": sum(record.metrics.get("epoch_secs", 0.0) for record in records),
-            "peak_rss_bytes": float(peak_rss_bytes()),
-        }
-        outcome = Outcome(list(records), recorder.kept_epoch, metrics)
+        outcome = Outcome(list(records), recorder.kept_epoch, end_metrics(records, recorder.kept_epoch, model))
         write_outcome(outcome, folder)
         return outcome
 

@@ -1,8 +1,7 @@
-"""Where the trials of a `Tuner` run: in worker processes, if all its parts can be sent to them."""
+"""One call of `Tuner.search`, from the oracle and the work to the report: opened, placed, run, closed."""
 
 import io
-import os
-from typing import Any, Literal
+from typing import Any
 
 import cloudpickle
 import numpy as np
@@ -12,20 +11,20 @@ from fakeface_lab.errors import ConfigError
 from fakeface_lab.search.hypermodel_work import HypermodelWork
 from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.ledger.resume import THREADS_TAG, open_search
-from fakeface_lab.search.report.leaderboard import leaderboard, trial_0_name, trials_table
+from fakeface_lab.search.report.leaderboard import trial_0_name, trials_table
 from fakeface_lab.search.report.report import publish_report
-from fakeface_lab.search.run.engine import Placement
+from fakeface_lab.search.run.engine import EngineMaker, Placement, Work
 from fakeface_lab.search.run.local_engine import make_engine
 from fakeface_lab.search.run.progress import SearchProgress
 from fakeface_lab.search.run.trials import Limits, Trials
 from fakeface_lab.search.suggest.oracles import default_values, num_trials_at_most, reseeded
 from fakeface_lab.terminal import console, print_places, say, wide_console
-from fakeface_lab.tracking.lookup import children_of
 from fakeface_lab.tracking.owner import sweep_dead_runs
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.tracking.writer import PatientWriter
+from fakeface_lab.training.objective import Objective
 
-__all__ = ["open_tuner_search", "place", "run_tuner_search"]
+__all__ = ["open_tuner_search", "place", "run_trials", "run_tuner_search"]
 
 # Settings of an oracle that may change while its search goes on, or that have no meaning here.
 _FREE_ORACLE_SETTINGS = (
@@ -53,17 +52,36 @@ def open_tuner_search(
         "seed": str(seed),
         "oracle_seed": str(template.seed),
         "data_digest": work.dataset[1],
-        "objective": work.objective.name,
-        "direction": work.objective.direction,
+        **Objective(work.objective.name, work.objective.direction).tags(),
         "algorithm": type(template).__name__,
         "trial_0": "defaults",
         THREADS_TAG: str(work.num_threads),
     }
     identity = _identity(work, template, seed)
-    run_id = os.environ.get("MLFLOW_RUN_ID")
-    ledger = open_search(store, writer, name, identity, tags, restart=restart, existing_run_id=run_id)
+    ledger = open_search(store, writer, name, identity, tags, restart=restart)
     # An oracle without a seed draws one in each process.
     return ledger, reseeded(template, int(ledger.parent.run.data.tags.get("oracle_seed", template.seed)))
+
+
+def run_trials(
+    ledger: Ledger,
+    template: keras_tuner.Oracle,
+    work: Work,
+    make_engine: EngineMaker,
+    limits: Limits,
+    *,
+    seed: int,
+    keep_models: str = "all",
+) -> None:
+    """Run the trials that are left of a search, and show how it goes; arguments and errors as in `Trials`."""
+    parent, num_trials = ledger.parent, num_trials_at_most(template)
+    algorithm, at_most = parent.run.data.tags["algorithm"], f"at most {num_trials}" if num_trials else "any number of"
+    say("search", f"{parent.name}: {algorithm}, {at_most} trials, {len(ledger.trials)} recorded so far")
+    print_places(parent.store, parent.name, parent.run_id)
+    with SearchProgress(ledger, num_trials) as progress:
+        Trials(
+            ledger, template, work, make_engine, limits, seed=seed, observer=progress, keep_models=keep_models
+        ).run()  # fmt: skip
 
 
 def run_tuner_search(
@@ -82,46 +100,35 @@ def run_tuner_search(
         AllTrialsFailedError: no trial has a score.
         TrackingError: the store stayed away too long; run the same script again later.
     """
-    parent, objective, num_trials = ledger.parent, work.objective, num_trials_at_most(template)
-    sweep_dead_runs(parent.store)
-    say(
-        "search",
-        f"{parent.name}: {type(template).__name__}, {num_trials or 'any number of'} trials, "
-        f"{len(ledger.trials)} recorded so far",
-    )
-    print_places(parent.store, parent.name, parent.run_id)
+    parent = ledger.parent
     with parent.ending():
+        sweep_dead_runs(parent.store)
         engine = make_engine(
             placement, work, ledger, workers=workers, num_threads=work.num_threads, hang_secs=hang_secs
         )
-        limits = Limits(work.fit.epochs or 1)
-        with SearchProgress(ledger, objective.name, objective.direction, num_trials) as progress:
-            Trials(ledger, template, work, engine, limits, seed=seed, observer=progress).run()
-        _close(ledger, objective.name, objective.direction)
+        run_trials(ledger, template, work, engine, Limits(work.fit.epochs or 1), seed=seed)
+        _close(ledger)
     parent.remove_files()
     print_places(parent.store, parent.name, parent.run_id)
 
 
-def _close(ledger: Ledger, objective: str, direction: Literal["min", "max"]) -> None:
+def _close(ledger: Ledger) -> None:
     """Write and print the end of a search; there is no test split, so no verdict."""
-    parent = ledger.parent
-    trials = parent.writer.call(lambda: children_of(parent.store, parent.run, "trial"))
-    table = leaderboard(trials, direction)
-    scored = table[table["score"].notna()]
-    if scored.empty:
+    parent, best, objective = ledger.parent, ledger.best_first(), ledger.objective.name
+    if not best:
         return
-    best, defaults = scored.iloc[0], scored[scored["trial"] == 0]
-    metrics = {"best_score": float(best["score"])}
-    worth = f"{best['run']}: the best {objective}, {best['score']:.4f}"
-    if len(defaults):
-        metrics["defaults_score"] = float(defaults["score"].iloc[0])
-        worth += f"; with all hyperparameters at their defaults (t000): {metrics['defaults_score']:.4f}"
+    score, defaults = best[0].record.score, ledger.trials[0].record.score
+    metrics = {"best_score": score, "defaults_score": defaults}
+    worth = f"{best[0].name}: the best {objective}, {score:.4f}"
+    if defaults is not None:
+        worth += f"; with all hyperparameters at their defaults (t000): {defaults:.4f}"
     # A repeated configuration was not another chance to be lucky.
-    num_tried = len(scored) - sum("duplicate_of" in run.data.tags for run in trials)
+    num_tried = sum("duplicate_of" not in trial.tags for trial in best)
     if num_tried > 1:
         worth += f". Picked as the best of {num_tried}, it looks better than it is: score it on data kept apart"
-    parent.log_metrics(metrics, 0, int(parent.run.info.start_time))
-    publish_report(ledger, objective, direction, f"{worth}.")
+    measured = {name: value for name, value in metrics.items() if value is not None}
+    parent.log_metrics(measured, 0, int(parent.run.info.start_time))
+    table = publish_report(ledger, f"{worth}.")
     if not console.quiet:
         wide_console.print(trials_table(table, trial_0_name(parent.run)))
         say("worth", f"{worth}.")

@@ -7,6 +7,7 @@ the training go on meanwhile.
 
 import json
 import os
+import shutil
 import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,8 +22,10 @@ from fakeface_lab.backend import keras
 from fakeface_lab.errors import ModelError
 
 __all__ = [
+    "CHECKPOINT",
     "BackgroundWriter",
     "Snapshot",
+    "inherit_checkpoint",
     "load_checkpoint",
     "load_weights",
     "read_state",
@@ -30,6 +33,7 @@ __all__ = [
     "save_weights",
 ]
 
+CHECKPOINT = "epoch.ckpt"
 _STATE_MEMBER = "state.json"
 
 
@@ -161,3 +165,27 @@ def _load(path: Path, variables: list[Any]) -> None:
                     f"{path}: holds another model (array {number} is {array.shape}, not {tuple(variable.shape)})"
                 )
             variable.assign(array)
+
+
+def inherit_checkpoint(parent_folder: Path, folder: Path) -> None:
+    """Let a promoted trial go on from its parent's checkpoint, where it has none of its own.
+
+    Without the parent's (another machine, a cleaned disk) it starts at its first epoch, with the same result.
+    """
+    if (folder / CHECKPOINT).exists() or not (parent_folder / CHECKPOINT).exists():
+        return
+    for path in sorted(parent_folder.glob("kept-*.weights")):
+        _link_or_copy(path, folder / path.name)
+    # Last: it is what makes the folder a place to go on from.
+    _link_or_copy(parent_folder / CHECKPOINT, folder / CHECKPOINT)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Give a checkpoint a second name: it is only ever replaced as a whole, never written into."""
+    partial_path = target.with_suffix(".partial")
+    partial_path.unlink(missing_ok=True)
+    try:
+        os.link(source, partial_path)
+    except OSError:  # a file system without hard links
+        shutil.copy2(source, partial_path)
+    partial_path.replace(target)

@@ -1,18 +1,28 @@
-"""How the model of a trial is made from its values: the same one, whatever the process has built before."""
+"""A KerasTuner hypermodel: its whole search space, its model from given values, and one resumable training of it.
+
+KerasTuner meets some hyperparameters only while it searches: `units_2` when `layers` is 3, a batch size in
+`HyperModel.fit`. The space of a search here does not grow, so they are found before it begins: the model is built once
+for each choice and for both ends of each range of whole numbers, and a user's own `fit` is called up to the point where
+it would begin to train.
+"""
 
 import copy
 import hashlib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 from keras_tuner.engine import hyperparameters as kt_hyperparameters
+from keras_tuner.src.engine import tuner_utils
 
 from fakeface_lab.backend import keras, keras_tuner
 from fakeface_lab.errors import ModelError, SearchError
+from fakeface_lab.training.fit_arguments import EpochOrder, FitArguments, has_own_fit
+from fakeface_lab.training.recorder import Listener, TrainingRecorder
 
-__all__ = ["ModelRecipe", "discover_in_build", "discover_in_fit"]
+__all__ = ["ModelRecipe", "discover_in_build", "discover_in_fit", "train_hypermodel"]
 
 
 def discover_in_build(oracle: keras_tuner.Oracle, hypermodel: keras_tuner.HyperModel) -> None:
@@ -135,3 +145,72 @@ class ModelRecipe:
             return hashlib.sha256(model.to_json().encode()).hexdigest()[:16]
         except Exception:  # a subclass without a description, or a build that fails: its trial will tell
             return ""
+
+
+def train_hypermodel(
+    recipe: ModelRecipe,
+    fit: FitArguments,
+    objective: keras_tuner.Objective,
+    values: Mapping[str, Any],
+    *,
+    seed: int,
+    epochs: int,
+    passes_epochs: bool,
+    max_model_size: int | None,
+    folder: Path,
+    listener: Listener,
+) -> tuple[keras.Model, TrainingRecorder]:
+    """Train the model that has these values, or resume from the checkpoint in `folder`; it ends with its kept weights.
+
+    Args:
+        recipe: makes the model.
+        fit: what `HyperModel.fit` is given.
+        objective: judges an epoch.
+        values: hyperparameters by name.
+        seed: of initial weights, data order and dropout.
+        epochs: the budget, all epochs from the first one on.
+        passes_epochs: whether `fit` is told the budget.
+        max_model_size: most parameters of a model, None for no limit.
+        folder: of the run; it exists.
+        listener: is told about each step and epoch.
+
+    Raises:
+        ModelError: the model is too large, or is not a Keras model.
+        SearchError: a hyperparameter is not in the space, or an epoch lacks the objective.
+    """
+    hp = recipe.hyperparameters(values)
+    model = recipe.build(hp, seed)
+    recipe.require_declared(hp)
+    size = model.count_params() if model.built else 0
+    if max_model_size and size > max_model_size:
+        raise ModelError(f"oversized model: {size:,} parameters, max_model_size is {max_model_size:,}")
+    own_fit = has_own_fit(recipe.hypermodel)
+    recorder = TrainingRecorder(
+        folder, listener, objective, keep="best", has_checkpoints=fit.can_resume,
+        needs_objective=(lambda epoch: False) if own_fit else fit.is_validated,
+    )  # fmt: skip
+    kwargs = dict(fit.kwargs)
+    callbacks = copy.deepcopy(list(fit.callbacks))
+    if fit.train is not None:
+        order = EpochOrder(fit.train, fit.batch_size, seed, shuffle=fit.shuffle)
+        kwargs |= {"x": order, "shuffle": False}
+        callbacks.append(keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: order.begin(epoch)))
+        if not model.built:  # weights before a checkpoint can be put into them
+            model(fit.example())
+    done = recorder.restore(model)
+    if done:
+        kwargs["initial_epoch"] = done
+    if passes_epochs:
+        kwargs["epochs"] = epochs
+    if not own_fit:
+        kwargs["verbose"] = 0
+    # What is left of an inherited longer budget is nothing.
+    if done < epochs:
+        returned = recipe.hypermodel.fit(hp, model, *fit.args, **kwargs, callbacks=[*callbacks, recorder])
+        if not recorder.has_objective:
+            recorder.set_model(model)
+            tuner_utils.validate_trial_results(returned, objective, "HyperModel.fit()")
+            recorder.add(tuner_utils.convert_to_metrics_dict(returned, objective))
+        recipe.require_declared(hp)
+    recorder.load_kept_weights(model)
+    return model, recorder

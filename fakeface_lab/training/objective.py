@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-__all__ = ["Direction", "Objective", "best_first"]
+__all__ = ["VAL_LOSS", "Direction", "Objective", "best_first"]
 
 Direction = Literal["min", "max"]
 Key = TypeVar("Key")
@@ -22,6 +22,15 @@ class Objective:
     name: str
     direction: Direction = "min"
 
+    @classmethod
+    def from_tags(cls, tags: Mapping[str, str]) -> "Objective":
+        """Return what the parent run of a search says that it optimizes."""
+        return cls(tags.get("objective", "score"), "max" if tags.get("direction") == "max" else "min")
+
+    def tags(self) -> dict[str, str]:
+        """Return it as tags of the parent run."""
+        return {"objective": self.name, "direction": self.direction}
+
     def has_value(self, metrics: Mapping[str, float]) -> bool:
         """Return whether an epoch has measured it."""
         return self.name in metrics
@@ -33,6 +42,9 @@ class Objective:
     def better_than(self, value: float, other: float) -> bool:
         """Return whether `value` beats `other`."""
         return value > other if self.direction == "max" else value < other
+
+
+VAL_LOSS = Objective("val_loss")
 
 
 def best_first(scores: Mapping[Key, float], direction: Direction) -> list[Key]:

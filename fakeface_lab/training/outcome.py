@@ -1,9 +1,11 @@
 """What a finished training leaves in its folder: artifacts, the packed model and, last, its numbers."""
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +13,8 @@ import psutil
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from fakeface_lab.backend import keras, tf
+from fakeface_lab.errors import FakefaceLabError, without_credentials
 from fakeface_lab.files import replace_text
 from fakeface_lab.tracking.models import is_whole
 from fakeface_lab.training.recorder import EpochRecord
@@ -20,10 +24,15 @@ __all__ = [
     "MODEL",
     "Outcome",
     "curve_figures",
+    "empty_artifacts",
+    "end_metrics",
     "epoch_order",
+    "explain_fault",
+    "kind_of_fault",
     "peak_rss_bytes",
     "read_outcome",
     "read_whole_outcome",
+    "write_layers",
     "write_outcome",
 ]
 
@@ -87,6 +96,32 @@ def write_outcome(outcome: Outcome, folder: Path) -> None:
     replace_text(folder / _OUTCOME, json.dumps(asdict(outcome)))
 
 
+def end_metrics(records: Sequence[EpochRecord], kept_epoch: int, model: keras.Model) -> dict[str, float]:
+    """Return what every training reports at its end: epochs, parameters, seconds, memory in bytes."""
+    return {
+        "kept_epoch": float(kept_epoch),
+        "num_epochs": float(len(records)),
+        "num_params": float(model.count_params()),
+        "train_secs": sum(record.metrics.get("epoch_secs", 0.0) for record in records),
+        "peak_rss_bytes": float(peak_rss_bytes()),
+    }
+
+
+def empty_artifacts(folder: Path) -> Path:
+    """Return the folder for the artifacts of a run, emptied of what an earlier attempt left there."""
+    artifacts = folder / ARTIFACTS
+    shutil.rmtree(artifacts, ignore_errors=True)
+    artifacts.mkdir()
+    return artifacts
+
+
+def write_layers(model: keras.Model, path: Path) -> None:
+    """Write the table of layers that `model.summary` prints."""
+    lines: list[str] = []
+    model.summary(print_fn=lambda line: lines.append(line), line_length=90)
+    path.write_text("\n".join(lines) + "\n")
+
+
 def peak_rss_bytes() -> int:
     """Return the most memory that this process ever had, bytes: earlier trainings in it included."""
     memory = psutil.Process().memory_info()
@@ -123,3 +158,41 @@ def _curve(history: Mapping[str, Sequence[float]], name: str, kept_epoch: int) -
     axes.grid(True, alpha=0.3)
     axes.legend()
     return figure
+
+
+_OUT_OF_MEMORY = (MemoryError, tf.errors.ResourceExhaustedError)
+
+
+# A driver or a library that stumbled (cuDNN, NCCL): it may be this network's shape or the machine.
+_STUMBLED = (
+    tf.errors.InternalError,
+    tf.errors.UnknownError,
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.DataLossError,
+)
+
+
+# A path that is wrong stays wrong; a full disk or a lost connection does not.
+_WRONG_PATH = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
+
+
+def kind_of_fault(err: Exception) -> Literal["failed", "died", "disturbed"]:
+    """Return what became of an attempt.
+
+    `failed`: a fault in the model or its data, the same in every attempt. `died`: memory or a driver gave out, the next
+    attempt may do better. `disturbed`: a full disk, a lost connection; no trial is to blame.
+    """
+    if isinstance(err, (*_OUT_OF_MEMORY, *_STUMBLED)):
+        return "died"
+    return "disturbed" if isinstance(err, OSError) and not isinstance(err, _WRONG_PATH) else "failed"
+
+
+def explain_fault(err: Exception) -> str:
+    """Return in one line why a training failed, for the run's tag `status_reason`."""
+    first_line = without_credentials(str(err).partition("\n")[0])
+    if isinstance(err, FakefaceLabError):
+        return first_line
+    if isinstance(err, _OUT_OF_MEMORY):
+        return f"out of memory: {first_line or 'no detail'}"
+    return f"{type(err).__name__}: {first_line}"

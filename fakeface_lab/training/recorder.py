@@ -16,6 +16,7 @@ from fakeface_lab.backend import keras, tf
 from fakeface_lab.errors import SearchError, TrainingDivergedError
 from fakeface_lab.files import replace_text
 from fakeface_lab.training.checkpoint import (
+    CHECKPOINT,
     BackgroundWriter,
     Snapshot,
     load_checkpoint,
@@ -201,7 +202,7 @@ class TrainingRecorder(keras.callbacks.Callback):
 
     @property
     def _checkpoint(self) -> Path:
-        return self._folder / "epoch.ckpt"
+        return self._folder / CHECKPOINT
 
     @property
     def _journal(self) -> Path:

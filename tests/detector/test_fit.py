@@ -335,7 +335,7 @@ def test_kept_weights_are_those_of_the_kept_epoch(
 ) -> None:
     # A learning rate that overshoots, so that the best epoch is not the last one.
     values = SMALL.model_copy(update={"learning_rate": 0.05})
-    training = Training(values, SIZE_PX, 3, 4, keep="best", objective=objective, direction=direction)
+    training = Training(values, SIZE_PX, 3, 4, keep="best", objective=Objective(objective, direction))
     model, recorder = run(training, tmp_path)
     figures = [record.metrics[objective] for record in recorder.records]
     assert recorder.kept_epoch == 1 + figures.index(pick(figures)) < 4

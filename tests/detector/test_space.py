@@ -12,8 +12,9 @@ from fakeface_lab.detector.space import build_space, num_parameters, to_hyperpar
 from fakeface_lab.detector.work import DetectorWork
 from fakeface_lab.errors import ConfigError, ModelError
 from fakeface_lab.search.run.engine import Assignment
-from fakeface_lab.search.run.uploads import inherit_checkpoint
 from fakeface_lab.settings import DEFAULT_SPACE, Hyperparameters, Range, TuneSettings
+from fakeface_lab.training.checkpoint import inherit_checkpoint
+from fakeface_lab.training.objective import VAL_LOSS
 from fakeface_lab.training.outcome import Outcome
 
 DOCUMENTED = Hyperparameters().model_dump()
@@ -89,7 +90,7 @@ class Silent:
 @pytest.fixture
 def work(make_images: Any, project: Path) -> DetectorWork:
     images = load_images(find_source(str(make_images()), None, project, 24), 24)
-    return DetectorWork(images, make_split(images, "sealed", 0), "val_loss", "min", (), 1, {})
+    return DetectorWork(images, make_split(images, "sealed", 0), VAL_LOSS, (), 1, {})
 
 
 def test_a_model_larger_than_the_memory_is_refused_before_it_is_built(work: DetectorWork, tmp_path: Path) -> None:

@@ -14,14 +14,15 @@ from typing import Any, Literal
 import keras_tuner
 
 from fakeface_lab.backend import tf
+from fakeface_lab.detector.oracle import OracleSpec, build_oracle
 from fakeface_lab.errors import TrainingDivergedError
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
 from fakeface_lab.search.ledger.resume import open_search
 from fakeface_lab.search.run.engine import Assignment, Event
-from fakeface_lab.search.suggest.oracles import OracleSpec, build_oracle
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.tracking.writer import PatientWriter
+from fakeface_lab.training.objective import VAL_LOSS
 from fakeface_lab.training.outcome import Outcome
 from fakeface_lab.training.recorder import EpochRecord, Listener
 
@@ -165,4 +166,4 @@ def template(algorithm: Algorithm, max_trials: int | None = 6, max_epochs: int =
 def open_ledger(store: Store, name: str = "curves", restart: bool = False, **identity: Any) -> Ledger:
     """The ledger of a search, new or continued."""
     writer = PatientWriter(120)
-    return open_search(store, writer, name, {"seed": 3} | identity, {}, restart=restart)
+    return open_search(store, writer, name, {"seed": 3} | identity, VAL_LOSS.tags(), restart=restart)

@@ -20,7 +20,7 @@ from fakeface_lab.tracking.runs import Run, StoredRun, TrackedRun, end_at_once, 
 from fakeface_lab.tracking.store import join_text, search_runs, split_text
 from fakeface_lab.tracking.twins import furthest, make_once, remove_twins
 from fakeface_lab.tracking.writer import PatientWriter
-from fakeface_lab.training.objective import Direction, best_first
+from fakeface_lab.training.objective import Objective, best_first
 
 __all__ = ["Ledger", "LedgerRun", "LedgerTrial"]
 
@@ -138,10 +138,17 @@ class Ledger:
         """How many creations and ends there are: what is suggested next changes only with them."""
         return self._last_order
 
-    def best_first(self, direction: Direction) -> list[LedgerTrial]:
+    @property
+    def objective(self) -> Objective:
+        """What the score is, and whether more of it is better."""
+        return Objective.from_tags(self._parent.run.data.tags)
+
+    def best_first(self) -> list[LedgerTrial]:
         """Return the trials that have a score, the best first; of equal scores the earlier trial is first."""
         scores = {number: trial.record.score for number, trial in self._trials.items()}
-        ranked = best_first({key: score for key, score in scores.items() if score is not None}, direction)
+        ranked = best_first(
+            {key: score for key, score in scores.items() if score is not None}, self.objective.direction
+        )
         return [self._trials[number] for number in ranked]
 
     def repair(self) -> None:

@@ -1,6 +1,7 @@
 """Which search a name means: a new one, or one to be continued if its settings are the same."""
 
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,7 +58,6 @@ def open_search(
     tags: Mapping[str, str],
     *,
     restart: bool,
-    existing_run_id: str | None = None,
 ) -> Ledger:
     """Return the ledger of the search called `name`: continued where there is one, else new.
 
@@ -66,9 +66,8 @@ def open_search(
         writer: through which all is written.
         name: of the search.
         identity: what must be equal for its trials to belong together.
-        tags: further tags of a new parent run.
+        tags: further tags of a new parent run, which is the one that `MLFLOW_RUN_ID` names if it is set.
         restart: make a new parent; the old one is tagged as superseded, and nothing is deleted.
-        existing_run_id: a run to take as the new parent.
 
     Raises:
         SearchError: a search of that name has another identity (names the differences), or another process drives it.
@@ -90,7 +89,7 @@ def open_search(
             )
         return _repaired(TrackedRun.reopen(store, writer, found))
     all_tags = {**tags, "role": "search", "search": name} | split_text("identity", text)
-    parent = TrackedRun.create(store, writer, name, all_tags, existing_run_id=existing_run_id)
+    parent = TrackedRun.create(store, writer, name, all_tags, existing_run_id=os.environ.get("MLFLOW_RUN_ID"))
     if found is not None:
         StoredRun(store, writer, found).set_tags({"superseded_by": parent.run_id})
     return _repaired(parent)

@@ -2,21 +2,22 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from rich.table import Table
 
 from fakeface_lab.terminal import format_secs
-from fakeface_lab.tracking.lookup import Run
-from fakeface_lab.tracking.store import join_text
+from fakeface_lab.tracking.lookup import Run, children_of
+from fakeface_lab.tracking.store import Store, join_text
+from fakeface_lab.training.objective import Direction, Objective
 
 __all__ = [
-    "direction_of",
     "format_value",
     "leaderboard",
     "plain_table",
+    "read_leaderboard",
     "searched_names",
     "trial_0_name",
     "trials_table",
@@ -26,18 +27,17 @@ _BEFORE_VALUES = ("trial", "run", "score")
 _AFTER_VALUES = ("epochs", "epochs_planned", "kept_epoch", "train_secs", "num_params", "status", "reason", "run_id")
 
 
-def direction_of(parent: Run) -> Literal["min", "max"]:
-    """Return whether a larger or a smaller score is better, as the parent run of a search says."""
-    tags = parent.data.tags
-    return "max" if tags.get("direction") == "max" else "min"
-
-
 def trial_0_name(parent: Run) -> str:
     """Return what the configuration of trial 0 is called."""
     return str(parent.data.tags.get("trial_0", "defaults"))
 
 
-def leaderboard(trials: Sequence[Run], direction: Literal["min", "max"]) -> pd.DataFrame:
+def read_leaderboard(store: Store, search: Run) -> pd.DataFrame:
+    """Return the leaderboard of the search with this parent run, as the store has it now."""
+    return leaderboard(children_of(store, search, "trial"), Objective.from_tags(search.data.tags).direction)
+
+
+def leaderboard(trials: Sequence[Run], direction: Direction) -> pd.DataFrame:
     """Return one row a trial, best first, trials without a score last.
 
     Args:

@@ -3,116 +3,25 @@
 Everything is made from what the store has recorded.
 """
 
-import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.inspection import permutation_importance
 
+from fakeface_lab.figures.search import cost_figure, history_figure, importance_figure
 from fakeface_lab.search.ledger.ledger import Ledger
-from fakeface_lab.search.report.leaderboard import format_value, leaderboard, searched_names, trial_0_name
+from fakeface_lab.search.report.leaderboard import format_value, read_leaderboard, searched_names, trial_0_name
 from fakeface_lab.terminal import format_secs
-from fakeface_lab.tracking.lookup import Run, children_of
+from fakeface_lab.tracking.runs import Run, StoredRun
 
-__all__ = [
-    "Importance",
-    "cost_figure",
-    "history_figure",
-    "importance_figure",
-    "measure_importance",
-    "publish_report",
-    "write_report",
-]
-
-# Colour-blind safe: a trial, the best so far, trial 0, a failed trial.
-TRIAL_COLOUR, BEST_COLOUR, TRIAL_0_COLOUR, FAILED_COLOUR = "#0072B2", "#D55E00", "#555555", "#CC79A7"
-
-# Scores that spread over more than this factor are drawn on a logarithmic axis: one diverged trial hides the others.
-_LOG_FACTOR = 20
-
-
-def history_figure(
-    scores: Sequence[float | None], objective: str, direction: Literal["min", "max"], trial_0: str = "defaults"
-) -> Figure:
-    """Return the score of each trial in order, the best so far, and that of trial 0 as a line.
-
-    Args:
-        scores: by trial, from trial 0; None for one without a score, which is marked at the foot.
-        objective: name of the score.
-        direction: whether a larger or a smaller score is better.
-        trial_0: what the configuration of trial 0 is called.
-    """
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    values = np.array([math.nan if score is None else score for score in scores], dtype=np.float64)
-    trials = np.arange(len(values))
-    has_score = np.isfinite(values)
-    running = np.fmin.accumulate(values) if direction == "min" else np.fmax.accumulate(values)
-    axes.plot(trials[has_score], values[has_score], "o", color=TRIAL_COLOUR, label="trial")
-    axes.step(trials, running, where="post", color=BEST_COLOUR, label="best so far")
-    if len(values) and has_score[0]:
-        axes.axhline(values[0], color=TRIAL_0_COLOUR, linestyle=":", label=f"{trial_0}: {values[0]:.4f}")
-    if not has_score.all():
-        failed = trials[~has_score]
-        at_foot = axes.get_xaxis_transform()
-        axes.plot(
-            failed, np.full(len(failed), 0.03), "x", color=FAILED_COLOUR, transform=at_foot, label="without a score"
-        )
-    found = values[has_score]
-    if len(found) and found.min() > 0 and found.max() > _LOG_FACTOR * found.min():
-        axes.set_yscale("log")
-    axes.set(xlabel="trial", ylabel=f"{objective} ({'smaller' if direction == 'min' else 'larger'} is better)")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(True, alpha=0.3)
-    axes.legend()
-    return figure
-
-
-def importance_figure(
-    names: Sequence[str], means: Sequence[float], spreads: Sequence[float], warning: str = ""
-) -> Figure:
-    """Return how much each hyperparameter mattered, the largest on top, with the warning written into the picture.
-
-    Args:
-        names: hyperparameters.
-        means: permutation importance of each, drop of R².
-        spreads: standard deviation of each over the permutations.
-        warning: why not to trust it; empty for none.
-    """
-    figure = Figure(figsize=(8, max(2.5, 1.2 + 0.45 * len(names))), layout="constrained")
-    axes = figure.add_subplot()
-    order = np.argsort(means, kind="stable")
-    axes.barh(
-        [names[index] for index in order],
-        [means[index] for index in order],
-        xerr=[spreads[index] for index in order],
-        color=TRIAL_COLOUR,
-    )
-    axes.set_xlabel("permutation importance: how much R² a forest over the trials loses")
-    axes.grid(True, axis="x", alpha=0.3)
-    if warning:
-        axes.set_title(warning, color=BEST_COLOUR, fontsize=10, wrap=True)
-    return figure
-
-
-def cost_figure(train_secs: Sequence[float]) -> Figure:
-    """Return the training time of each trial, from trial 0; nothing is drawn where it is NaN."""
-    figure = Figure(figsize=(8, 3.5), layout="constrained")
-    axes = figure.add_subplot()
-    axes.bar(range(len(train_secs)), train_secs, color=TRIAL_COLOUR)
-    axes.set(xlabel="trial", ylabel="training, s", title=f"{np.nansum(train_secs):,.0f} s in all")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(True, axis="y", alpha=0.3)
-    return figure
+__all__ = ["Importance", "measure_importance", "publish_report", "write_report"]
 
 
 # Below this many trials the forest mostly draws the noise of single trainings.
@@ -181,54 +90,41 @@ _NUM_SHOWN = 10
 WriteBest = Callable[[Ledger, Run, Path], str]
 
 
-def publish_report(
-    ledger: Ledger,
-    objective: str,
-    direction: Literal["min", "max"],
-    verdict: str = "",
-    write_best: WriteBest | None = None,
-) -> None:
+def publish_report(ledger: Ledger, verdict: str = "", write_best: WriteBest | None = None) -> pd.DataFrame:
     """Put the report on the parent run, as artifacts and as its description; again after each restart.
 
     Args:
         ledger: of the search.
-        objective: name of the score.
-        direction: whether a larger or a smaller score is better.
         verdict: what the best score is worth, in sentences; may be empty.
         write_best: called with the ledger, the best trial's run and a folder, leaves files about it there and returns
-            a sentence on them.
+            a sentence about them.
+
+    Returns:
+        The leaderboard.
     """
     parent = ledger.parent
     folder = parent.folder / "report"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    write_report(ledger, objective, direction, verdict, folder, write_best)
+    table = write_report(ledger, verdict, folder, write_best)
     parent.upload(folder)
     parent.set_tags({"mlflow.note.content": (folder / "summary.md").read_text(encoding="utf-8")})
+    return table
 
 
-def write_report(
-    ledger: Ledger,
-    objective: str,
-    direction: Literal["min", "max"],
-    verdict: str,
-    folder: Path,
-    write_best: WriteBest | None = None,
-) -> None:
+def write_report(ledger: Ledger, verdict: str, folder: Path, write_best: WriteBest | None = None) -> pd.DataFrame:
     """Write `leaderboard.csv`, `history.png`, `importance.png`, `cost.png` and `summary.md` to `folder`.
 
-    `importance.png` needs four scored trials with different values.
-    Arguments as in `publish_report`.
+    `importance.png` needs four scored trials with different values. Arguments and result as in `publish_report`.
     """
+    parent, objective = ledger.parent, ledger.objective
     # Read again: the ledger's own copies of the runs have no metrics from after their creation.
-    parent = ledger.parent
-    runs = parent.writer.call(lambda: children_of(parent.store, parent.run, "trial"))
-    table = leaderboard(runs, direction)
+    table = parent.writer.call(lambda: read_leaderboard(parent.store, parent.run))
     table.to_csv(folder / "leaderboard.csv", index=False)
     trial_0 = trial_0_name(parent.run)
     by_trial = table.sort_values("trial")
     scores = [None if pd.isna(score) else float(score) for score in by_trial["score"]]
-    _save(history_figure(scores, objective, direction, trial_0), folder / "history.png")
+    _save(history_figure(scores, objective.name, objective.direction, trial_0), folder / "history.png")
     _save(cost_figure([float(secs) for secs in by_trial["train_secs"]]), folder / "cost.png")
     importance = measure_importance(table)
     if importance is not None:
@@ -236,12 +132,13 @@ def write_report(
             importance.names, importance.means.tolist(), importance.spreads.tolist(), importance.warning
         )
         _save(picture, folder / "importance.png")
-    best = next((run for run in runs if run.info.run_id == table["run_id"].iloc[0]), None)
+    best = ledger.best_first()
     on_best = ""
-    if write_best is not None and best is not None and pd.notna(table["score"].iloc[0]):
-        on_best = write_best(ledger, best, folder)
-    summary = _summary(table, objective, verdict, importance, trial_0, on_best)
+    if write_best is not None and best:
+        on_best = write_best(ledger, StoredRun(parent.store, parent.writer, best[0].run).read(), folder)
+    summary = _summary(table, objective.name, verdict, importance, trial_0, on_best)
     (folder / "summary.md").write_text(summary, encoding="utf-8")
+    return table
 
 
 def _save(figure: Any, path: Path) -> None:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from fakeface_lab.backend import keras, tf
-from fakeface_lab.errors import FakefaceLabError, SearchError, without_credentials
+from fakeface_lab.backend import keras
+from fakeface_lab.errors import SearchError
 from fakeface_lab.tracking.runs import TrackedRun
-from fakeface_lab.training.outcome import Outcome
+from fakeface_lab.training.outcome import Outcome, explain_fault, kind_of_fault
 from fakeface_lab.training.recorder import EpochRecord, Listener
 
 __all__ = [
@@ -23,8 +23,6 @@ __all__ = [
     "Placement",
     "Retries",
     "Work",
-    "explain_fault",
-    "kind_of_fault",
 ]
 
 
@@ -65,40 +63,6 @@ class Work(Protocol):
 
     def finish(self, run: TrackedRun, assignment: Assignment, outcome: Outcome, *, keep_model: bool) -> None:
         """Write what the training left in the run's folder."""
-
-
-_OUT_OF_MEMORY = (MemoryError, tf.errors.ResourceExhaustedError)
-# A driver or a library that stumbled (cuDNN, NCCL): it may be this network's shape or the machine.
-_STUMBLED = (
-    tf.errors.InternalError,
-    tf.errors.UnknownError,
-    tf.errors.UnavailableError,
-    tf.errors.AbortedError,
-    tf.errors.DataLossError,
-)
-# A path that is wrong stays wrong; a full disk or a lost connection does not.
-_WRONG_PATH = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
-
-
-def kind_of_fault(err: Exception) -> Literal["failed", "died", "disturbed"]:
-    """Return what became of an attempt.
-
-    `failed`: a fault in the model or its data, the same in every attempt. `died`: memory or a driver gave out, the next
-    attempt may do better. `disturbed`: a full disk, a lost connection; no trial is to blame.
-    """
-    if isinstance(err, (*_OUT_OF_MEMORY, *_STUMBLED)):
-        return "died"
-    return "disturbed" if isinstance(err, OSError) and not isinstance(err, _WRONG_PATH) else "failed"
-
-
-def explain_fault(err: Exception) -> str:
-    """Return in one line why a training failed, for the run's tag `status_reason`."""
-    first_line = without_credentials(str(err).partition("\n")[0])
-    if isinstance(err, FakefaceLabError):
-        return first_line
-    if isinstance(err, _OUT_OF_MEMORY):
-        return f"out of memory: {first_line or 'no detail'}"
-    return f"{type(err).__name__}: {first_line}"
 
 
 # Deaths of workers without a newly finished epoch, and starts without one (a killed driver is not the trial's fault).

@@ -9,7 +9,6 @@ from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
 from fakeface_lab.search.report.leaderboard import trial_0_name
 from fakeface_lab.search.run.engine import Event
 from fakeface_lab.terminal import console, format_secs
-from fakeface_lab.training.objective import Direction
 
 __all__ = ["SearchProgress"]
 
@@ -17,15 +16,8 @@ __all__ = ["SearchProgress"]
 class SearchProgress:
     """One living line a running trial, and a line that stays for each ended one."""
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        objective: str,
-        direction: Direction,
-        num_trials: int | None,
-    ) -> None:
-        self._trial_0 = trial_0_name(ledger.parent.run)
-        self._ledger, self._objective, self._direction, self._num_trials = ledger, objective, direction, num_trials
+    def __init__(self, ledger: Ledger, num_trials: int | None) -> None:
+        self._ledger, self._num_trials, self._trial_0 = ledger, num_trials, trial_0_name(ledger.parent.run)
         self._live = Live(console=console, refresh_per_second=4, transient=True)
         self._lines: dict[int, str] = {}
         self._started = time.monotonic()
@@ -60,7 +52,7 @@ class SearchProgress:
             reason = trial.run.data.tags.get("status_reason", "")
             console.print(f"{self._title(trial)}: failed: {reason}", style="yellow")
         else:
-            score = f"{self._objective} {trial.record.score:.4f}"
+            score = f"{self._ledger.objective.name} {trial.record.score:.4f}"
             console.print(f"{self._title(trial)}: {score}  {self._standing()}{self._time_left()}")
         self._draw()
 
@@ -73,7 +65,7 @@ class SearchProgress:
         return f"trial {trial.record.sequence + 1}{total} ({trial.run.info.run_name})"
 
     def _standing(self) -> str:
-        best, first = self._ledger.best_first(self._direction)[0].record, self._ledger.trials[0].record
+        best, first = self._ledger.best_first()[0].record, self._ledger.trials[0].record
         text = f"best {best.score:.4f} (t{best.sequence:03d})"
         if first.score is None or best.sequence == 0:
             return text

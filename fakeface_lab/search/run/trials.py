@@ -12,10 +12,11 @@ from fakeface_lab.errors import AllTrialsFailedError
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerRun, LedgerTrial
 from fakeface_lab.search.run.driver import THINKING_SECS, Driver, Observer
 from fakeface_lab.search.run.engine import Assignment, EngineMaker, Work
-from fakeface_lab.search.run.uploads import inherit_checkpoint, kept_models, remove_models, remove_work_folders
+from fakeface_lab.search.run.uploads import kept_models, remove_models, remove_work_folders
 from fakeface_lab.search.suggest.suggestion import Exhausted, Suggestion, Wait, failed_parent, suggest
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.writer import Background
+from fakeface_lab.training.checkpoint import inherit_checkpoint
 from fakeface_lab.training.outcome import Outcome
 
 __all__ = ["Limits", "Trials"]
@@ -145,14 +146,13 @@ class Trials(Driver[LedgerTrial]):
 
     def keeps_model(self, trial: LedgerTrial) -> bool:
         """Return whether the trial is among the best so far."""
-        kept = kept_models(self.ledger.records, self._template.objective.direction, self._keep_models)
-        return trial.record.sequence in kept
+        return trial.record.sequence in kept_models(self.ledger, self._keep_models)
 
     def clean_up(self, closed: Sequence[LedgerRun]) -> None:
         """Delete checkpoints that no promotion needs, and models that fell out of the best ones."""
         store = self.ledger.parent.store
         self._on_disk = remove_work_folders(store, self.ledger.trials, self._on_disk, self._template)
-        remove_models(self.ledger, self._template.objective.direction, self._keep_models)
+        remove_models(self.ledger, self._keep_models)
 
     def _new(self) -> LedgerTrial | None:
         """Return a newly suggested trial; None if there is none, or none yet."""

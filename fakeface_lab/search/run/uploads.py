@@ -3,14 +3,12 @@
 A trial's score is in the ledger before; what was cut off is uploaded again after a restart.
 """
 
-import os
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 from filelock import BaseFileLock
 from keras_tuner import oracles as kt_oracles
@@ -18,41 +16,14 @@ from keras_tuner import oracles as kt_oracles
 from fakeface_lab.backend import keras_tuner
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerRun, LedgerTrial
 from fakeface_lab.search.run.engine import Assignment, Work
-from fakeface_lab.search.suggest.suggestion import TrialRecord
 from fakeface_lab.tracking.models import delete_models
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.tracking.writer import Background
-from fakeface_lab.training.objective import Direction, best_first
+from fakeface_lab.training.checkpoint import CHECKPOINT
 from fakeface_lab.training.outcome import Outcome
 
-__all__ = ["Uploads", "inherit_checkpoint", "kept_models", "remove_models", "remove_work_folders"]
-
-_CHECKPOINT = "epoch.ckpt"
-
-
-def inherit_checkpoint(parent_folder: Path, folder: Path) -> None:
-    """Let a promoted trial go on from its parent's checkpoint, where it has none of its own.
-
-    Without the parent's (another machine, a cleaned disk) it starts at its first epoch, with the same result.
-    """
-    if (folder / _CHECKPOINT).exists() or not (parent_folder / _CHECKPOINT).exists():
-        return
-    for path in sorted(parent_folder.glob("kept-*.weights")):
-        _link_or_copy(path, folder / path.name)
-    # Last: it is what makes the folder a place to go on from.
-    _link_or_copy(parent_folder / _CHECKPOINT, folder / _CHECKPOINT)
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    """Give a checkpoint a second name: it is only ever replaced as a whole, never written into."""
-    partial_path = target.with_suffix(".partial")
-    partial_path.unlink(missing_ok=True)
-    try:
-        os.link(source, partial_path)
-    except OSError:  # a file system without hard links
-        shutil.copy2(source, partial_path)
-    partial_path.replace(target)
+__all__ = ["Uploads", "kept_models", "remove_models", "remove_work_folders"]
 
 
 def remove_work_folders(
@@ -85,7 +56,7 @@ def remove_work_folders(
         for path in folder.glob("*"):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
-            elif path.name != _CHECKPOINT and path.suffix != ".weights":
+            elif path.name != CHECKPOINT and path.suffix != ".weights":
                 path.unlink()
     return left
 
@@ -117,19 +88,19 @@ def _promotable(trials: Sequence[LedgerTrial], template: keras_tuner.Oracle) -> 
     return needed
 
 
-def kept_models(trials: Sequence[TrialRecord], direction: Direction, keep_models: str) -> set[int]:
+def kept_models(ledger: Ledger, keep_models: str) -> set[int]:
     """Return the sequences of finished trials whose models are kept: `all`, `best`, or `top-K` of them."""
-    ranked = best_first({trial.sequence: trial.score for trial in trials if trial.score is not None}, direction)
+    ranked = [trial.record.sequence for trial in ledger.best_first()]
     if keep_models == "all":
         return set(ranked)
     return set(ranked[: 1 if keep_models == "best" else int(keep_models.removeprefix("top-"))])
 
 
-def remove_models(ledger: Ledger, direction: Direction, keep_models: str) -> None:
+def remove_models(ledger: Ledger, keep_models: str) -> None:
     """Delete the models of trials that fell out of the best ones; the trial's tag `model` then says `none`."""
     if keep_models == "all":
         return
-    kept = kept_models(ledger.records, direction, keep_models)
+    kept = kept_models(ledger, keep_models)
     store, writer = ledger.parent.store, ledger.parent.writer
     for trial in ledger.trials:
         if trial.record.sequence in kept or trial.tags.get("model") != "logged":

@@ -66,7 +66,8 @@ def main(argv: list[str]) -> int:
 
     from fakeface_lab.backend import keras, set_up_process
     from fakeface_lab.files import unpickle_mapped
-    from fakeface_lab.search.run.engine import Assignment, explain_fault, kind_of_fault
+    from fakeface_lab.search.run.engine import Assignment
+    from fakeface_lab.training.outcome import explain_fault, kind_of_fault
 
     set_up_process(num_threads)
     work = unpickle_mapped(work_path)

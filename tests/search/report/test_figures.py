@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from fakeface_lab.search.report.report import cost_figure, history_figure, importance_figure
+from fakeface_lab.figures.search import cost_figure, history_figure, importance_figure
 
 
 def rendered(figure: Figure) -> tuple[int, int]:

@@ -21,13 +21,14 @@ from fakeface_lab.settings import BaselineSettings, Hyperparameters
 from fakeface_lab.tracking.lookup import children_of, find_run
 from fakeface_lab.tracking.store import open_store
 from fakeface_lab.tracking.writer import PatientWriter
+from fakeface_lab.training.objective import VAL_LOSS
 from tests.tiny_store import TinyStore, tiny_store
 
 
 @pytest.fixture
 def ledger(project: Path) -> Iterator[Ledger]:
     store = open_store(None, project, "faces")
-    ledger = open_search(store, PatientWriter(5), "by hand", {}, {}, restart=False)
+    ledger = open_search(store, PatientWriter(5), "by hand", {}, VAL_LOSS.tags(), restart=False)
     yield ledger
     ledger.parent.lock.release()
 
@@ -178,7 +179,7 @@ def test_report_of_any_search_has_no_settings_of_the_detector(ledger: Ledger, tm
     add(ledger, None, reason="NaN", units=99)
     folder = tmp_path / "report"
     folder.mkdir()
-    write_report(ledger, "val_loss", "min", "", folder)
+    write_report(ledger, "", folder)
     written = {path.name for path in folder.iterdir()}
     assert written == {"leaderboard.csv", "history.png", "importance.png", "cost.png", "summary.md"}
     summary = (folder / "summary.md").read_text()
@@ -194,7 +195,7 @@ def test_report_before_any_trial_has_a_score(ledger: Ledger, tmp_path: Path) -> 
     add(ledger, None, reason="NaN", units=99)
     folder = tmp_path / "report"
     folder.mkdir()
-    write_report(ledger, "val_loss", "min", "", folder)
+    write_report(ledger, "", folder)
     assert not (folder / "importance.png").exists()
     assert "1 trials, 1 failed" in (folder / "summary.md").read_text()
 

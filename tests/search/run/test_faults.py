@@ -4,7 +4,7 @@ import pytest
 
 from fakeface_lab.backend import tf
 from fakeface_lab.errors import ModelError
-from fakeface_lab.search.run.engine import explain_fault, kind_of_fault
+from fakeface_lab.training.outcome import explain_fault, kind_of_fault
 
 
 @pytest.mark.parametrize(

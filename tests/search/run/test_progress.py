@@ -33,7 +33,7 @@ def of_tune(project: Path) -> Iterator[Ledger]:
 
 def told(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> list[str]:
     """Let two trials end, the second of which was interrupted once; return the lines."""
-    with SearchProgress(ledger, "val_loss", "min", None) as progress:
+    with SearchProgress(ledger, None) as progress:
         for number, score in enumerate([0.5, 0.25]):
             trial = ledger.create(Suggestion(values={"units": number}, bracket_values={}), f"t00{number} units", {})
             progress.trial_started(trial, 5)
@@ -57,7 +57,7 @@ def test_the_detector_is_compared_with_the_documented_one(of_tune: Ledger, capsy
 
 def test_foreign_text_is_printed_as_it_is(of_tune: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
     reason = "InternalError: {{node [/x] y}} [/job:localhost/replica:0] no :key: in [bold]"
-    with SearchProgress(of_tune, "val_loss", "min", None) as progress:
+    with SearchProgress(of_tune, None) as progress:
         trial = of_tune.create(Suggestion(values={"units": 1}, bracket_values={}), "t000 [/red]", {})
         progress.trial_started(of_tune.count_epoch(trial, 2), 5)
         progress.died(trial, reason)

@@ -6,8 +6,9 @@ from typing import Literal
 import keras_tuner
 import pytest
 
-from fakeface_lab.search.suggest.oracles import build_oracle
+from fakeface_lab.detector.oracle import build_oracle
 from fakeface_lab.search.suggest.suggestion import Suggestion, suggest
+from fakeface_lab.training.objective import Objective
 from tests.search.suggest.simulated_search import search, spec_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:keras_tuner.*")
@@ -38,7 +39,9 @@ def test_bayesian_stays_away_from_failures() -> None:
 def test_bayesian_moves_towards_the_better_scores(direction: Literal["min", "max"]) -> None:
     space = keras_tuner.HyperParameters()
     space.Float("x", 0.0, 1.0, default=0.5)
-    spec = spec_of("bayesian", space=space, max_trials=10, num_initial_points=4, direction=direction)
+    spec = spec_of(
+        "bayesian", space=space, max_trials=10, num_initial_points=4, objective=Objective("val_loss", direction)
+    )
     sign = 1 if direction == "min" else -1
     table = search(build_oracle(spec), lambda trial: sign * (float(trial.values["x"]) - 0.83) ** 2)
     best = min(table[4:], key=lambda trial: abs(float(trial.values["x"]) - 0.83))

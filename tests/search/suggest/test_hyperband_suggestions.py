@@ -4,8 +4,10 @@ from typing import Literal
 
 import pytest
 
-from fakeface_lab.search.suggest.oracles import build_oracle, num_hyperband_trials
+from fakeface_lab.detector.oracle import build_oracle
+from fakeface_lab.search.suggest.oracles import num_hyperband_trials
 from fakeface_lab.search.suggest.suggestion import Suggestion, TrialRecord, Wait, failed_parent, suggest
+from fakeface_lab.training.objective import Objective
 from tests.search.suggest.simulated_search import (
     Table,
     configurations,
@@ -25,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:keras_tuner.
 
 @pytest.mark.parametrize("direction", ["min", "max"])
 def test_three_failures_in_a_rung_of_nine_still_promote(direction: Literal["min", "max"]) -> None:
-    spec = spec_of("hyperband", max_epochs=9, factor=3, direction=direction)
+    spec = spec_of("hyperband", max_epochs=9, factor=3, objective=Objective("val_loss", direction))
 
     def three_fail(trial: TrialRecord) -> float | None:
         return None if trial.sequence in (2, 5, 8) else score(trial)

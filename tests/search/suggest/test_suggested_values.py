@@ -7,9 +7,8 @@ from pathlib import Path
 import keras_tuner
 import pytest
 
+from fakeface_lab.detector.oracle import Algorithm, build_oracle
 from fakeface_lab.search.suggest.oracles import (
-    Algorithm,
-    build_oracle,
     far_apart_seed,
     num_configurations,
     num_grid_combinations,

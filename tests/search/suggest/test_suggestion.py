@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras_tuner.src.engine.oracle import LOCKS, THREADS
 
-from fakeface_lab.search.suggest.oracles import Algorithm, build_oracle, num_grid_combinations, num_trials_at_most
+from fakeface_lab.detector.oracle import Algorithm, build_oracle
+from fakeface_lab.search.suggest.oracles import num_grid_combinations, num_trials_at_most
 from fakeface_lab.search.suggest.suggestion import TrialRecord, suggest
+from fakeface_lab.training.objective import Objective
 from tests.search.suggest.simulated_search import (
     ALGORITHMS,
     configurations,
@@ -60,7 +62,7 @@ def test_larger_search_cut_at_every_event_gives_the_same_table(
         "bayesian": {"max_trials": 8},
         "hyperband": {"max_epochs": 9, "factor": 3},
     }
-    spec = spec_of(algorithm, seed=seed, direction="max", **larger[algorithm])
+    spec = spec_of(algorithm, seed=seed, objective=Objective("val_loss", "max"), **larger[algorithm])
     whole = search(build_oracle(spec), score_or_fail, num_workers=num_workers, pick=shuffled)
     for num_kept in range(num_events(whole) + 1):
         continued = search(build_oracle(spec), score_or_fail, cut(whole, num_kept), num_workers, shuffled)
@@ -123,7 +125,7 @@ def test_any_search_is_continued_repeats_nothing_and_has_the_announced_size(
     def some_fail(trial: TrialRecord) -> float | None:
         return None if fraction("fails", trial.sequence) < failing_fraction else score(trial)
 
-    spec = spec_of(algorithm, space=space, direction=direction, seed=seed, max_trials=None)
+    spec = spec_of(algorithm, space=space, objective=Objective("val_loss", direction), seed=seed, max_trials=None)
     whole = search(build_oracle(spec), some_fail, num_workers=num_workers, pick=shuffled)
     begun = cut(whole, round(kept_fraction * num_events(whole)))
     assert search(build_oracle(spec), some_fail, begun, num_workers, shuffled) == whole
