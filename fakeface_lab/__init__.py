@@ -1,6 +1,6 @@
-"""Experiment tracking and hyperparameter search that can be believed: KerasTuner on MLflow, with an audit of the data.
+"""Trustworthy hyperparameter search: KerasTuner on MLflow, with an audit of the data.
 
-Importing this package loads no TensorFlow; its first use of `Tuner` does.
+Importing this package does not load TensorFlow; accessing `Tuner` does.
 """
 
 __all__ = ["Tuner", "__version__"]

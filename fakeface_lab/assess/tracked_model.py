@@ -21,9 +21,9 @@ from fakeface_lab.data.sources import find_source
 from fakeface_lab.data.splits import HASH_KINDS, NEAR_DUPLICATE_DISTANCE, Split, perceptual_hashes, read_ledger
 from fakeface_lab.detector.stress import explain_accuracy
 from fakeface_lab.errors import DataError, FakefaceLabError
+from fakeface_lab.tracking.datasets import describe_openings, record_opening, seal_key
 from fakeface_lab.tracking.lookup import FoundModel
 from fakeface_lab.tracking.runs import TrackedRun
-from fakeface_lab.tracking.seal import describe_openings, record_opening, seal_key
 
 __all__ = ["ChosenImages", "TrackedModel", "choose_images", "load_model", "own_images", "own_split", "unseen_rows"]
 

@@ -18,8 +18,8 @@ from fakeface_lab.backend import keras_tuner
 from fakeface_lab.data.sources import DOCUMENTED_NAME
 from fakeface_lab.errors import ConfigError
 from fakeface_lab.search.ledger.ledger import Ledger
-from fakeface_lab.search.suggest.oracles import num_trials_at_most
-from fakeface_lab.settings import Hyperparameters, Range, TuneSettings, Value
+from fakeface_lab.search.suggest.oracles import Value, num_trials_at_most
+from fakeface_lab.settings import Hyperparameters, Range, TuneSettings
 from fakeface_lab.terminal import format_secs
 from fakeface_lab.tracking.lookup import Run
 from fakeface_lab.tracking.store import join_text
