@@ -10,6 +10,7 @@ from fakeface_lab.config import Settings
 
 __all__ = [
     "DEFAULT_SPACE",
+    "Algorithm",
     "AuditProgramSettings",
     "BaselineSettings",
     "CompareSettings",
@@ -20,10 +21,12 @@ __all__ = [
     "RunSettings",
     "TrainingSettings",
     "TuneSettings",
+    "Value",
 ]
 
 Algorithm = Literal["random", "grid", "bayesian", "hyperband"]
 Objective = Literal["val_loss", "val_accuracy", "worst_stress", "mean_stress"]
+Value = int | float | str
 
 
 class Hyperparameters(BaseModel):
@@ -90,7 +93,7 @@ class Range(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    values: tuple[int | float | str, ...] | None = Field(None, min_length=2, description="the values to choose from")
+    values: tuple[Value, ...] | None = Field(None, min_length=2, description="the values to choose from")
     min: float | None = Field(None, description="smallest value")
     max: float | None = Field(None, description="largest value, included")
     step: float | None = Field(None, gt=0, description="distance between values; none: any value in between")
@@ -111,7 +114,7 @@ class Range(BaseModel):
                 raise ValueError("log sampling takes no step; list the values instead")
         return self
 
-    def grid(self) -> tuple[int | float | str, ...] | None:
+    def grid(self) -> tuple[Value, ...] | None:
         """Return all values, or None for a continuous range."""
         if self.values is not None:
             return self.values

@@ -87,7 +87,7 @@ def test_our_own_fault_is_1_with_a_trace(capsys: pytest.CaptureFixture[str]) -> 
     assert _run(_raising(ZeroDivisionError("oops"))) == 1
     printed = capsys.readouterr().err
     assert "ZeroDivisionError: oops" in printed
-    assert printed.endswith("this is a fault of the program; please report it with the trace above\n")
+    assert printed.endswith("internal error; please report it with the traceback above\n")
 
 
 def test_interrupt_is_130(capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,8 +23,7 @@ from fakeface_lab.evaluation.selection import (
 from fakeface_lab.evaluation.stress.comparison import compare_under_stress
 from fakeface_lab.evaluation.stress.objective import OBJECTIVES as STRESS_OBJECTIVES
 from fakeface_lab.evaluation.stress.objective import stress_selection_corrected
-from fakeface_lab.search.suggest.oracles import Value
-from fakeface_lab.settings import Hyperparameters, Range
+from fakeface_lab.settings import Hyperparameters, Range, Value
 from fakeface_lab.tracking.lookup import Run, get_run
 from fakeface_lab.tracking.scores import read_epoch_scores, read_scores, read_stress_scores
 from fakeface_lab.tracking.store import Store

@@ -18,7 +18,7 @@ from fakeface_lab.data.splits import TEST, VALIDATION, Split, write_ledger
 from fakeface_lab.detector import mlflow_run
 from fakeface_lab.detector.fit import STRESS_OBJECTIVES, Training, predict, train
 from fakeface_lab.detector.space import num_parameters, to_hyperparameters
-from fakeface_lab.detector.stress import Scored, explain_accuracy, score_for_search
+from fakeface_lab.detector.stress import Scored, compare_with_shortcut, score_for_search
 from fakeface_lab.errors import ModelError
 from fakeface_lab.evaluation.scores import detection_scores, documented_scores
 from fakeface_lab.evaluation.stress.suite import SEARCH_CONDITIONS
@@ -130,7 +130,7 @@ def _explanation(scored: Scored, images: ImageSet, split: Split) -> tuple[dict[s
         if part in scored:
             rows, probabilities = scored[part]
             is_correct = (probabilities[:, 0] > 0.5) == (images.labels[rows] == 0)
-            return explain_accuracy(images, split, is_correct, part)
+            return compare_with_shortcut(images, split, is_correct, part)
     return {}, ""
 
 

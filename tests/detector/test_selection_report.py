@@ -12,8 +12,7 @@ import pytest
 from fakeface_lab.detector.judging import ScoredTrial, selection_report
 from fakeface_lab.errors import NotFoundError, SearchError
 from fakeface_lab.evaluation.selection import selection_corrected
-from fakeface_lab.search.suggest.oracles import Value
-from fakeface_lab.settings import Range
+from fakeface_lab.settings import Range, Value
 from fakeface_lab.tracking.store import Store, open_store
 
 SPACE = {

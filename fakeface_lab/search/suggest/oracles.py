@@ -20,6 +20,7 @@ from keras_tuner import oracles as kt_oracles
 from keras_tuner.engine import hyperparameters as kt_hyperparameters
 
 from fakeface_lab.errors import SearchError
+from fakeface_lab.settings import Algorithm, Value
 
 __all__ = [
     "BRACKET_PREFIX",
@@ -41,7 +42,6 @@ __all__ = [
     "reseeded",
 ]
 
-Value = int | float | str | bool
 Values = dict[str, Value]
 
 
@@ -127,8 +127,6 @@ def _all_values(hp: Any) -> Sequence[Value] | None:
         return values if hp.default in values else [hp.default, *values]
     return _grid_values(hp)
 
-
-Algorithm = Literal["random", "grid", "bayesian", "hyperband"]
 
 BRACKET_PREFIX = "tuner/"  # of Hyperband's own entries among the values of a trial
 PARENT = "tuner/trial_id"
