@@ -30,7 +30,7 @@ Value = int | float | str
 
 
 class Hyperparameters(BaseModel):
-    """What the search may vary. Every default is the documented value."""
+    """The hyperparameters that a search may vary. Every default is the documented value."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -67,7 +67,7 @@ class RunSettings(Settings):
 
 
 class DataSettings(RunSettings):
-    """Settings of `python -m fakeface_lab.data`."""
+    """Load images, print what they are and fill the cache of decoded pixels (`python -m fakeface_lab.data`)."""
 
     clear_cache: bool = Field(False, description="delete all cached pixels and print how many bytes that freed")
 
@@ -82,14 +82,14 @@ class TrainingSettings(RunSettings):
 
 
 class BaselineSettings(TrainingSettings):
-    """Settings of `python -m fakeface_lab.baseline`."""
+    """Train and track the documented CNN (`python -m fakeface_lab.baseline`)."""
 
     hyperparameters: Hyperparameters = Field(default=Hyperparameters(), description="documented values unless changed")
     resume: bool = Field(False, description="resume the interrupted run with the same settings, if there is one")
 
 
 class Range(BaseModel):
-    """What one hyperparameter may be: `{ values = [...] }`, or `{ min = , max = , step = , sampling = }`."""
+    """The values of one hyperparameter: `{ values = [...] }`, or `{ min = , max = , step = , sampling = }`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -137,7 +137,7 @@ DEFAULT_SPACE = {
 
 
 class TuneSettings(TrainingSettings):
-    """Settings of `python -m fakeface_lab.tune`."""
+    """Search the hyperparameters of the documented CNN (`python -m fakeface_lab.tune`)."""
 
     split: Literal["documented", "sealed"] = Field(
         "sealed", description="sealed: 64/16/20, the test images are unused until the end; documented: 80/20"
@@ -185,7 +185,7 @@ class TuneSettings(TrainingSettings):
 
 
 class AuditProgramSettings(RunSettings):
-    """Settings of `python -m fakeface_lab.audit`; the thresholds are those of `evaluation.audit.AuditSettings`."""
+    """Audit a data set for shortcuts (`python -m fakeface_lab.audit`); thresholds as in `evaluation.audit`."""
 
     warn_auc: float = Field(0.70, ge=0.5, le=1, description="AUC at which a probe counts as separating the classes")
     fail_auc: float = Field(0.90, ge=0.5, le=1, description="AUC at which a shortcut probe makes results void")
@@ -205,7 +205,7 @@ class AuditProgramSettings(RunSettings):
 
 
 class EvaluateSettings(Settings):
-    """Settings of `python -m fakeface_lab.evaluate`."""
+    """Evaluate a tracked model (`python -m fakeface_lab.evaluate`)."""
 
     model: CliPositionalArg[str] = Field(description="run id, run name, models:/..., NAME@ALIAS or alias")
     data: str | None = Field(
@@ -218,7 +218,7 @@ class EvaluateSettings(Settings):
 
 
 class CompareSettings(Settings):
-    """Settings of `python -m fakeface_lab.compare`."""
+    """Compare tracked runs and searches (`python -m fakeface_lab.compare`)."""
 
     runs: CliPositionalArg[list[str]] = Field([], description="names or ids of searches and runs; none: the latest")
     require: Literal["better"] | None = Field(

@@ -238,7 +238,7 @@ def write_best_settings(ledger: Ledger, best: Run, folder: Path) -> str:
         *(f"{key} = {_toml(values[key])}" for key in Hyperparameters.model_fields),
     ]
     (folder / "best.toml").write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogateescape")
-    return "To retrain the best trial: download `best.toml`, then run `python -m fakeface_lab.baseline --config best.toml`."
+    return "To retrain the best trial: download `best.toml`, run `python -m fakeface_lab.baseline --config best.toml`."
 
 
 def _data_setting(run: Run) -> str:

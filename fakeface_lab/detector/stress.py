@@ -35,7 +35,7 @@ from fakeface_lab.evaluation.stress.suite import (
 )
 
 __all__ = [
-    "MAX_FALL",
+    "MAX_RECALL_DROP",
     "Scored",
     "best_shortcut",
     "compare_with_shortcut",
@@ -44,7 +44,7 @@ __all__ = [
     "stress_scores",
 ]
 
-MAX_FALL = 0.1
+MAX_RECALL_DROP = 0.1
 """Largest tolerated drop of a class's recall, beyond its interval, under a change."""
 
 Scored = Mapping[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.floating[Any]]]]
@@ -145,10 +145,10 @@ def _accuracies(is_positive: npt.NDArray[np.bool_], scores: Mapping[str, npt.NDA
 
 
 def is_collapse(report: StressReport) -> bool:
-    """Return whether some change lowers a class's recall by more than `MAX_FALL` and beyond its interval."""
+    """Return whether some change lowers a class's recall by more than `MAX_RECALL_DROP` and beyond its interval."""
     worst, clean = report.table.loc[report.worst_condition], report.table.loc[CLEAN.name]
     recall = f"recall_{report.worst_class}"
-    return bool(worst[f"{recall}_high"] < clean[recall] and clean[recall] - worst[recall] > MAX_FALL)
+    return bool(worst[f"{recall}_high"] < clean[recall] and clean[recall] - worst[recall] > MAX_RECALL_DROP)
 
 
 # Part of the file name: increase it when the probes change, so that earlier results are not read.

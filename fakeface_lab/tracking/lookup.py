@@ -38,6 +38,7 @@ __all__ = [
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _NAME_AT_ALIAS = re.compile(r"[^/@]+@[^/@]+")
+_NEEDED_METADATA = ("class_names", "image_size_px", "threshold", "data_digest")
 _MAX_SUGGESTED_FROM = 1000  # newest runs whose names are suggested for a misspelled one
 
 
@@ -108,10 +109,8 @@ def find_model(store: Store, word: str) -> "FoundModel":
         NotFoundError: nothing has the name, or several runs with a model, or several registered models, have it.
         ModelError: the run has logged no model, or the model was not logged by this package.
     """
-    if word.startswith("models:/"):
-        return _from_address(store, word)
-    if _NAME_AT_ALIAS.fullmatch(word):
-        return _from_address(store, f"models:/{word}")
+    if word.startswith("models:/") or _NAME_AT_ALIAS.fullmatch(word):
+        return _from_address(store, f"models:/{word.removeprefix('models:/')}")
     if _RUN_ID.fullmatch(word):
         return _from_run(store, get_run(store, word))
     runs = _named(store, word)
@@ -234,9 +233,8 @@ def _from_address(store: Store, address: str) -> FoundModel:
             f"{address}: no such model in {store.uri} ({str(err).splitlines()[0]}); give a run id, a run name, "
             f"models:/NAME/VERSION or NAME@ALIAS"
         ) from err
-    needed = ("class_names", "image_size_px", "threshold", "data_digest")
     metadata = info.metadata or {}
-    missing = [key for key in needed if key not in metadata]
+    missing = [key for key in _NEEDED_METADATA if key not in metadata]
     if missing:
         raise ModelError(
             f"{address}: its metadata lack {', '.join(missing)}, so its preprocessing is unknown; only models logged "
@@ -263,12 +261,6 @@ def _model_of(store: Store, run: Run) -> str | None:
 
 
 def logged_models(store: Store, run_id: str, experiment_id: str | None = None) -> list[LoggedModel]:
-    """Return the models that a run has logged: complete ones first, then the oldest first.
-
-    Args:
-        store: where the run is.
-        run_id: of the run.
-        experiment_id: of the run, if it is not the store's.
-    """
+    """Return the models that a run has logged, complete and old ones first; default experiment: the store's."""
     found = store.client.search_logged_models([experiment_id or store.experiment_id], f"source_run_id = '{run_id}'")
     return sorted(found, key=lambda model: (model.status != LoggedModelStatus.READY, model.creation_timestamp))

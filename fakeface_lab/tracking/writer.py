@@ -93,7 +93,9 @@ class PatientWriter:
         self.notify = notify
         self._queue: queue.Queue[Callable[[], object]] = queue.Queue()
         self._failure: Exception | None = None
-        threading.Thread(target=self._work, name="tracking-writer", daemon=True).start()
+        # Started by the first `submit`: a writer that only reads leaves no thread behind.
+        self._thread = threading.Thread(target=self._work, name="tracking-writer", daemon=True)
+        self._start_lock = threading.Lock()
 
     def submit(self, write: Callable[[], object]) -> None:
         """Queue a write.
@@ -102,6 +104,9 @@ class PatientWriter:
             TrackingError: an earlier write has failed; the training should stop and can be resumed later.
         """
         self._raise_failure()
+        with self._start_lock:
+            if not self._thread.is_alive():
+                self._thread.start()
         self._queue.put(write)
 
     def drain(self) -> None:

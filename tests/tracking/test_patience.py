@@ -81,6 +81,19 @@ def test_a_call_is_tried_again_until_it_goes_through() -> None:
     ]
 
 
+def test_only_submitted_writes_take_a_thread() -> None:
+    def num_threads() -> int:
+        return sum(thread.name == "tracking-writer" for thread in threading.enumerate())
+
+    before = num_threads()
+    writer = PatientWriter(30)
+    assert writer.call(lambda: "done") == "done"
+    assert num_threads() == before
+    writer.submit(lambda: None)
+    writer.drain()
+    assert num_threads() == before + 1
+
+
 def test_a_refusal_is_said_at_once_in_one_line() -> None:
     action = Flaky(1, MlflowException("param epochs\nwas 10", databricks_pb2.INVALID_PARAMETER_VALUE))
     with pytest.raises(TrackingError, match=r"^tracking store refused: .*param epochs$") as err:
