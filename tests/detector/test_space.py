@@ -54,7 +54,7 @@ def test_a_wrong_space_is_refused(ranges: dict[str, Any], message: str) -> None:
     ("given", "message"),
     [
         ({"values": [1, 1]}, "lists a value twice"),
-        ({"min": 1}, "min and max are both needed"),
+        ({"min": 1}, "min and max are both required"),
         ({"min": 0, "max": 1, "sampling": "log"}, "log sampling needs a min above 0"),
         ({"min": 1, "max": 2, "values": [1, 2]}, "either values, or min and max"),
         ({"min": 1, "max": 4, "step": 1, "sampling": "log"}, "log sampling takes no step"),
