@@ -53,7 +53,7 @@ def print_places(store: _Store, run_name: str, run_id: str) -> None:
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
-_STOPPED = "stopped; what is finished is kept"
+_STOPPED = "stopped; finished work is kept"
 EXIT_BUG, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 130, 143
 
 
