@@ -1,7 +1,12 @@
-"""Experiment tracking and hyperparameter search that can be believed: KerasTuner on MLflow, with an audit of the data.
+"""Trustworthy hyperparameter search: KerasTuner on MLflow, with an audit of the data.
 
-Importing this package loads no TensorFlow; its first use of `Tuner` does.
+Importing this package does not load TensorFlow; accessing `Tuner` does.
 """
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fakeface_lab.search.tuner import Tuner
 
 __all__ = ["Tuner", "__version__"]
 
@@ -10,5 +15,7 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> object:
     if name == "Tuner":
-        return __import__("fakeface_lab.search.tuner", fromlist=[name]).Tuner
+        from fakeface_lab.search.tuner import Tuner
+
+        return Tuner
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -54,7 +54,8 @@ def run_audit(settings: AuditProgramSettings) -> AuditResult:
     from fakeface_lab.data.images import load_images
     from fakeface_lab.data.sources import find_source
     from fakeface_lab.data.splits import make_split, write_ledger
-    from fakeface_lab.detector.recording import begin_recording, print_data_card
+    from fakeface_lab.detector.mlflow_run import log_start
+    from fakeface_lab.detector.printing import print_data_card
     from fakeface_lab.evaluation.audit import AuditSettings
     from fakeface_lab.terminal import console, print_places
     from fakeface_lab.tracking.runs import TrackedRun
@@ -74,7 +75,7 @@ def run_audit(settings: AuditProgramSettings) -> AuditResult:
     run = TrackedRun.create(store, writer, settings.name or f"audit {source.name}", tags)
     with run.ending():
         params = {"data": source.name, "image_size": settings.image_size, "split": split.name, "seed": settings.seed}
-        begin_recording(run, params | thresholds, images, settings.model_dump(), num_threads=1)
+        log_start(run, params | thresholds, images, settings.model_dump(), num_threads=1)
         inspection = inspect_images(images, split, AuditSettings(**thresholds), settings.seed, show=tell)
         card = inspection.card
         with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Loads Keras, KerasTuner and TensorFlow quietly, and makes this process's results repeatable."""
+"""Imports Keras, KerasTuner and TensorFlow without their noise, and makes this process deterministic."""
 
 import os
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """Drop what C++ writes to stderr: on each import TensorFlow complains of missing GPUs whatever the log level."""
+    """Drop what C++ writes to stderr: TensorFlow warns about missing GPUs on import at any log level."""
     kept = os.dup(2)
     sink = os.open(os.devnull, os.O_WRONLY)
     try:
@@ -32,28 +32,31 @@ with _silent_stderr():
     import keras_tuner
     import tensorflow as tf
 
-    # Here, because it must come before the first model, and a search's driver builds some before it has any settings:
-    # no process may take a whole card from its neighbours.
+    # Otherwise a process takes the whole memory of a GPU. Set on import, because it must precede the first model, and a
+    # search builds models before it has any settings.
     for _gpu in tf.config.list_physical_devices("GPU"):
-        with suppress(RuntimeError):  # TensorFlow is at work already: whoever set it up has chosen
+        with suppress(RuntimeError):  # TensorFlow is already initialized: the caller has decided
             tf.config.experimental.set_memory_growth(_gpu, True)
 
 
 def set_up_process(threads: int) -> int:
-    """Make this process's TensorFlow deterministic with a fixed number of threads, and return that number.
+    """Make TensorFlow deterministic with a fixed number of threads, and return that number.
 
-    Must be called before the first TensorFlow operation. The number of threads changes results from the seventh
-    digit on, so it belongs to a run's recorded identity. 0 takes all cores that this process may use.
+    Must be called before the first TensorFlow operation. The number of threads changes results from the seventh digit
+    on, so runs record it.
+
+    Args:
+        threads: number of threads; 0 for all cores that this process may use.
 
     Raises:
-        ConfigError: TensorFlow already runs with another number of threads.
+        ConfigError: TensorFlow already runs with a different number of threads.
     """
     all_cores = num_cores()
     num_threads = threads or all_cores
     if tf.config.threading.get_intra_op_parallelism_threads() != num_threads:
         try:
             tf.config.threading.set_intra_op_parallelism_threads(num_threads)
-            # One operation at a time, each on all threads: as fast here, and with fewer buffers alive at once.
+            # One operation at a time, on all threads: equally fast for this network, with fewer live buffers.
             tf.config.threading.set_inter_op_parallelism_threads(1)
         except RuntimeError as err:
             present = tf.config.threading.get_intra_op_parallelism_threads() or all_cores
@@ -67,9 +70,9 @@ def set_up_process(threads: int) -> int:
 
 
 def num_cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     import psutil
 
     process = psutil.Process()
-    # macOS has no affinity.
+    # macOS has no CPU affinity.
     return len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else psutil.cpu_count() or 1

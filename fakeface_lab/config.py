@@ -1,4 +1,4 @@
-"""How settings are read: config file < environment (`FAKEFACE_*`) < command line. What they are is in `settings`."""
+"""Reads settings: config file < environment (`FAKEFACE_*`) < command line. They are declared in `settings`."""
 
 import difflib
 import os
@@ -29,7 +29,7 @@ SettingsT = TypeVar("SettingsT", bound="Settings")
 
 
 class Settings(BaseSettings):
-    """What every program takes."""
+    """Settings of every program."""
 
     model_config = SettingsConfigDict(
         frozen=True, extra="forbid", env_prefix=ENV_PREFIX, cli_kebab_case=True, cli_implicit_flags="toggle",
@@ -37,19 +37,19 @@ class Settings(BaseSettings):
     )  # fmt: skip
     config_file: ClassVar[Path | None] = None
 
-    config: Path | None = Field(None, description="TOML file with settings; the command line wins over it")
+    config: Path | None = Field(None, description="TOML file with settings; the command line overrides it")
     tracking_uri: str | None = Field(
         None,
         description="MLflow store; default: MLFLOW_TRACKING_URI, else mlflow.db in the project folder",
     )
     tracking_patience_secs: float = Field(
-        600, ge=0, description="how long a write waits for a tracking server that is away, s"
+        600, ge=0, description="how long to retry a write while the tracking server is unreachable, s"
     )
-    debug: bool = Field(False, description="show the whole trace of an error")
+    debug: bool = Field(False, description="print the traceback of an error")
 
     @field_serializer("tracking_uri")
     def _without_credentials(self, uri: str | None) -> str | None:
-        # Dumped settings are logged with each run.
+        # Dumped settings are logged with every run.
         return None if uri is None else without_credentials(uri)
 
     @classmethod
@@ -68,7 +68,7 @@ class Settings(BaseSettings):
 
 
 def find_project(start: Path | None = None) -> Path:
-    """Return the nearest folder upward that has `experiments/`, else the starting folder (absolute)."""
+    """Return the nearest parent folder that contains `experiments/`, else the starting folder (absolute)."""
     start = (start or Path.cwd()).resolve()
     return next((folder for folder in (start, *start.parents) if (folder / "experiments").is_dir()), start)
 
@@ -77,34 +77,34 @@ def load_settings(settings_class: type[SettingsT], argv: list[str], prog: str) -
     """Return the settings from config file, environment and command line.
 
     Args:
-        settings_class: what the program takes.
+        settings_class: the settings of the program.
         argv: the command line without the program's name.
-        prog: how the program is called, for `--help`.
+        prog: the program's name in `--help`.
 
     Raises:
-        ConfigError: an unknown key (the nearest right one is named), a value out of its range, or a config file that
-            cannot be read.
-        SystemExit: after `--help` was printed.
+        ConfigError: an unknown key (the message suggests the closest one), a value out of range, or an unreadable
+            config file.
+        SystemExit: after printing `--help`.
     """
     _check_environment(settings_class)
-    _explain_ranges(settings_class)
+    _add_ranges(settings_class)
     try:
         command_line: CliSettingsSource[Any] = CliSettingsSource(
             settings_class, cli_parse_args=argv, cli_prog_name=prog
         )
         config_file = _config_file(settings_class, command_line())
-        # The source of the config file is read from the class while an instance is made.
+        # Pydantic reads the path of the config file from the class while it creates an instance.
         with_file = type(settings_class.__name__, (settings_class,), {"config_file": config_file})
         values = {"_cli_settings_source": command_line}
         return cast(SettingsT, with_file(**values))
     except SettingsError as err:
-        raise ConfigError(_explain_source(settings_class, str(err))) from err
+        raise ConfigError(_describe_parse_error(settings_class, str(err))) from err
     except ValidationError as err:
-        raise ConfigError("; ".join(_explain(settings_class, problem) for problem in err.errors())) from err
+        raise ConfigError("; ".join(_describe_error(settings_class, problem) for problem in err.errors())) from err
 
 
 def _check_environment(settings_class: type[Settings]) -> None:
-    """Refuse a misspelt variable; others may be settings of another program."""
+    """Reject misspelled variables; others may be settings of another program."""
     known = settings_class.model_fields.keys()
     for variable in os.environ:
         name = variable.removeprefix(ENV_PREFIX).lower()
@@ -113,8 +113,8 @@ def _check_environment(settings_class: type[Settings]) -> None:
                 raise ConfigError(f"{variable}: unknown variable; did you mean {ENV_PREFIX}{match.upper()}?")
 
 
-def _explain_ranges(model: type[BaseModel]) -> None:
-    """Add the range of each field to its description, which is what `--help` prints."""
+def _add_ranges(model: type[BaseModel]) -> None:
+    """Add the range of each field to its description, which `--help` prints."""
     for field in model.model_fields.values():
         limits = [
             f"{word} {getattr(limit, kind)}"
@@ -126,7 +126,7 @@ def _explain_ranges(model: type[BaseModel]) -> None:
         if not (field.description or "").endswith(explained):
             field.description = f"{field.description}; {explained}"
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            _explain_ranges(field.annotation)
+            _add_ranges(field.annotation)
 
 
 def _config_file(settings_class: type[Settings], command_line: dict[str, Any]) -> Path | None:
@@ -135,17 +135,17 @@ def _config_file(settings_class: type[Settings], command_line: dict[str, Any]) -
         return None
     path = Path(text)
     if not path.is_file():
-        raise ConfigError(f"--config {path}: no such file; see experiments/ for files that can be used as they are")
+        raise ConfigError(f"--config {path}: no such file; see experiments/ for examples")
     try:
         with path.open("rb") as file:
             tomllib.load(file)
-    except (ValueError, OSError) as err:  # TOMLDecodeError, or bytes that are no UTF-8, or no permission
+    except (ValueError, OSError) as err:  # TOMLDecodeError, not UTF-8, or no permission
         raise ConfigError(f"--config {path}: not valid TOML: {err}") from err
     return path
 
 
-def _explain(settings_class: type[BaseModel], problem: ErrorDetails) -> str:
-    """Return one line for one of pydantic's problems: key, value, what is allowed."""
+def _describe_error(settings_class: type[BaseModel], problem: ErrorDetails) -> str:
+    """Return one line for a pydantic error: key, value, what is allowed."""
     location = [str(part) for part in problem["loc"]]
     key = ".".join(location)
     if problem["type"] != "extra_forbidden":
@@ -158,7 +158,7 @@ def _explain(settings_class: type[BaseModel], problem: ErrorDetails) -> str:
     return f"{key}: unknown setting{_nearest(location[-1], siblings)}"
 
 
-def _explain_source(settings_class: type[BaseModel], message: str) -> str:
+def _describe_parse_error(settings_class: type[BaseModel], message: str) -> str:
     text = message.removeprefix("error parsing CLI: ")
     if text.endswith('from source "EnvSettingsSource"'):
         variable = ENV_PREFIX + text.split('"')[1].upper()

@@ -1,4 +1,4 @@
-"""Every exception a user can meet. Each message is one line: what, where, what is allowed, what to do."""
+"""The exceptions a user can meet. Each message is one line: what, where, what is allowed, what to do."""
 
 import re
 
@@ -8,6 +8,7 @@ __all__ = [
     "DataError",
     "FakefaceLabError",
     "ModelError",
+    "NotFoundError",
     "SearchError",
     "TrackingError",
     "TrainingDivergedError",
@@ -16,17 +17,17 @@ __all__ = [
 
 
 def without_credentials(text: str) -> str:
-    """Return a text with user and password of every address in it replaced by `***`."""
+    """Return a text with the user and password of every address in it replaced by `***`."""
     return re.sub(r"(?<=://)[^/\s]+@", "***@", text)
 
 
 class FakefaceLabError(Exception):
-    """Base of all errors that end a program with one line on stderr instead of a trace.
+    """Base of all errors that end a program with one line on stderr instead of a traceback.
 
-    Messages quote addresses and the errors of other libraries: passwords are taken out.
+    Messages quote addresses and the errors of other libraries, so passwords are removed from them.
 
     Attributes:
-        exit_code: what the program returns to the shell; 2 is the user's mistake.
+        exit_code: the program's exit code; 2 means a user error.
     """
 
     exit_code = 2
@@ -44,15 +45,19 @@ class DataError(FakefaceLabError):
 
 
 class ModelError(FakefaceLabError):
-    """A tracked model cannot be found, loaded, or applied to the given images."""
+    """A tracked model cannot be loaded, or not be applied to the given images."""
+
+
+class NotFoundError(FakefaceLabError):
+    """A name or id does not identify one run, model or file of the tracking store."""
 
 
 class SearchError(FakefaceLabError):
-    """A search cannot be started or continued as asked."""
+    """A search cannot be run as asked, or results cannot be compared."""
 
 
 class TrackingError(FakefaceLabError):
-    """The tracking store cannot be opened, or stayed away for too long."""
+    """The tracking store cannot be opened, or was unreachable beyond the retry limit."""
 
     exit_code = 1
 
@@ -64,6 +69,6 @@ class TrainingDivergedError(FakefaceLabError):
 
 
 class AllTrialsFailedError(SearchError):
-    """A search ended without one trial that has a score."""
+    """A search ended without a single trial that has a score."""
 
     exit_code = 4

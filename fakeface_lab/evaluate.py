@@ -44,9 +44,10 @@ def run_evaluation(settings: EvaluateSettings) -> EvaluationResult:
     from fakeface_lab.assess.assessment import assess
     from fakeface_lab.assess.tracked_model import choose_images, load_model
     from fakeface_lab.backend import set_up_process
-    from fakeface_lab.detector.recording import begin_recording
+    from fakeface_lab.detector.mlflow_run import log_start
     from fakeface_lab.terminal import console, print_places, say
-    from fakeface_lab.tracking.lookup import find_audit, find_model, open_for_models
+    from fakeface_lab.tracking.datasets import find_audit
+    from fakeface_lab.tracking.lookup import find_model, open_for_models
     from fakeface_lab.tracking.runs import TrackedRun
     from fakeface_lab.tracking.writer import PatientWriter
 
@@ -76,7 +77,7 @@ def run_evaluation(settings: EvaluateSettings) -> EvaluationResult:
             say("seal", seal)
         params = {"data": source.name, "image_size": model.image_size_px, "split": chosen.split_name}
         params |= {"threshold": model.threshold, "num_images": len(chosen.rows), "part": chosen.part}
-        begin_recording(run, params, chosen.images, settings.model_dump(), num_threads)
+        log_start(run, params, chosen.images, settings.model_dump(), num_threads)
         result = assess(model, chosen.images, chosen.rows, chosen.part, stress=settings.stress, show=tell)
         metrics, explained = chosen.explain(result.metrics, result.is_correct)
         sentences = [

@@ -1,7 +1,7 @@
-"""What programs share: the terminal they write to, signals, one-line errors and exit codes. Loads no TensorFlow.
+"""What all programs share: terminal output, signals, one-line errors and exit codes. Loads no TensorFlow.
 
-0 done, 1 internal error (with a trace), 2 the user's mistake, 3 the audit found what makes results void, 4 no trial
-succeeded, 130 Ctrl-C, 143 SIGTERM.
+Exit codes: 0 success, 1 internal error (with a traceback) or no tracking store, 2 user error, 3 void audit or unmet
+`--require`, 4 no trial succeeded, 130 Ctrl-C, 143 SIGTERM.
 """
 
 import io
@@ -20,20 +20,20 @@ from fakeface_lab.errors import FakefaceLabError
 
 __all__ = ["console", "format_secs", "print_places", "run_program", "say", "wide_console"]
 
-# No markup, no emoji codes: foreign text (`[/job:localhost/...]`, `:key:`) is printed as it is and cannot raise.
+# No markup and no emoji codes: foreign text (`[/job:localhost/...]`, `:key:`) is printed verbatim and cannot raise.
 console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
-# For tables with names and ids, which a narrow terminal may wrap but nothing may cut: they are there to be copied.
+# For tables with names and ids: a narrow terminal may wrap them but must not cut them, because users copy them.
 wide_console = Console(highlight=False, width=400, markup=False, emoji=False)
 
 
 def say(label: str, text: str, style: str = "", label_style: str = "bold") -> None:
-    """Print one line of a report: a label, "" for a line that continues the one above, and what there is to say."""
+    """Print one line of a report: a label ("" on continuation lines) and a text."""
     console.print(Text.assemble((f"{label:<10}", label_style), (text, style)))
 
 
 def format_secs(secs: float) -> str:
-    """Return a duration as people say it: `42 s`, `6 min 20 s`, `2 h 05 min`."""
+    """Return a readable duration: `42 s`, `6 min 20 s`, `2 h 05 min`."""
     if secs < 60:
         return f"{secs:.0f} s"
     if secs < 3600:
@@ -46,14 +46,14 @@ class _Store(Protocol):
 
 
 def print_places(store: _Store, run_name: str, run_id: str) -> None:
-    """Say where a run is and how to look at it."""
+    """Print where a run is and how to view it."""
     for label, text in store.places(run_name, run_id):
         say(label, text)
 
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
-_STOPPED = "stopped; what is finished is kept"
+_STOPPED = "stopped; finished work is kept"
 EXIT_BUG, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 130, 143
 
 
@@ -66,16 +66,16 @@ def run_program(
     """Read the settings, run `body` with them, and return the exit code.
 
     Args:
-        settings_class: what the program takes.
-        prog: how the program is called.
-        body: does the work; an int that it returns is the exit code.
-        argv: the command line; None for this process's own.
+        settings_class: the settings of the program.
+        prog: the program's name in `--help`.
+        body: does the work; if it returns an int, that is the exit code.
+        argv: the command line; None for that of this process.
     """
     words = sys.argv[1:] if argv is None else argv
     debug = "--debug" in words
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A file's name may hold bytes that are no text; it is shown escaped rather than ending the program.
+            # A file name may contain bytes that are not text: print them escaped instead of failing.
             stream.reconfigure(errors="backslashreplace")
     handler_before = signal.signal(signal.SIGTERM, _raise_exit)
     try:
@@ -97,7 +97,7 @@ def run_program(
         return err.code if isinstance(err.code, int) else 0
     except Exception:
         traceback.print_exc()
-        print("error: this is a fault of the program; please report it with the trace above", file=sys.stderr)
+        print("error: internal error; please report it with the traceback above", file=sys.stderr)
         return EXIT_BUG
     finally:
         signal.signal(signal.SIGTERM, handler_before)

@@ -1,7 +1,7 @@
-"""Program: a hyperparameter search over the documented CNN, tracked and safe against kills.
+"""Program: a tracked hyperparameter search over the documented CNN that survives kills.
 
     python -m fakeface_lab.tune --config experiments/search-bayesian.toml
-    python -m fakeface_lab.tune --trials 20        # run again, the same command resumes
+    python -m fakeface_lab.tune --trials 20        # rerun the same command to resume
 
 Trial 0 is the documented configuration.
 """
@@ -19,8 +19,8 @@ __all__ = ["main", "run_search"]
 
 
 def run_search(settings: TuneSettings) -> "SearchResult | None":
-    """Search, or go on with the search of the same name; return what came of it, None for a dry run."""
-    # TensorFlow takes seconds to load; `--help` and a wrong setting should not wait for it.
+    """Run a search, or resume the one with the same name; return its result, or None for a dry run."""
+    # TensorFlow takes seconds to load: `--help` and invalid settings should not wait for it.
     from fakeface_lab.detector.search import search_detector, show_plan
 
     if settings.dry_run:

@@ -1,12 +1,12 @@
 """Runs with scores that are known, recorded as the programs do."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from fakeface_lab.tracking.runs import TrackedRun
+from fakeface_lab.tracking.scores import ScoredImage, write_scores
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.tracking.writer import PatientWriter
 
@@ -48,11 +48,11 @@ def record(
     run.log_metrics({f"{part}_accuracy": accuracy, "num_epochs": 5, "num_params": 1000}, 5, 1)
     folder = tmp_path / run.run_id
     folder.mkdir()
-    with (folder / "scores.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(("file", "sha256", "label", "split", "probability_fake", "probability_real"))
-        for number, (score, positive) in enumerate(zip(scores, IS_POSITIVE, strict=True), start=first_image):
-            table.writerow((f"{number}.png", "", "fake" if positive else "real", part, score, 1 - score))
+    rows = (
+        ScoredImage(f"{number}.png", "", "fake" if positive else "real", part, (score, 1 - score))
+        for number, (score, positive) in enumerate(zip(scores, IS_POSITIVE, strict=True), start=first_image)
+    )
+    write_scores(folder / "scores.csv", ("probability_fake", "probability_real"), rows)
     run.upload(folder)
     run.end("FINISHED")
     return run.run_id

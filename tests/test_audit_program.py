@@ -17,7 +17,7 @@ from fakeface_lab.data.sources import find_source
 from fakeface_lab.data.splits import closest_pairs, detail_correlations, perceptual_hashes
 from fakeface_lab.evaluation.audit import AuditSettings
 from fakeface_lab.settings import AuditProgramSettings
-from fakeface_lab.tracking.lookup import find_audit
+from fakeface_lab.tracking.datasets import find_audit
 from fakeface_lab.tracking.store import open_store
 from tests import planted_faults
 from tests.changes import enlarge

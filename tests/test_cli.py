@@ -87,12 +87,12 @@ def test_our_own_fault_is_1_with_a_trace(capsys: pytest.CaptureFixture[str]) -> 
     assert _run(_raising(ZeroDivisionError("oops"))) == 1
     printed = capsys.readouterr().err
     assert "ZeroDivisionError: oops" in printed
-    assert printed.endswith("this is a fault of the program; please report it with the trace above\n")
+    assert printed.endswith("internal error; please report it with the traceback above\n")
 
 
 def test_interrupt_is_130(capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(_raising(KeyboardInterrupt())) == 130
-    assert capsys.readouterr().err == "stopped; what is finished is kept\n"
+    assert capsys.readouterr().err == "stopped; finished work is kept\n"
 
 
 def test_handler_of_the_caller_is_put_back() -> None:
@@ -125,7 +125,7 @@ def test_signal_unwinds_the_stack_and_sets_the_exit_code(number: signal.Signals,
     process.send_signal(number)
     output, errors = process.communicate(timeout=30)
     assert (process.returncode, output) == (code, "unwound\n")
-    assert errors == "stopped; what is finished is kept\n"
+    assert errors == "stopped; finished work is kept\n"
 
 
 def test_name_that_is_no_text_is_shown_escaped() -> None:

@@ -158,7 +158,7 @@ def test_a_run_without_scores_is_left_out_or_refused(
 
 def test_without_a_store(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, err = output_of(capsys, code=1)
-    assert "nothing was recorded there yet; run `python -m fakeface_lab.baseline` first" in err
+    assert "nothing has been recorded there yet; train a model or run a search first" in err
     assert not (project / "mlflow.db").exists(), "looking makes no store"
 
 

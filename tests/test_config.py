@@ -150,7 +150,7 @@ def test_wrong_line_in_the_file_is_named(text: str, message: str) -> None:
 
 
 def test_config_file_that_is_missing_or_no_text_is_named(project: Path) -> None:
-    expected = "--config none.toml: no such file; see experiments/ for files that can be used as they are"
+    expected = "--config none.toml: no such file; see experiments/ for examples"
     assert _refusal("--config", "none.toml") == expected
     assert _refusal("--config", "experiments").startswith("--config experiments: no such file")
     Path("binary.toml").write_bytes(b"name = '\xff\xfe'")

@@ -20,7 +20,7 @@ MOMENTS = [
     r"UPDATE logged_models ",
     r"INSERT inputs .* _link",
     r"INSERT tags .* close <- uploads",
-    r"INSERT params .* begin_recording",  # of a final: those of the trials are there
+    r"INSERT params .* log_start",  # of a final: those of the trials are there
     r"UPDATE runs .* end <- finals",
     r"INSERT model_versions",
     r"INSERT registered_model_aliases",

@@ -22,8 +22,8 @@ from fakeface_lab.evaluate import main, run_evaluation
 from fakeface_lab.evaluation.stress.changes import apply
 from fakeface_lab.evaluation.stress.suite import CONDITIONS, SEARCH_CONDITIONS, objective_values, stress_report
 from fakeface_lab.settings import EvaluateSettings
+from fakeface_lab.tracking.datasets import num_openings, seal_key
 from fakeface_lab.tracking.lookup import find_evaluations, find_model, open_for_models
-from fakeface_lab.tracking.seal import num_openings, seal_key
 from tests.tracked_model_store import SIZE_PX, TrackedProject, draw, make_tracked_project
 
 
@@ -97,7 +97,7 @@ def test_second_look_is_called_one(tracked: TrackedProject, capsys: pytest.Captu
         assert main([tracked.run_id, "--data", str(tracked.images)]) == 0  # the same images: their test split, not all
     output = capsys.readouterr().out
     assert openings(tracked) == before + 2
-    assert f"have been opened {before + 2} times in this store. Whatever is chosen by what they showed looks" in output
+    assert f"have been opened {before + 2} times in this store. Anything chosen by results on them looks" in output
     store = open_for_models(None, tracked.project)
     (newest, *_) = find_evaluations(store, tracked.run_id)
     store.client.delete_run(newest.info.run_id)
@@ -356,5 +356,5 @@ def test_images_that_changed_are_refused(tracked: TrackedProject, capsys: pytest
 def test_store_without_runs_is_not_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     uri = f"sqlite:///{tmp_path / 'none.db'}"
     assert main(["tiny", "--tracking-uri", uri]) == 1  # a store that cannot be opened
-    assert "nothing was recorded there yet" in capsys.readouterr().err
+    assert "nothing has been recorded there yet" in capsys.readouterr().err
     assert not (tmp_path / "none.db").exists()

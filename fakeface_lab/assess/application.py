@@ -14,7 +14,8 @@ from fakeface_lab.data.images import UnusableImageError, decode_image
 from fakeface_lab.detector.fit import predict
 from fakeface_lab.evaluation.card import Card
 from fakeface_lab.terminal import console, say, wide_console
-from fakeface_lab.tracking.lookup import FoundModel, find_audit, find_evaluations
+from fakeface_lab.tracking.datasets import find_audit
+from fakeface_lab.tracking.lookup import FoundModel, find_evaluations
 
 __all__ = [
     "Decision",

@@ -7,7 +7,6 @@ what is written to MLflow, is for the program.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +31,7 @@ from fakeface_lab.evaluation.stress.suite import SEARCH_CONDITIONS, SUITE_VERSIO
 from fakeface_lab.figures.audit import printable
 from fakeface_lab.figures.stress import decision_gallery, robustness_curves
 from fakeface_lab.figures.training import confusion_figure, reliability_figure, roc_figure
+from fakeface_lab.tracking.scores import ScoredImage, write_scores
 
 __all__ = ["EXTERNAL", "Assessment", "assess"]
 
@@ -56,6 +56,8 @@ class Assessment:
         tags: what later programs look for.
         is_correct: bool (num_images,), whether the model is right about each image.
         card: the audit of another data set's images, None for the model's own.
+        class_names: of the model, the class to detect first.
+        scores: the images with the probability of each class.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
@@ -65,6 +67,8 @@ class Assessment:
     tags: dict[str, str] = field(default_factory=dict)
     is_correct: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, dtype=bool))
     card: Card | None = None
+    class_names: tuple[str, ...] = ()
+    scores: list[ScoredImage] = field(default_factory=list)
 
     def shown(self) -> dict[str, pd.DataFrame]:
         """What of the tables fits a terminal, by title."""
@@ -78,9 +82,10 @@ class Assessment:
         return tables
 
     def write(self, folder: Path) -> None:
-        """Write tables as CSV, figures as PNG, and the card."""
+        """Write scores and tables as CSV, figures as PNG, and the card."""
         if self.card is not None:
             write_card(self.card, folder)
+        write_scores(folder / "scores.csv", [f"probability_{name}" for name in self.class_names], self.scores)
         for name, table in self.tables.items():
             table.to_csv(folder / f"{name}.csv", index=False, encoding="utf-8", errors="surrogateescape")
         for name, figure in self.figures.items():
@@ -140,7 +145,7 @@ def assess(
     """
     if len(set(images.labels[rows].tolist())) < 2:
         raise DataError(f"{images.source.root}: the {len(rows)} images to evaluate are not of both classes; add some")
-    result = Assessment()
+    result = Assessment(class_names=model.class_names)
     caveat = _add_audit(result, images, rows, show) if part == EXTERNAL else ""
     show(f"{len(rows)} images")
     scored = _Scored(model, images, rows, predict(model.network, images.pixels, rows))
@@ -192,15 +197,10 @@ def _add_detection(result: Assessment, scored: _Scored, part: str, caveat: str) 
     result.figures["confusion"] = confusion_figure(scored.labels, decisions, names, title)
     result.figures["roc"] = roc_figure(truth, scores, names[0])
     files = [scored.images.files[row] for row in scored.rows]
-    columns: dict[str, Any] = {
-        "file": [file.name for file in files],
-        "sha256": [file.sha256 for file in files],
-        "label": [names[label] for label in scored.labels],
-        "split": part,
-    }
-    chances = scored.probabilities.astype(np.float64).T
-    columns |= {f"probability_{name}": chance for name, chance in zip(names, chances, strict=True)}
-    result.tables["scores"] = pd.DataFrame(columns)
+    result.scores = [
+        ScoredImage(file.name, file.sha256, names[file.label], part, own)
+        for file, own in zip(files, scored.probabilities, strict=True)
+    ]
 
 
 def _add_calibration(result: Assessment, scored: _Scored, part: str) -> None:

@@ -19,11 +19,11 @@ from fakeface_lab.backend import keras
 from fakeface_lab.data.images import ImageSet, load_images
 from fakeface_lab.data.sources import find_source
 from fakeface_lab.data.splits import HASH_KINDS, NEAR_DUPLICATE_DISTANCE, Split, perceptual_hashes, read_ledger
-from fakeface_lab.detector.stress import explain_accuracy
+from fakeface_lab.detector.stress import compare_with_shortcut
 from fakeface_lab.errors import DataError, FakefaceLabError
+from fakeface_lab.tracking.datasets import describe_openings, record_opening, seal_key
 from fakeface_lab.tracking.lookup import FoundModel
 from fakeface_lab.tracking.runs import TrackedRun
-from fakeface_lab.tracking.seal import describe_openings, record_opening, seal_key
 
 __all__ = ["ChosenImages", "TrackedModel", "choose_images", "load_model", "own_images", "own_split", "unseen_rows"]
 
@@ -184,7 +184,7 @@ class ChosenImages:
         """Add the explained share where the model's own split is evaluated; return metrics and sentences."""
         if self.split is None:
             return dict(metrics), []
-        more, sentence = explain_accuracy(self.images, self.split, is_correct, "test")
+        more, sentence = compare_with_shortcut(self.images, self.split, is_correct, "test")
         return dict(metrics) | more, [sentence]
 
     def side_by_side(self, found: FoundModel, metrics: Mapping[str, float]) -> dict[str, pd.DataFrame]:

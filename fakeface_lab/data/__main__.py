@@ -32,9 +32,9 @@ def describe_data(settings: DataSettings) -> None:
     images = load_images(source, settings.image_size)
 
     from fakeface_lab.data.splits import make_split
-    from fakeface_lab.detector import recording
+    from fakeface_lab.detector.printing import print_data_card
 
-    recording.print_data_card(images, make_split(images, settings.split, settings.seed))
+    print_data_card(images, make_split(images, settings.split, settings.seed))
 
 
 def main(argv: list[str] | None = None) -> int:

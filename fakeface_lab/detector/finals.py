@@ -14,15 +14,15 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 
 from fakeface_lab.detector.judging import judge_finals, judge_runs
-from fakeface_lab.errors import SearchError
+from fakeface_lab.errors import NotFoundError, SearchError
 from fakeface_lab.evaluation.comparison import Judgement
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerRun, LedgerTrial
 from fakeface_lab.search.run.driver import Driver
 from fakeface_lab.search.run.engine import Assignment, EngineMaker, Event, Work
+from fakeface_lab.tracking.datasets import record_opening
 from fakeface_lab.tracking.models import model_of_run
 from fakeface_lab.tracking.owner import remove_folder
 from fakeface_lab.tracking.runs import Run, StoredRun, TrackedRun
-from fakeface_lab.tracking.seal import record_opening
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.training.outcome import Outcome
 
@@ -274,7 +274,7 @@ def _challenge(store: Store, name: str, best: Sequence[Run], champion: int, obje
         if err.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         return "not comparable, its runs are not in the store any more"
-    except SearchError as err:
+    except (NotFoundError, SearchError) as err:
         return f"not comparable, {err}"
 
 

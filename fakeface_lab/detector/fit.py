@@ -1,4 +1,4 @@
-"""Trains one configuration: data order, continuation, the weights that count. Knows nothing of MLflow."""
+"""Trains one configuration: batches in a reproducible order, resuming, the kept weights. Does not use MLflow."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -21,8 +21,8 @@ from fakeface_lab.training.recorder import Listener, TrainingRecorder
 
 __all__ = ["STRESS_OBJECTIVES", "Training", "evaluation_batches", "predict", "train", "training_batches"]
 
-# Division inside a tf.function becomes a multiplication and differs from NumPy's `pixels / 255` in 126 of the 256
-# values; a table that NumPy made has the documented ones.
+# Inside a tf.function, division becomes multiplication and differs from NumPy's `pixels / 255` in 126 of 256 values; a
+# table computed by NumPy has the documented values.
 _SCALE = (np.arange(256) / 255).astype(np.float32)
 
 
@@ -39,8 +39,8 @@ def training_batches(
 ) -> tf.data.Dataset:
     """Return batches (float32 (b, size, size, 3) in [0, 1], one-hot float32 (b, 2)) for all remaining epochs.
 
-    Each epoch has `ceil(len(rows) / batch_size)` batches, the last one smaller, as `model.fit` has them. The order
-    depends on seed and epoch alone, so that a training continued at `initial_epoch` sees the same batches.
+    Each epoch has `ceil(len(rows) / batch_size)` batches, the last one smaller, as in `model.fit`. The order depends on
+    seed and epoch only, so a training resumed at `initial_epoch` sees the same batches.
     """
 
     def batches() -> Iterator[tuple[npt.NDArray[np.int64], int, npt.NDArray[np.int64]]]:
@@ -71,7 +71,7 @@ def evaluation_batches(
     rows: npt.NDArray[np.int64],
     batch_size: int = 32,
 ) -> tf.data.Dataset:
-    """Return batches like `training_batches`, once through `rows` in their order."""
+    """Return batches as in `training_batches`, for one pass over `rows` in their order."""
     load = _loader(pixels, labels)
     wanted = tf.constant(rows)
     starts = tf.data.Dataset.range(0, len(rows), batch_size)
@@ -82,10 +82,10 @@ def evaluation_batches(
 
 
 def _untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Return the data set without autotuning: nothing in it is left to tune.
+    """Return the data set with autotuning off: nothing in it can be tuned.
 
-    With one inter-op thread an iterator waits at its end for the tuner's next turn, and its turns come at doubling
-    intervals: after a training of 24 s another 17 s, after one of 48 s another 33.
+    With one inter-op thread, an iterator waits at its end for the tuner's next step, and the steps come at doubling
+    intervals: 17 s after a training of 24 s, 33 s after one of 48 s.
     """
     options = tf.data.Options()
     options.autotune.enabled = False
@@ -95,14 +95,14 @@ def _untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
 def _loader(
     pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]
 ) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-    """Return the function from row numbers, int64 (b,), to images and one-hot labels."""
+    """Return a function from row numbers, int64 (b,), to images and one-hot labels."""
     shape = (None, *pixels.shape[1:])
     scale, known_labels = tf.constant(_SCALE), tf.constant(labels)
     view = file_view(pixels)
 
     def read(wanted: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        # Pages once touched count as this process's memory until their mapping closes: mapped for each batch anew,
-        # they do not add up to the whole data set.
+        # Touched pages count as this process's memory until their mapping is closed: with a new mapping per batch they
+        # do not add up to the whole data set.
         source: npt.NDArray[np.uint8] = pixels if view is None else view.open()
         return source[wanted]
 
@@ -116,15 +116,15 @@ def _loader(
 
 @dataclass(frozen=True)
 class Training:
-    """One configuration to train; equal trainings give equal results on equal numbers of threads.
+    """One configuration to train; equal ones give equal results with equal numbers of threads.
 
     Attributes:
-        hyperparameters: the values that the search may vary.
-        image_size: edge of the pictures, px.
+        hyperparameters: the values that a search may vary.
+        image_size: edge of the images, px.
         seed: of initial weights, data order and dropout.
         epochs: passes over the training images.
-        keep: which weights count in the end: the last epoch's, or those of the best epoch by `objective`.
-        objective: a metric of an epoch, or one of `STRESS_OBJECTIVES`.
+        keep: which weights the training ends with: those of the last epoch, or of the best epoch by `objective`.
+        objective: an epoch metric, or one of `STRESS_OBJECTIVES`.
     """
 
     hyperparameters: Hyperparameters
@@ -160,20 +160,20 @@ def train(
     folder: Path,
     listener: Listener,
 ) -> TrainingRecorder:
-    """Train `model`, or go on from the checkpoint in `folder`; it ends with its kept weights.
+    """Train `model`, or resume from the checkpoint in `folder`; it ends with the kept weights.
 
     Args:
         model: compiled, as `build_model` returns it.
         training: the configuration.
         pixels: uint8 (num_images, size, size, 3).
         labels: int64 (num_images,), class indices.
-        train_rows: rows to learn from; their order is part of the result.
-        validation_rows: rows to judge each epoch on; None for a final training, which has none left.
-        folder: where checkpoints live; it exists.
-        listener: told of each step and epoch.
+        train_rows: rows to train on; their order affects the result.
+        validation_rows: rows to validate each epoch on; None for a final training, which has none left.
+        folder: where checkpoints are kept; it exists.
+        listener: notified of each step and epoch.
 
     Raises:
-        TrainingDivergedError: the loss became NaN or infinite; names epoch and step.
+        TrainingDivergedError: the loss became NaN or infinite; the message names epoch and step.
     """
     values = training.hyperparameters
     score = None

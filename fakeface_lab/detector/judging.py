@@ -1,6 +1,6 @@
-"""From recorded scores to verdicts: the one way in which `tune`, `compare` and the registry judge.
+"""Verdicts from recorded scores: how `tune`, `compare` and the model registry compare configurations.
 
-Both sides always count with the same number of seeds: an average over more seeds is better for that alone.
+Both sides are always compared with equally many seeds, because averaging over more seeds alone improves a result.
 """
 
 import math
@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from mlflow.entities import Run
 
-from fakeface_lab.detector.standings import THRESHOLD, Standing, ground_of, require_one_ground
+from fakeface_lab.detector.standings import THRESHOLD, Standing, evaluation_set_of, require_same_images
 from fakeface_lab.errors import SearchError
 from fakeface_lab.evaluation.comparison import Comparison, Judgement, adjusted, compare, log_losses
 from fakeface_lab.evaluation.selection import (
@@ -25,7 +24,8 @@ from fakeface_lab.evaluation.stress.comparison import compare_under_stress
 from fakeface_lab.evaluation.stress.objective import OBJECTIVES as STRESS_OBJECTIVES
 from fakeface_lab.evaluation.stress.objective import stress_selection_corrected
 from fakeface_lab.settings import Hyperparameters, Range, Value
-from fakeface_lab.tracking.scores import epoch_scores, part_scores, stress_scores
+from fakeface_lab.tracking.lookup import Run, get_run
+from fakeface_lab.tracking.scores import read_epoch_scores, read_scores, read_stress_scores
 from fakeface_lab.tracking.store import Store
 
 __all__ = ["Judged", "ScoredTrial", "SelectionReport", "judge", "judge_finals", "judge_runs", "selection_report"]
@@ -36,7 +36,7 @@ class Judged:
     """Two standings compared.
 
     Attributes:
-        candidate: name of the one, with the seeds that were compared where it has more.
+        candidate: name of the one, with the seeds that were compared if it has more.
         reference: name of the other, likewise.
         comparison: of the two.
     """
@@ -52,12 +52,12 @@ class Judged:
 
 
 def judge(standings: Sequence[Standing]) -> list[Judged]:
-    """Compare the first with each of the others by the verdict rule, their p-values adjusted by Holm.
+    """Compare the first with each of the others by the verdict rule, with Holm-adjusted p-values.
 
     Raises:
-        SearchError: they are about different images.
+        SearchError: they were scored on different images.
     """
-    require_one_ground(standings)
+    require_same_images(standings)
     candidate, *references = standings
     judged = [_judge_two(candidate, reference) for reference in references]
     comparisons = adjusted([one.comparison for one in judged])
@@ -78,7 +78,7 @@ def _judge_two(candidate: Standing, reference: Standing) -> Judged:
 
 
 def judge_finals(store: Store, best: Sequence[Run], documented: Sequence[Run]) -> Judgement:
-    """Compare the finals of a search on the opened test split, by what the search has optimised; see `judge_runs`.
+    """Compare the finals of a search on the opened test split, by the objective of the search; see `judge_runs`.
 
     Args:
         store: where the runs are.
@@ -86,44 +86,46 @@ def judge_finals(store: Store, best: Sequence[Run], documented: Sequence[Run]) -
         documented: those of trial 0's.
 
     Raises:
-        SearchError: a run has no scores, or two were scored on different images.
+        NotFoundError: a run has no scores.
+        SearchError: two runs were scored on different images.
     """
-    search = store.client.get_run(best[0].data.tags["mlflow.parentRunId"])
+    search = get_run(store, best[0].data.tags["mlflow.parentRunId"])
     return judge_runs(store, best, documented, search.data.tags.get("objective", ""))
 
 
 def judge_runs(store: Store, candidate: Sequence[Run], reference: Sequence[Run], objective: str) -> Judgement:
     """Compare two configurations on the images that both were scored on.
 
-    By their decisions on the images as they are (`compare`); for an objective under stress by that objective under the
+    Compares their decisions on the unchanged images (`compare`), or, for a stress objective, that objective on the
     changed images (`compare_under_stress`).
 
     Args:
         store: where the runs are.
         candidate: runs of one configuration, one per seed.
         reference: those of the other.
-        objective: by what to compare.
+        objective: the metric that the search optimized.
 
     Raises:
-        SearchError: a run has no scores, or two were scored on different images.
+        NotFoundError: a run has no scores.
+        SearchError: two runs were scored on different images.
     """
-    one, other = ground_of(candidate[0]), ground_of(reference[0])
+    one, other = evaluation_set_of(candidate[0]), evaluation_set_of(reference[0])
     if one != other:
         raise SearchError(f"one was scored on {one}, the other on {other}")
     of_candidate, of_reference = _equal_seeds(candidate, reference)
     runs = [candidate[row] for row in of_candidate] + [reference[row] for row in of_reference]
     number = len(of_candidate)
     if objective in STRESS_OBJECTIVES:
-        stressed = stress_scores(store, runs)
+        stressed = read_stress_scores(store, runs)
         return compare_under_stress(
             stressed.is_positive, stressed.conditions, stressed.scores[:number], stressed.scores[number:], objective
         )
-    scored = part_scores(store, runs)
+    scored = read_scores(store, runs)
     return compare(scored.is_positive, scored.scores[:number], scored.scores[number:], THRESHOLD)
 
 
 def _equal_seeds(a: Sequence[Run], b: Sequence[Run]) -> tuple[list[int], list[int]]:
-    """Return which runs of each side are compared: as many of each, of the same seeds where both have them."""
+    """Return the rows of the runs to compare: equally many per side, with the same seeds as far as both have them."""
     number = min(len(a), len(b))
     shared = {_seed_of(run) for run in a} & {_seed_of(run) for run in b}
 
@@ -147,10 +149,10 @@ def _named(standing: Standing, rows: Sequence[int]) -> str:
 
 @dataclass(frozen=True)
 class ScoredTrial:
-    """A finished trial, as this report needs it.
+    """A finished trial, as `selection_report` needs it.
 
     Attributes:
-        run: its run, with a scores.csv; of a search for robustness with a stress_scores.csv too.
+        run: its run, with a scores.csv and, in a search for robustness, a stress_scores.csv.
         values: its hyperparameters by name.
         score: value of the objective.
     """
@@ -162,18 +164,15 @@ class ScoredTrial:
 
 @dataclass(frozen=True)
 class SelectionReport:
-    """What is to be written beside the best score.
+    """What the best score is worth, given that it was selected among many.
 
     Attributes:
         metrics: `selection_naive`, `selection_corrected`, `selection_corrected_low`, `_high`, in the unit of the
-            objective, and `num_edge_values`; without the first four where there is a single trial.
-        expected_best: float64 (num_trials - 1,), best score to expect after 1, 2, ... random trials; None for an
-            algorithm whose trials are not independent.
+            objective, and `num_edge_values`; a single trial has only the last.
         sentences: the same for the user.
     """
 
     metrics: dict[str, float]
-    expected_best: npt.NDArray[np.float64] | None
     sentences: tuple[str, ...]
 
 
@@ -187,22 +186,23 @@ def selection_report(
     maximize: bool,
     part: str = "validation",
 ) -> SelectionReport:
-    """Report on the finished trials of one search.
+    """Return what the best score of a search is worth, from its finished trials.
 
     Args:
         store: where their runs are.
-        trials: in the order of their creation, trial 0 (set by hand, drawn from nothing) first; at least one.
+        trials: in the order of their creation, trial 0 (set by hand, not drawn) first; at least one.
         space: what was searched.
-        algorithm: which one suggested the trials.
+        algorithm: the one that suggested the trials.
         objective: the metric that is the score: an accuracy, a loss, or one of the stress objectives.
         maximize: whether higher is better.
         part: the split that the trials were judged on; "test" in a search on the documented split.
 
     Raises:
-        SearchError: no trial, a trial has no scores, or two were scored on different images.
+        NotFoundError: a trial has no scores.
+        SearchError: no trials, or two were scored on different images.
     """
     if not trials:
-        raise SearchError("no trial has a score, so there is nothing to correct for the selection; run some trials")
+        raise SearchError("no trial has a score, so there is nothing to correct for selection; run some trials")
     metrics: dict[str, float] = {}
     sentences = []
     if len(trials) > 1:
@@ -228,17 +228,17 @@ def selection_report(
         if not _is_limit(edge.name, edge.value)
     ]
     sentences += [f"{edge}." for edge in edges]
-    return SelectionReport(metrics | {"num_edge_values": float(len(edges))}, expected, tuple(sentences))
+    return SelectionReport(metrics | {"num_edge_values": float(len(edges))}, tuple(sentences))
 
 
 def _corrected(store: Store, runs: Sequence[Run], part: str, objective: str, maximize: bool) -> SelectedScore:
     if objective in STRESS_OBJECTIVES:
-        stressed = stress_scores(store, runs, part)
+        stressed = read_stress_scores(store, runs, part)
         return stress_selection_corrected(stressed.is_positive, stressed.scores, objective)
-    kept = part_scores(store, runs, part)
-    by_epoch = [epoch_scores(store, run) for run in runs]
+    kept = read_scores(store, runs, part)
+    by_epoch = [read_epoch_scores(store, run) for run in runs]
     recorded = [scores for scores in by_epoch if scores is not None]
-    if len(recorded) < len(runs):  # by an earlier version of this package
+    if len(recorded) < len(runs):  # recorded by an earlier version of this package
         return selection_corrected(_per_image(kept.scores, kept.is_positive, objective), maximize)
     scores = np.concatenate(recorded)
     return selection_corrected(_per_image(scores, kept.is_positive, objective), maximize, num_trials=len(runs))
@@ -249,7 +249,7 @@ def _per_image(
 ) -> npt.NDArray[np.float64]:
     """Return each image's share of the objective, (num_images, num_models), from scores (num_models, num_images)."""
     if objective.endswith("accuracy"):
-        return np.asarray(((scores > 0.5) == is_positive).T, dtype=np.float64)
+        return np.asarray(((scores > THRESHOLD) == is_positive).T, dtype=np.float64)
     return log_losses(is_positive, scores).T
 
 
@@ -270,18 +270,18 @@ def _numbers(values: Mapping[str, Value]) -> dict[str, float]:
 
 
 def _is_limit(name: str, value: float) -> bool:
-    """Return whether a hyperparameter can go no further: there is no dropout below 0."""
+    """Return whether a value is at the limit of its hyperparameter: there is no dropout below 0."""
     field = Hyperparameters.model_fields.get(name)
     return field is not None and any(value in (getattr(m, "ge", None), getattr(m, "le", None)) for m in field.metadata)
 
 
 def _ranges(space: Mapping[str, Range], documented: Mapping[str, Value]) -> dict[str, SearchRange]:
-    """Return the searched range of every number, widened as the search does to hold the documented value."""
+    """Return the searched range of every number, extended to the documented value as the search does."""
     ranges = {}
     for name, given in space.items():
         ends = [*(given.values or ()), given.min, given.max, documented.get(name)]
         numbers = [float(end) for end in ends if isinstance(end, (int, float))]
-        # A choice of words or of two values has no edge that could be widened.
+        # A choice of words or of two values has no edge to extend.
         is_choice = any(isinstance(end, str) for end in ends) or (given.values is not None and len(set(numbers)) < 3)
         if is_choice or not all(map(math.isfinite, numbers)):
             continue

@@ -1,4 +1,4 @@
-"""The documented CNN, and everything the search may vary in it: one builder for the baseline and every trial."""
+"""The documented CNN and its augmentation: one builder for the baseline and every trial."""
 
 import math
 
@@ -8,11 +8,11 @@ from fakeface_lab.settings import Hyperparameters
 
 __all__ = ["MAX_STRENGTH", "affine_transforms", "augment_batch", "build_model", "fixed_hyperparameters", "image_seeds"]
 
-# At strength 1, as declared for ImageDataGenerator: each is drawn uniformly from -range..range.
+# At strength 1, as declared for ImageDataGenerator: each value is drawn uniformly from -range..range.
 ROTATION_RANGE_DEGREES = 40.0
 SHIFT_RANGE_FRACTION = 0.2
 SHEAR_RANGE_DEGREES = 0.2  # degrees in ImageDataGenerator, not a fraction: hardly visible, kept for parity
-ZOOM_RANGE = 0.2  # zoom factors come from 1 - 0.2..1 + 0.2, drawn for each axis apart
+ZOOM_RANGE = 0.2  # zoom factors are drawn from 1 - 0.2..1 + 0.2, separately per axis
 FLIP_PROBABILITY = 0.5
 
 MAX_STRENGTH = 2.0
@@ -20,47 +20,45 @@ NUM_DRAWS = 7
 
 
 def image_seeds(seed: int, epoch: int | tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
-    """One seed per image, int64 (B, 2), different for each (seed, epoch, index) with indices below 2**32.
+    """Return one seed per image, int64 (B, 2), unique per (seed, epoch, index) for indices below 2**32.
 
     Args:
         seed: the run's augmentation seed.
         epoch: number of the epoch; below 2**31.
-        indices: int (B,), position of each image in the training split, whatever the order of the batch.
+        indices: int (B,), position of each image in the training split, independent of the batch order.
     """
     counters = tf.bitwise.left_shift(tf.cast(epoch, tf.int64), tf.constant(32, tf.int64)) + tf.cast(indices, tf.int64)
     return tf.stack([tf.fill(tf.shape(counters), tf.constant(seed, tf.int64)), counters], axis=1)
 
 
 def augment_batch(images: tf.Tensor, seeds: tf.Tensor, strength: float = 1.0) -> tf.Tensor:
-    """Rotate, shift, shear, zoom and flip each image by amounts that follow from its seed alone.
+    """Rotate, shift, shear, zoom and flip each image by amounts that depend on its seed only.
 
-    A pure function: the same seed gives the same picture in any batch and after any restart, so a resumed
-        training
-    sees what an uninterrupted one sees. Uncovered pixels repeat the nearest edge; sampling is bilinear.
+    A pure function: the same seed gives the same image in any batch and after any restart, so a resumed training sees
+    the same images as an uninterrupted one. Uncovered pixels repeat the nearest edge; sampling is bilinear.
 
     Args:
         images: float32 or uint8 (B, H, W, C).
         seeds: int (B, 2), from `image_seeds`.
-        strength: 0..2; scales every range and (up to 1) the probability of a flip. 0 changes nothing, 1 is as
-            declared.
+        strength: 0..2; scales every range and (up to 1) the flip probability. 0 changes nothing, 1 is as declared.
 
     Returns:
-        A tensor of the images' shape and type.
+        A tensor of the images' shape and dtype.
 
     Raises:
         ConfigError: the strength is out of range.
     """
     if not 0 <= strength <= MAX_STRENGTH:
         raise ConfigError(
-            f"augmentation strength {strength:g} is out of range: allowed are 0 (off) to {MAX_STRENGTH:g}, "
-            "1 is the declared augmentation"
+            f"augmentation strength {strength:g} is out of range: use 0 (off) to {MAX_STRENGTH:g}; 1 is the declared "
+            f"augmentation"
         )
     if strength == 0:
         return images
     shape = tf.shape(images)
     transforms = affine_transforms(seeds, shape[1], shape[2], strength)
     resampled = tf.raw_ops.ImageProjectiveTransformV3(
-        images=tf.cast(images, tf.float32),  # on uint8 the kernel would truncate instead of rounding
+        images=tf.cast(images, tf.float32),  # on uint8 the kernel truncates instead of rounding
         transforms=transforms,
         output_shape=shape[1:3],
         fill_value=0.0,
@@ -77,11 +75,11 @@ def affine_transforms(seeds: tf.Tensor, height_px: int, width_px: int, strength:
     """Draw the transforms of `ImageProjectiveTransformV3`: float32 (B, 8), a0, a1, a2, b0, b1, b2, 0, 0.
 
     Output pixel (x, y) takes the value at (a0 x + a1 y + a2, b0 x + b1 y + b2). The matrix is that of Keras's
-    `apply_affine_transform`, rotation @ shift @ shear @ zoom about the image centre ((W - 1) / 2, (H - 1) /
-    2), followed by the flip.
+    `apply_affine_transform`: rotation @ shift @ shear @ zoom about the image center ((W - 1) / 2, (H - 1) / 2), then
+    the flip.
     """
-    # float64 up to the last line: vectorised and scalar sines differ in the last bit, so that in float32 an
-    # image would depend on its place in the batch and on eager or graph execution.
+    # float64 up to the last line: vectorized and scalar sines differ in the last bit, so in float32 an image would
+    # depend on its position in the batch and on eager or graph execution.
     draws = tf.map_fn(
         lambda seed: tf.random.stateless_uniform([NUM_DRAWS], seed, dtype=tf.float64),
         seeds,
@@ -99,8 +97,7 @@ def affine_transforms(seeds: tf.Tensor, height_px: int, width_px: int, strength:
     mirror = 1.0 - 2.0 * tf.cast(draws[:, 6] < FLIP_PROBABILITY * min(strength, 1.0), tf.float64)
 
     cos, sin = tf.cos(theta), tf.sin(theta)
-    # rotation @ shear = [[cos, -sin(theta + shear)], [sin, cos(theta + shear)]]; the mirror negates the x
-    # column.
+    # rotation @ shear = [[cos, -sin(theta + shear)], [sin, cos(theta + shear)]]; the flip negates the x column.
     xx, xy = cos * zoom_x * mirror, -tf.sin(theta + shear) * zoom_y
     yx, yy = sin * zoom_x * mirror, tf.cos(theta + shear) * zoom_y
     centre_x, centre_y = (width - 1.0) / 2.0, (height - 1.0) / 2.0
@@ -117,9 +114,9 @@ DOCUMENTED_IMAGE_SIZE_PX = 300
 def build_model(hp: keras_tuner.HyperParameters) -> keras.Model:
     """Return the compiled network; with `HyperParameters()` it is the documented one, 46,099,778 parameters.
 
-    Every hyperparameter is declared as fixed at its documented value; a search opens one by registering a range
-    under the same name before it builds. `image_size` and `seed` travel the same way. The builder reads no data and
-    opens no run, and sets the seed itself, because KerasTuner clears Keras's global state before each build.
+    Every hyperparameter is declared as fixed at its documented value; a search varies one by registering a range under
+    the same name before building. `image_size` and `seed` are passed the same way. The builder reads no data and opens
+    no run. It sets the seed itself, because KerasTuner clears Keras's global state before each build.
 
     Input: float32 (batch, image_size, image_size, 3) in [0, 1]. Output: float32 (batch, 2), softmax in class order.
 
@@ -168,7 +165,7 @@ def build_model(hp: keras_tuner.HyperParameters) -> keras.Model:
         optimizer=keras.optimizers.Adam(float(hp.Fixed("learning_rate", documented.learning_rate))),
         loss="categorical_crossentropy",
         metrics=["accuracy"],
-        # A global float16 policy, left behind by other code, must not wrap the optimizer.
+        # A global float16 policy set by other code must not wrap the optimizer.
         auto_scale_loss=False,
         # XLA makes a step of this network ten times slower on a CPU.
         jit_compile=False,
@@ -177,7 +174,7 @@ def build_model(hp: keras_tuner.HyperParameters) -> keras.Model:
 
 
 def fixed_hyperparameters(values: Hyperparameters, image_size_px: int, seed: int) -> keras_tuner.HyperParameters:
-    """Return KerasTuner's container with every hyperparameter of `build_model` fixed at the given values."""
+    """Return KerasTuner hyperparameters that fix everything `build_model` declares at the given values."""
     hp = keras_tuner.HyperParameters()
     for name, value in {**values.model_dump(), "image_size": image_size_px, "seed": seed}.items():
         hp.Fixed(name, value)

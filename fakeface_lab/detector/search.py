@@ -11,8 +11,9 @@ from fakeface_lab.data.sources import find_source, list_files
 from fakeface_lab.data.splits import Split, make_split
 from fakeface_lab.detector.finals import explain, register, run_finals, verdict
 from fakeface_lab.detector.judging import ScoredTrial, SelectionReport, selection_report
+from fakeface_lab.detector.mlflow_run import log_data
 from fakeface_lab.detector.oracle import OracleSpec, build_oracle
-from fakeface_lab.detector.recording import describe_data, print_data_card
+from fakeface_lab.detector.printing import print_data_card
 from fakeface_lab.detector.space import build_space, plan_search, write_best_settings
 from fakeface_lab.detector.work import DetectorWork
 from fakeface_lab.errors import ConfigError
@@ -26,8 +27,8 @@ from fakeface_lab.search.run.trials import Limits
 from fakeface_lab.search.session import run_trials
 from fakeface_lab.settings import TuneSettings
 from fakeface_lab.terminal import console, print_places, say, wide_console
+from fakeface_lab.tracking.datasets import OPENED_TAG, describe_openings, record_opening
 from fakeface_lab.tracking.owner import sweep_dead_runs
-from fakeface_lab.tracking.seal import OPENED_TAG, describe_openings, record_opening
 from fakeface_lab.tracking.store import open_store
 from fakeface_lab.tracking.writer import PatientWriter
 from fakeface_lab.training.objective import Objective
@@ -125,7 +126,7 @@ def _describe(ledger: Ledger, settings: TuneSettings, images: ImageSet, num_thre
     ledger.parent.log_params(
         {**common, "direction": ledger.objective.direction, "num_threads": num_threads, **searched}
     )
-    describe_data(ledger.parent, images)
+    log_data(ledger.parent, images)
 
 
 def _search(

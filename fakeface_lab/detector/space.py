@@ -1,4 +1,4 @@
-"""The search space: what the `[space]` table of a config file opens, and everything else fixed as documented."""
+"""The search space of the documented CNN, the estimated cost of searching it, and the settings of its best trial."""
 
 import json
 import math
@@ -28,23 +28,23 @@ __all__ = ["Plan", "build_space", "num_parameters", "plan_search", "to_hyperpara
 
 
 def build_space(space: Mapping[str, Range], fixed: Mapping[str, Value]) -> keras_tuner.HyperParameters:
-    """Return KerasTuner's container: opened hyperparameters with their ranges, all others fixed.
+    """Return KerasTuner hyperparameters: those in `space` with their ranges, all others fixed.
 
-    Opened ones have the documented (or otherwise fixed) value as their default, whether or not their range holds
-    it: trial 0 is always that configuration. A stepped range of fractions becomes a choice of literals, because
-    KerasTuner's stepped Float never yields its maximum, and its Gaussian process misreads it.
+    Searched ones default to the documented (or otherwise fixed) value, whether or not their range contains it: trial 0
+    is always that configuration. A stepped range of fractions becomes a choice of literals, because KerasTuner's
+    stepped Float never yields its maximum, and its Gaussian process misreads it.
 
     Args:
-        space: name to range, as the config file has it.
-        fixed: value of every hyperparameter that is not opened; also the defaults of the opened ones.
+        space: name to range, as in the config file.
+        fixed: value of every hyperparameter, which is the default of searched ones.
 
     Raises:
-        ConfigError: an unknown name, or a value that the model does not take.
+        ConfigError: an unknown name, or a value that the model does not accept.
     """
     unknown = sorted(set(space) - set(Hyperparameters.model_fields))
     if unknown:
         raise ConfigError(
-            f"space.{unknown[0]}: unknown hyperparameter; there are {', '.join(Hyperparameters.model_fields)}"
+            f"space.{unknown[0]}: unknown hyperparameter; choose from {', '.join(Hyperparameters.model_fields)}"
         )
     hp = keras_tuner.HyperParameters()
     for name, value in fixed.items():
@@ -57,7 +57,7 @@ def build_space(space: Mapping[str, Range], fixed: Mapping[str, Value]) -> keras
 
 
 def to_hyperparameters(values: Mapping[str, Any]) -> Hyperparameters:
-    """Return the typed hyperparameters among KerasTuner's values."""
+    """Return typed hyperparameters from KerasTuner's values; other entries are ignored."""
     return Hyperparameters(**{name: values[name] for name in Hyperparameters.model_fields if name in values})
 
 
@@ -89,26 +89,26 @@ def _open(hp: keras_tuner.HyperParameters, name: str, given: Range, default: Val
 
 
 # A step of the documented CNN, about 104 GFLOP, takes 0.72 to 0.93 s on two threads of a 2020s server CPU.
-_FLOP_A_SEC_AND_THREAD = 65e9
-# Start of a process or a trial, scores, figures and the upload of a model.
+_FLOP_PER_SEC_AND_THREAD = 65e9
+# Starting a process or trial, scoring, figures, and uploading a model.
 _OVERHEAD_SECS = 5.0
 _NUM_SAMPLES = 200
-_WEIGHT_BYTES, _CHECKPOINT_BYTES = 4, 16  # float32; with Adam's two moments and the best epoch's weights
+_WEIGHT_BYTES, _CHECKPOINT_BYTES = 4, 16  # float32; with Adam's two moments and the weights of the best epoch
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a search will cost.
+    """Estimated cost of a search.
 
     Attributes:
-        num_trials: at most; the space may be exhausted before.
-        num_epochs: of all trials.
-        mean_parameters: of a model in the space.
-        most_parameters: of the largest one among some hundred random ones.
-        trial_secs: all trials together, on all workers.
-        final_secs: the retraining at the end.
-        model_bytes: models that stay in the store.
-        checkpoint_bytes: epoch checkpoints on local disk at their most.
+        num_trials: maximum; the space may be exhausted earlier.
+        num_epochs: of all trials together.
+        mean_parameters: mean number of parameters of a model in the space.
+        most_parameters: largest number of parameters among some hundred random models.
+        trial_secs: duration of all trials, with all workers.
+        final_secs: duration of the retraining at the end.
+        model_bytes: size of the models that stay in the store.
+        checkpoint_bytes: largest total size of epoch checkpoints on local disk.
     """
 
     num_trials: int
@@ -121,28 +121,28 @@ class Plan:
     checkpoint_bytes: float
 
     def lines(self) -> list[str]:
-        """Return the plan in words."""
+        """Return the estimate as lines of a report."""
         return [
             f"trials    at most {self.num_trials}, the documented configuration first; {self.num_epochs} epochs in all",
             f"size      {self.mean_parameters:,.0f} parameters on average, {self.most_parameters:,} at most",
             f"time      about {format_secs(self.trial_secs)} for the trials and {format_secs(self.final_secs)} for the "
-            f"final on a CPU, to a factor of two; a GPU is many times faster",
+            f"final on a CPU, within a factor of two; a GPU is many times faster",
             f"disk      about {_gigabytes(self.model_bytes)} for models in the store, at most "
             f"{_gigabytes(self.checkpoint_bytes)} for checkpoints while it runs",
         ]
 
 
 def plan_search(settings: TuneSettings, template: keras_tuner.Oracle, num_images: int, num_threads: int) -> Plan:
-    """Return what the search will cost, from random members of its space.
+    """Return the estimated cost of a search, from random configurations of its space.
 
     Args:
         settings: of the search.
         template: its oracle.
-        num_images: of the data set.
-        num_threads: of one training.
+        num_images: size of the data set.
+        num_threads: threads per training.
     """
     num_trials = num_trials_at_most(template)
-    assert num_trials is not None  # each algorithm of `tune` has its limit
+    assert num_trials is not None  # every algorithm of `tune` is limited
     num_train = num_images * (0.8 if settings.split == "documented" else 0.64)
     num_epochs = _num_epochs(settings, template, num_trials)
     members = _sample(template.hyperparameters)
@@ -168,7 +168,7 @@ def plan_search(settings: TuneSettings, template: keras_tuner.Oracle, num_images
 
 
 def num_parameters(values: Hyperparameters, image_size_px: int) -> int:
-    """Return the parameters of `model.build_model` without building it: a model may be too large to build."""
+    """Return the number of parameters of `build_model` without building it: a model may be too large to build."""
     f1, f2, units, cells = values.filters_1, values.filters_2, values.dense_units, (image_size_px // 2 // 2) ** 2
     return (27 + 1) * f1 + (9 * f1 + 1) * f2 + (cells * f2 + 1) * units + 2 * (units + 1)
 
@@ -177,13 +177,13 @@ def _epoch_secs(values: Hyperparameters, image_size_px: int, num_train: float, n
     size, f1, f2 = image_size_px, values.filters_1, values.filters_2
     multiplications = 27 * f1 * size**2 + 9 * f1 * f2 * (size // 2) ** 2 + (size // 4) ** 2 * f2 * values.dense_units
     flop = 2 * 3 * multiplications * num_train  # forward, and twice as much backward
-    return flop / (_FLOP_A_SEC_AND_THREAD * num_threads)
+    return flop / (_FLOP_PER_SEC_AND_THREAD * num_threads)
 
 
 def _num_epochs(settings: TuneSettings, template: keras_tuner.Oracle, num_trials: int) -> int:
     if not isinstance(template, kt_oracles.HyperbandOracle):
         return num_trials * settings.epochs
-    # A promoted trial goes on from its parent's epochs; trial 0 has the full budget.
+    # A promoted trial resumes from its parent's epochs; trial 0 has the full budget.
     trained = settings.epochs
     for bracket in range(template._get_num_brackets()):
         before = 0
@@ -207,9 +207,9 @@ def _gigabytes(num_bytes: float) -> str:
 
 
 def write_best_settings(ledger: Ledger, best: Run, folder: Path) -> str:
-    """Write `best.toml`, the settings that train the best trial again, and return what a reader is to do with it.
+    """Write `best.toml`, the baseline settings that reproduce the best trial, and return instructions for its use.
 
-    The baseline keeps its last epoch, so the epochs are those up to the one that the trial kept: equal weights.
+    A baseline keeps its last epoch, so its number of epochs is that of the trial's kept epoch: the weights are equal.
     """
     values = json.loads(join_text(best.data.tags, "values"))
     params = best.data.params
@@ -231,27 +231,27 @@ def write_best_settings(ledger: Ledger, best: Run, folder: Path) -> str:
     lines = [
         f"# Trial {best.data.tags['trial']} of the search {json.dumps(parent.name)}, score {best.data.tags['score']}:",
         "#     python -m fakeface_lab.baseline --config best.toml",
-        "# trains it again up to the epoch whose weights it kept; on the same machine to the same weights.",
+        "# trains it again up to its kept epoch; on the same machine the weights are the same.",
         *(f"{key} = {_toml(value)}" for key, value in settings.items() if value is not None),
         "",
         "[hyperparameters]",
         *(f"{key} = {_toml(values[key])}" for key in Hyperparameters.model_fields),
     ]
     (folder / "best.toml").write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogateescape")
-    return "Train the winner again: download `best.toml`, then `python -m fakeface_lab.baseline --config best.toml`."
+    return "To retrain the best trial: download `best.toml`, run `python -m fakeface_lab.baseline --config best.toml`."
 
 
 def _data_setting(run: Run) -> str:
-    """Return what to say for `--data` to get the images of a run."""
+    """Return the `--data` setting that gives the images of a run."""
     dataset = run.inputs.dataset_inputs[0].dataset
     address = json.loads(dataset.source)["uri"]
     if address.startswith("kaggle:"):
         return DOCUMENTED_NAME
     folder = Path(url2pathname(urlparse(address).path))
-    # The demo faces are drawn into a cache folder, whose place is no setting.
+    # The demo faces are drawn into a cache folder, which is not a setting.
     return "demo" if dataset.name == "demo" and folder.name.startswith("demo-") else str(folder)
 
 
 def _toml(value: str | int | float) -> str:
-    """Return a value as TOML; JSON's strings are TOML's, as long as no letter is split into two escapes."""
+    """Return a value as TOML; a JSON string is a TOML string unless it escapes a character as a surrogate pair."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)

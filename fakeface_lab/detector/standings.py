@@ -1,6 +1,6 @@
-"""Who stands where: searches and runs side by side, from the store alone, and only on the same images.
+"""Ranks searches and runs by their recorded scores, each set of images separately.
 
-Reads recorded per-image scores; trains nothing and loads no TensorFlow.
+Reads per-image scores from the store; trains nothing and loads no TensorFlow.
 """
 
 import re
@@ -9,26 +9,26 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from fakeface_lab.errors import SearchError
+from fakeface_lab.errors import NotFoundError, SearchError
 from fakeface_lab.evaluation.intervals import Rate, wilson
 from fakeface_lab.search.report.leaderboard import leaderboard, plain_table
-from fakeface_lab.tracking.lookup import Run, children_of, find_named, latest_runs
-from fakeface_lab.tracking.scores import PartScores, part_scores
-from fakeface_lab.tracking.seal import seal_key
+from fakeface_lab.tracking.datasets import seal_key
+from fakeface_lab.tracking.lookup import Run, children_of, find_run, latest_runs
+from fakeface_lab.tracking.scores import PartScores, read_scores
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.training.objective import Objective
 
 __all__ = [
     "THRESHOLD",
-    "Ground",
+    "EvaluationSet",
     "Standing",
-    "by_ground",
+    "by_evaluation_set",
+    "evaluation_set_of",
     "finals_of",
-    "ground_of",
     "is_of_detector",
     "latest_standings",
     "named_standings",
-    "require_one_ground",
+    "require_same_images",
     "standings_table",
 ]
 
@@ -36,15 +36,15 @@ THRESHOLD = 0.5
 
 
 @dataclass(frozen=True, order=True)
-class Ground:
-    """The images that a figure is about; figures of different grounds are never ranked together.
+class EvaluationSet:
+    """The images that a score is about; scores on different sets are never ranked together.
 
     Attributes:
         data: name of the data set.
         digest: of its manifest, 32 digits.
         split: `documented` or `sealed`.
-        split_seed: what it was drawn with.
-        part: which part of it, `test` or `validation`.
+        split_seed: seed of the split.
+        part: the part of the split, `test` or `validation`.
     """
 
     data: str
@@ -58,12 +58,12 @@ class Ground:
 
     @property
     def test_set(self) -> str | None:
-        """The test images by which their openings are counted; None for validation images."""
+        """Key under which openings of these test images are counted (`seal_key`); None for validation images."""
         return seal_key(self.digest, self.split, self.split_seed) if self.part == "test" else None
 
     @property
     def caution(self) -> str:
-        """What these images were used for before; empty where they stayed closed until the end."""
+        """What these images were used for before; empty if they stayed closed until the end."""
         if self.split == "documented":
             return "these images also judged each epoch, as documented: figures are too good"
         return "" if self.part == "test" else "these images chose epochs and trials: figures are too good"
@@ -71,19 +71,19 @@ class Ground:
 
 @dataclass(frozen=True)
 class Standing:
-    """A run, or a search that stands by its winner, with what it scored.
+    """A run, or a search represented by its best configuration, with its scores.
 
     Attributes:
         name: of the run or search.
-        role: its tag.
-        ground: which images it was scored on.
-        runs: one a seed: the run itself; of a search its best final runs, or without finals its best trial.
+        role: its tag `role`.
+        evaluated_on: the images that it was scored on.
+        runs: one run per seed: the run itself, or the final runs of a search (without finals, its best trial).
         scored: their per-image scores.
     """
 
     name: str
     role: str
-    ground: Ground
+    evaluated_on: EvaluationSet
     runs: tuple[Run, ...]
     scored: PartScores
 
@@ -95,57 +95,54 @@ class Standing:
 
 
 def named_standings(store: Store, words: Sequence[str]) -> list[Standing]:
-    """Return the standings of searches and runs by their names or ids.
+    """Return the standings of searches and runs, given their names or ids (see `find_run`).
 
     Raises:
-        SearchError: a name that means nothing or several runs, or a run that was not scored to its end.
+        NotFoundError: a name does not identify one run, or a run has no scores.
+        SearchError: a search without a score, or one that cannot be compared.
     """
-    return [_standing(store, find_named(store, word)) for word in words]
+    return [_standing(store, find_run(store, word)) for word in words]
 
 
 def latest_standings(store: Store, limit: int = 20) -> tuple[list[Standing], list[str]]:
-    """Return the latest searches and baselines of the store, and why others of them have no standing."""
+    """Return the standings of the latest searches and baselines, and the reasons why others have none."""
     runs = latest_runs(store, "search", limit) + latest_runs(store, "baseline", limit)
     standings, left_out = [], []
     for run in runs:
         try:
             standings.append(_standing(store, run))
-        except SearchError as err:
+        except (NotFoundError, SearchError) as err:
             left_out.append(str(err))
     return standings, left_out
 
 
-def by_ground(standings: Sequence[Standing]) -> dict[Ground, list[Standing]]:
-    """Return the standings by ground, best first in each; of equal ones the first given comes first."""
-    grounds = sorted({standing.ground for standing in standings})
-    return {
-        ground: sorted(
-            (standing for standing in standings if standing.ground == ground),
-            key=lambda standing: -standing.rate.value,
-        )
-        for ground in grounds
-    }
+def by_evaluation_set(standings: Sequence[Standing]) -> dict[EvaluationSet, list[Standing]]:
+    """Return the standings per set of images, best first; ties stay in the given order."""
+    members: dict[EvaluationSet, list[Standing]] = {}
+    for standing in sorted(standings, key=lambda standing: (standing.evaluated_on, -standing.rate.value)):
+        members.setdefault(standing.evaluated_on, []).append(standing)
+    return members
 
 
-def require_one_ground(standings: Sequence[Standing]) -> None:
-    """Refuse to rank figures of different images.
+def require_same_images(standings: Sequence[Standing]) -> None:
+    """Refuse to rank scores on different images.
 
     Raises:
         SearchError: names the first two that differ, and in what.
     """
     first = standings[0]
     for other in standings[1:]:
-        if other.ground != first.ground:
+        if other.evaluated_on != first.evaluated_on:
             raise SearchError(
-                f"{first.name} and {other.name} cannot be ranked: one is about {first.ground}, the other about "
-                f"{other.ground}; compare runs of the same images, split and part"
+                f"{first.name} and {other.name} cannot be ranked: one is about {first.evaluated_on}, the other about "
+                f"{other.evaluated_on}; compare runs of the same images, split and part"
             )
 
 
 def finals_of(store: Store, search: Run) -> tuple[Standing | None, Standing | None]:
-    """Return the best and the documented configuration of a search on the opened test split, None where it has none.
+    """Return the best and the documented configuration of a search on the opened test split, None for a missing one.
 
-    The best one is that of the best trial so far; both are the same runs where the documented configuration won.
+    The best one is that of the best trial so far; both are the same runs if the documented configuration won.
     """
     best = _best_trial(store, search)
     runs: dict[str, list[Run]] = {}
@@ -163,7 +160,7 @@ def finals_of(store: Store, search: Run) -> tuple[Standing | None, Standing | No
 
 
 def standings_table(standings: Sequence[Standing]) -> Table:
-    """Return one row per standing, as ordered; all of them are about the same images."""
+    """Return a table with one row per standing, in the given order; all are about the same images."""
     table = plain_table("rank", "run", "role", "accuracy", "seeds", "epochs", "parameters", "run id")
     for rank, standing in enumerate(standings, start=1):
         first = standing.runs[0]
@@ -192,8 +189,8 @@ def _standing(store: Store, run: Run) -> Standing:
         return _of_runs(store, run.info.run_name, role, [run])
     if not is_of_detector(run):
         raise SearchError(
-            f"search {run.info.run_name}: its images are its user's own, so it stands beside no other; name it alone "
-            f"to see its trials"
+            f"search {run.info.run_name}: it ran on a user's own data, so it cannot be compared with other runs; name "
+            f"it alone to see its trials"
         )
     finals, _ = finals_of(store, run)
     if finals is not None:
@@ -213,19 +210,21 @@ def _best_trial(store: Store, search: Run) -> Run | None:
 
 
 def _of_runs(store: Store, name: str, role: str, runs: list[Run]) -> Standing:
-    ground = ground_of(runs[0])
-    return Standing(name, role, ground, tuple(runs), part_scores(store, runs, ground.part))
+    images = evaluation_set_of(runs[0])
+    return Standing(name, role, images, tuple(runs), read_scores(store, runs, images.part))
 
 
-def ground_of(run: Run) -> Ground:
+def evaluation_set_of(run: Run) -> EvaluationSet:
     """Return the images that a run was scored on.
 
     Raises:
-        SearchError: it was not scored.
+        NotFoundError: it was not scored.
     """
     params, metrics = run.data.params, run.data.metrics
     part = next((part for part in ("test", "validation") if f"{part}_accuracy" in metrics), None)
     if part is None or not run.inputs.dataset_inputs:
-        raise SearchError(f"run {run.info.run_name} ({run.info.run_id}): has no scores; was it stopped before its end?")
+        raise NotFoundError(
+            f"run {run.info.run_name} ({run.info.run_id}): has no scores; was it stopped before its end?"
+        )
     dataset = run.inputs.dataset_inputs[0].dataset
-    return Ground(dataset.name, dataset.digest, params["split"], params["split_seed"], part)
+    return EvaluationSet(dataset.name, dataset.digest, params["split"], params["split_seed"], part)

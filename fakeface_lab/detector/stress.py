@@ -1,6 +1,6 @@
-"""A model under the stress suite: changes the images, asks the model, keeps the scores.
+"""Scores a model on images changed by the stress suite, and compares its accuracy with that of a simple shortcut.
 
-Which changes there are and what the scores mean is in `evaluation.stress`.
+`evaluation.stress` defines the changes and interprets the scores, `evaluation.probes` the shortcuts.
 """
 
 import hashlib
@@ -35,20 +35,20 @@ from fakeface_lab.evaluation.stress.suite import (
 )
 
 __all__ = [
-    "MAX_FALL",
+    "MAX_RECALL_DROP",
     "Scored",
     "best_shortcut",
-    "explain_accuracy",
+    "compare_with_shortcut",
     "is_collapse",
     "score_for_search",
     "stress_scores",
 ]
 
-MAX_FALL = 0.1
-"""Fall of a class's recall, beyond its interval, from which a model is not to be trusted under that change."""
+MAX_RECALL_DROP = 0.1
+"""Largest tolerated drop of a class's recall, beyond its interval, under a change."""
 
 Scored = Mapping[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.floating[Any]]]]
-"""Split name to rows of images and one row of numbers for each of them."""
+"""Split name to rows of images and one row of scores per image."""
 
 _THRESHOLD = 0.5
 _CHUNK_NUM_IMAGES = 256  # changed copies in memory at a time
@@ -61,18 +61,20 @@ def stress_scores(
     conditions: Sequence[Condition] = CONDITIONS,
     show: Callable[[Condition], None] = lambda condition: None,
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Score the same images under each change, made as it would befall a file: to the decoded picture in its own size,
-    before it is resized for the model.
+    """Score the same images under each change.
+
+    Each change is applied to the decoded image at its original size, before it is resized for the model, as it would
+    happen to a file.
 
     Args:
-        model: takes float32 (n, size, size, 3) in [0, 1], gives probabilities (n, 2).
+        model: from float32 (n, size, size, 3) in [0, 1] to probabilities (n, 2).
         images: all images.
-        rows: int64 (num_images,), which of them; their order is that of the scores.
+        rows: int64 (num_images,), which of them, in the order of the scores.
         conditions: the changes.
-        show: told of each condition before it is scored.
+        show: called with each condition before it is scored.
 
     Returns:
-        Condition's name to the probability of the positive class, float64 (num_images,).
+        Name of the condition to the probabilities of the positive class, float64 (num_images,).
     """
     scores = {}
     for condition in conditions:
@@ -87,7 +89,7 @@ def stress_scores(
 
 
 def _changed(condition: Condition, images: ImageSet, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-    """Decode some images anew, change them and bring them to the model's size; one image per thread in memory."""
+    """Decode images, change them and resize them for the model; holds one decoded image per thread."""
 
     def change(row: np.int64) -> npt.NDArray[np.uint8]:
         pixels, _ = decode_image(images.files[row].path, None)
@@ -109,10 +111,10 @@ def score_for_search(
         scored: split name to rows and class probabilities (num_images, 2) of the clean images.
 
     Returns:
-        Metrics and scores. Metrics: `worst_stress` and `mean_stress` of the images that a trial is judged on (as
-        `objective_values` has them); of the test images where they are among `scored` the same as `test_*`, and
+        Metrics and scores. Metrics: `worst_stress` and `mean_stress` on the images that trials are validated on (see
+        `objective_values`); if `scored` has test images, also the same as `test_*`, and
         `test_stress_CONDITION_accuracy` with its 95 % Wilson interval as `_low` and `_high`. Scores: split name to rows
-        and probability of the positive class, float64 (num_images, len(SEARCH_CONDITIONS)).
+        and probabilities of the positive class, float64 (num_images, len(SEARCH_CONDITIONS)).
 
     Raises:
         DataError: the images of a split are all of one class.
@@ -143,21 +145,20 @@ def _accuracies(is_positive: npt.NDArray[np.bool_], scores: Mapping[str, npt.NDA
 
 
 def is_collapse(report: StressReport) -> bool:
-    """Whether some change lowers the recall of a class by more than `MAX_FALL`, and beyond its interval."""
+    """Return whether some change lowers a class's recall by more than `MAX_RECALL_DROP` and beyond its interval."""
     worst, clean = report.table.loc[report.worst_condition], report.table.loc[CLEAN.name]
     recall = f"recall_{report.worst_class}"
-    return bool(worst[f"{recall}_high"] < clean[recall] and clean[recall] - worst[recall] > MAX_FALL)
+    return bool(worst[f"{recall}_high"] < clean[recall] and clean[recall] - worst[recall] > MAX_RECALL_DROP)
 
 
-# Part of each file's name: a change in the probes makes earlier results unreachable.
+# Part of the file name: increase it when the probes change, so that earlier results are not read.
 _PROBES_VERSION = 2
 
 
 def best_shortcut(images: ImageSet, split: Split, part: Literal["validation", "test"] = "validation") -> ProbeResult:
     """Return the best quick shortcut probe, trained on the train split and scored on another one.
 
-    Trained the first time, then read from the cache. Where nothing is left to validate on,
-    as in a final training, it is scored on test.
+    Results are cached. If there is no validation split, as in a final training, the probe is scored on test.
 
     Raises:
         DataError: a split lacks a class.
@@ -170,7 +171,7 @@ def best_shortcut(images: ImageSet, split: Split, part: Literal["validation", "t
     labels = images.labels
     both = np.concatenate([split.train, rows])
     properties = file_properties(images.files[row].path for row in both).drop(columns=list(CONTENT_COLUMNS))
-    # On tables this small threads cost more than they bring, above all on busy cores.
+    # On tables this small, threads cost more than they gain, above all on busy cores.
     with threadpool_limits(1):
         probe = probe_on_split(
             images.pixels[split.train], labels[split.train], images.pixels[rows], labels[rows], properties
@@ -179,24 +180,24 @@ def best_shortcut(images: ImageSet, split: Split, part: Literal["validation", "t
     return probe
 
 
-def explain_accuracy(
+def compare_with_shortcut(
     images: ImageSet,
     split: Split,
     is_correct: npt.NDArray[np.bool_],
     part: Literal["validation", "test"] = "validation",
 ) -> tuple[dict[str, float], str]:
-    """Set a model's decisions beside what the best shortcut reaches on the same images.
+    """Compare a model's decisions with those of the best shortcut on the same images.
 
     Args:
         images: all images.
         split: the model's own.
-        is_correct: bool (n,), whether the model is right about each image of `part`, in the split's order.
-        part: which split the decisions are about.
+        is_correct: bool (n,), whether the model is right about each image of `part`, in the order of the split.
+        part: the split of these images.
 
     Returns:
         Metrics (`shortcut_accuracy` with its interval and counts, `shortcut_auc`, `majority_accuracy`, and
-        `explained_share` with its interval, in [0, 1], where the accuracy is better than the majority beyond chance),
-        and a sentence for the user.
+        `explained_share` with its interval, in [0, 1], if the accuracy beats the majority beyond chance) and a sentence
+        for the user.
     """
     probe = best_shortcut(images, split, part)
     rows = split.test if part == "test" or not len(split.validation) else split.validation
@@ -213,7 +214,7 @@ def _digest(*parts: npt.NDArray[np.int64]) -> str:
 
 
 def _read(path: Path, num_scores: int) -> ProbeResult | None:
-    """Return what an earlier run left; None where there is none, or only a damaged file."""
+    """Return the cached result; None if there is none or it is damaged."""
     try:
         content: Mapping[str, Any] = json.loads(path.read_text())
         scores = np.array(content["scores"], dtype=np.float64)
@@ -225,7 +226,7 @@ def _read(path: Path, num_scores: int) -> ProbeResult | None:
 
 
 def _write(path: Path, probe: ProbeResult) -> None:
-    """Put the result beside the pixels, whole or not at all; a cache that cannot be written costs seconds, no run."""
+    """Cache the result next to the pixels, atomically; ignore a cache that cannot be written."""
     content = {
         "name": probe.name,
         "kind": probe.kind,

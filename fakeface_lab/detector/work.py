@@ -14,18 +14,18 @@ import psutil
 from fakeface_lab.backend import keras
 from fakeface_lab.data.images import ImageSet
 from fakeface_lab.data.splits import TEST, VALIDATION, Split, write_ledger
-from fakeface_lab.detector import recording
+from fakeface_lab.detector import mlflow_run
 from fakeface_lab.detector.fit import STRESS_OBJECTIVES, Training, predict, train
 from fakeface_lab.detector.space import num_parameters, to_hyperparameters
-from fakeface_lab.detector.stress import Scored, explain_accuracy, score_for_search
+from fakeface_lab.detector.stress import Scored, compare_with_shortcut, score_for_search
 from fakeface_lab.errors import ModelError
 from fakeface_lab.evaluation.scores import detection_scores, documented_scores
 from fakeface_lab.evaluation.stress.suite import SEARCH_CONDITIONS
 from fakeface_lab.figures.training import confusion_figure, documented_figure, roc_figure
 from fakeface_lab.search.run.engine import Assignment
+from fakeface_lab.tracking.datasets import seal_key
 from fakeface_lab.tracking.models import package_model
 from fakeface_lab.tracking.runs import TrackedRun
-from fakeface_lab.tracking.seal import seal_key
 from fakeface_lab.training.objective import Objective
 from fakeface_lab.training.outcome import (
     MODEL,
@@ -129,7 +129,7 @@ def _explanation(scored: Scored, images: ImageSet, split: Split) -> tuple[dict[s
         if part in scored:
             rows, probabilities = scored[part]
             is_correct = (probabilities[:, 0] > 0.5) == (images.labels[rows] == 0)
-            return explain_accuracy(images, split, is_correct, part)
+            return compare_with_shortcut(images, split, is_correct, part)
     return {}, ""
 
 
@@ -265,7 +265,7 @@ class DetectorWork:
 
     def params(self, assignment: Assignment) -> dict[str, object]:
         """Return the parameters of a run."""
-        return recording.training_params(
+        return mlflow_run.training_params(
             self._training(assignment), self.images, self._split(assignment), self.num_threads
         )
 
@@ -278,11 +278,11 @@ class DetectorWork:
 
     def begin(self, run: TrackedRun, assignment: Assignment) -> None:
         """Write parameters, data set, settings and machine."""
-        recording.begin_recording(run, self.params(assignment), self.images, self.settings, self.num_threads)
+        mlflow_run.log_start(run, self.params(assignment), self.images, self.settings, self.num_threads)
 
     def finish(self, run: TrackedRun, assignment: Assignment, outcome: Outcome, *, keep_model: bool) -> None:
         """Write metrics, artifacts and the model."""
-        recording.finish_recording(run, outcome, self.params(assignment), self.images, keep_model=keep_model)
+        mlflow_run.log_results(run, outcome, self.params(assignment), self.images, keep_model=keep_model)
 
     def _training(self, assignment: Assignment) -> Training:
         final = assignment.role == "final"

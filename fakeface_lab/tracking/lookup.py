@@ -1,6 +1,6 @@
-"""Finding again what the store has: a model by any of its names, the audit of a data set, a stress evaluation.
+"""Reading the store: runs and models by any of their names, the runs that belong to a run, and its files.
 
-Reads only; what a found model is applied to is for `worth.tracked_model`.
+Nothing here writes to the store. Loads no TensorFlow.
 """
 
 import difflib
@@ -12,42 +12,48 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.entities import LoggedModelStatus, Run
+from mlflow.entities import LoggedModel, LoggedModelStatus, Run
 from mlflow.exceptions import MlflowException
 from mlflow.models import get_model_info
 from mlflow.tracking import MlflowClient
 
-from fakeface_lab.errors import ModelError, SearchError, TrackingError
+from fakeface_lab.errors import ModelError, NotFoundError, TrackingError
+from fakeface_lab.tracking.twins import furthest, twins_of
 from fakeface_lab.tracking.store import Store, all_experiments, open_store, quote, resolve_tracking_uri, search_runs
 
 __all__ = [
-    "FoundAudit",
     "FoundModel",
     "Run",
     "children_of",
-    "find_audit",
+    "fetch_artifact",
     "find_evaluations",
     "find_model",
-    "find_named",
     "find_run",
+    "get_run",
     "latest_runs",
+    "logged_models",
     "open_for_models",
     "open_for_reading",
 ]
 
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+_NAME_AT_ALIAS = re.compile(r"[^/@]+@[^/@]+")
+_NEEDED_METADATA = ("class_names", "image_size_px", "threshold", "data_digest")
+_MAX_SUGGESTED_FROM = 1000  # newest runs whose names are suggested for a misspelled one
+
 
 def open_for_reading(setting: str | None, project: Path) -> Store:
-    """Return the store as it is; its `experiment_id` names the newest experiment, reading looks into all of them.
+    """Return an existing store, with its most recently updated experiment; lookups search all experiments.
 
     Raises:
-        TrackingError: there is none, or it does not answer.
+        TrackingError: there is no store yet, or it does not answer.
     """
     uri = resolve_tracking_uri(setting, project)
     prefix = "sqlite:///"
     if uri.startswith(prefix) and not Path(uri.removeprefix(prefix)).is_file():
         raise TrackingError(
-            f"tracking store {uri}: nothing was recorded there yet; run `python -m fakeface_lab.baseline` first, "
-            f"or see --tracking-uri"
+            f"tracking store {uri}: nothing has been recorded there yet; train a model or run a search first, or see "
+            f"--tracking-uri"
         )
     try:
         client = MlflowClient(uri)
@@ -58,51 +64,101 @@ def open_for_reading(setting: str | None, project: Path) -> Store:
     return Store(uri, client, newest.experiment_id, newest.name, project)
 
 
-def latest_runs(store: Store, role: str, limit: int) -> list[Run]:
-    """Return the newest runs of a role in all experiments, newest first; superseded ones are left out."""
-    found = store.client.search_runs(
-        all_experiments(store.client),
-        f"tags.role = '{role}'",
-        order_by=["attributes.start_time DESC"],
-        max_results=limit,
-    )
-    return [run for run in found if "superseded_by" not in run.data.tags]
+def open_for_models(setting: str | None, project: Path) -> Store:
+    """Return an existing store, ready to load models from; arguments and errors as in `open_store`."""
+    return open_store(setting, project, open_for_reading(setting, project).experiment_name)
 
 
-def find_named(store: Store, word: str) -> Run:
-    """Return the run that `word` means: a run id, the name of a search, or the name of one run alone.
-
-    Raises:
-        SearchError: nothing of that name, or several runs.
-    """
-    if re.fullmatch(r"[0-9a-f]{32}", word):
-        return find_run(store, word)
-    everywhere = all_experiments(store.client)
-    searches = search_runs(
-        store.client, everywhere, f"tags.search = {quote(word)} and tags.role = 'search'", newest_first=True
-    )
-    current = [run for run in searches if "superseded_by" not in run.data.tags]
-    found = current or search_runs(store.client, everywhere, f"attributes.run_name = {quote(word)}", newest_first=True)
-    if not found:
-        raise SearchError(
-            f"{word}: no search or run of that name in {store.uri}; `python -m fakeface_lab.compare` lists the latest"
-        )
-    if len(found) > 1:
-        ids = ", ".join(run.info.run_id for run in found[:5])
-        raise SearchError(f"{word}: {len(found)} runs have that name; give the id of one of them, newest first: {ids}")
-    return found[0]
-
-
-def find_run(store: Store, run_id: str) -> Run:
+def get_run(store: Store, run_id: str) -> Run:
     """Return the run with this id.
 
     Raises:
-        SearchError: there is none.
+        NotFoundError: there is none.
     """
     try:
         return store.client.get_run(run_id)
     except MlflowException as err:
-        raise SearchError(f"{run_id}: no such run in {store.uri}; see --tracking-uri") from err
+        if err.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise NotFoundError(f"{run_id}: no such run in {store.uri}; see --tracking-uri") from err
+
+
+def find_run(store: Store, word: str) -> Run:
+    """Return the run with this id, the search with this name, or the only run with this name.
+
+    Raises:
+        NotFoundError: no run has the name, or several have it.
+    """
+    if _RUN_ID.fullmatch(word):
+        return get_run(store, word)
+    runs = _named(store, word)
+    if not runs:
+        raise NotFoundError(f"{word}: no search or run of that name in {store.uri}{_suggestion(store, word)}")
+    return _only([run for run in runs if run.data.tags.get("role") == "search"] or runs, word)
+
+
+def find_model(store: Store, word: str) -> "FoundModel":
+    """Return the model that `word` means.
+
+    Args:
+        store: any experiment of the store; the others are searched too.
+        word: a run's id, the name of one run with a model, `models:/...`, a registered model's name with an alias
+            (`name@alias`), or an alias alone.
+
+    Raises:
+        NotFoundError: nothing has the name, or several runs with a model, or several registered models, have it.
+        ModelError: the run has logged no model, or the model was not logged by this package.
+    """
+    if word.startswith("models:/") or _NAME_AT_ALIAS.fullmatch(word):
+        return _from_address(store, f"models:/{word.removeprefix('models:/')}")
+    if _RUN_ID.fullmatch(word):
+        return _from_run(store, get_run(store, word))
+    runs = _named(store, word)
+    if runs:
+        return _from_run(store, _only([run for run in runs if _model_of(store, run)] or runs[:1], word))
+    aliased = [model.name for model in store.client.search_registered_models() if word in model.aliases]
+    if len(aliased) > 1:
+        raise NotFoundError(
+            f"{word}: {len(aliased)} registered models have this alias; say {aliased[0]}@{word} or another"
+        )
+    if not aliased:
+        raise NotFoundError(f"{word}: no run, model or alias of that name in {store.uri}{_suggestion(store, word)}")
+    return _from_address(store, f"models:/{aliased[0]}@{word}")
+
+
+def _named(store: Store, word: str) -> list[Run]:
+    """Return the runs with this name, searches first, newest first; without superseded searches and twins."""
+    everywhere = all_experiments(store.client)
+    # A search keeps its name in a tag, whatever its run is renamed to.
+    queries = (f"tags.search = {quote(word)} and tags.role = 'search'", f"attributes.run_name = {quote(word)}")
+    found = [run for query in queries for run in search_runs(store.client, everywhere, query, newest_first=True)]
+    by_id = {run.info.run_id: run for run in found if "superseded_by" not in run.data.tags}
+    runs = list(by_id.values())
+    return [run for run in runs if run is furthest(twins_of(run, runs))]
+
+
+def _only(runs: list[Run], word: str) -> Run:
+    if len(runs) > 1:
+        ids = ", ".join(run.info.run_id for run in runs[:5])
+        raise NotFoundError(f"{word}: {len(runs)} runs have that name; give the id of one of them, newest first: {ids}")
+    return runs[0]
+
+
+def _suggestion(store: Store, word: str) -> str:
+    everywhere = all_experiments(store.client)
+    runs = search_runs(store.client, everywhere, "", newest_first=True, limit=_MAX_SUGGESTED_FROM)
+    names = list(dict.fromkeys(str(run.info.run_name) for run in runs))
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.4)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; the newest run is {names[0]}" if names else "; it has no runs yet, see --tracking-uri"
+
+
+def latest_runs(store: Store, role: str, limit: int) -> list[Run]:
+    """Return the newest runs of a role in all experiments, newest first, without superseded ones."""
+    everywhere = all_experiments(store.client)
+    found = search_runs(store.client, everywhere, f"tags.role = '{role}'", newest_first=True, limit=limit)
+    return [run for run in found if "superseded_by" not in run.data.tags]
 
 
 def children_of(store: Store, parent: Run, role: str) -> list[Run]:
@@ -111,7 +167,22 @@ def children_of(store: Store, parent: Run, role: str) -> list[Run]:
     return search_runs(store.client, [parent.info.experiment_id], query)
 
 
-_NUM_LOOKED_AT = 1000  # newest runs among which a name is looked for
+def find_evaluations(store: Store, run_id: str) -> list[Run]:
+    """Return the finished evaluations of a run's model, newest first."""
+    query = f"tags.role = 'evaluation' and tags.`mlflow.parentRunId` = '{run_id}' and attributes.status = 'FINISHED'"
+    return search_runs(store.client, [store.experiment_id], query, newest_first=True)
+
+
+def fetch_artifact(store: Store, run: Run, name: str, folder: str | Path) -> Path:
+    """Copy one file that a run has logged to `folder` and return its path.
+
+    Raises:
+        NotFoundError: the run has no such file, or it cannot be read.
+    """
+    try:
+        return Path(store.client.download_artifacts(run.info.run_id, name, str(folder)))
+    except (MlflowException, OSError) as err:
+        raise NotFoundError(f"run {run.info.run_name}: has no {name}; was it stopped before its end?") from err
 
 
 @dataclass(frozen=True)
@@ -122,7 +193,7 @@ class FoundModel:
         uri: MLflow's address, `models:/...`.
         run: the run that trained it.
         store: the store, with the run's own experiment.
-        metadata: what the model says about itself (class names, image size, threshold, data digest).
+        metadata: what the model records about itself (class names, image size, threshold, data digest).
     """
 
     uri: str
@@ -134,173 +205,62 @@ class FoundModel:
         """Return the Keras model as it was saved.
 
         Raises:
-            ModelError: its files are gone or damaged, or were written by another Keras.
+            ModelError: its files are missing or damaged, or were written by an incompatible Keras.
         """
         try:
             return mlflow.keras.load_model(self.uri)
         except (MlflowException, OSError, ValueError) as err:
             raise ModelError(
-                f"{self.uri} (run {self.run.info.run_name}): cannot be loaded ({str(err).splitlines()[0]}); are the "
-                f"artifacts of the store within reach from here?"
+                f"{self.uri} (run {self.run.info.run_name}): cannot be loaded ({str(err).splitlines()[0]}); can this "
+                f"machine reach the artifacts of the store?"
             ) from err
 
     def artifact(self, name: str, folder: str) -> Path:
-        """Copy one file that the run has logged to `folder` and return its path.
-
-        Raises:
-            ModelError: there is none.
-        """
-        try:
-            return Path(self.store.client.download_artifacts(self.run.info.run_id, name, folder))
-        except (MlflowException, OSError) as err:
-            raise ModelError(f"run {self.run.info.run_name}: has no {name}; was it stopped before its end?") from err
+        """Copy one file that the run has logged to `folder` and return its path; see `fetch_artifact`."""
+        return fetch_artifact(self.store, self.run, name, folder)
 
     def data_uri(self) -> str:
-        """Return where the run says that its images are: an address, or "" where it does not say."""
+        """Return the recorded address of the images that the run used; "" if it recorded none."""
         used = self.run.inputs.dataset_inputs
         return str(json.loads(used[0].dataset.source).get("uri", "")) if used else ""
-
-
-@dataclass(frozen=True)
-class FoundAudit:
-    """The newest audit of a data set.
-
-    Attributes:
-        run_id: MLflow's id of the audit's run.
-        worst: severity of its worst finding: "fail", "warn", "info", or "" without any.
-        verdict: the audit in plain words.
-    """
-
-    run_id: str
-    worst: str
-    verdict: str
-
-    def tags(self) -> dict[str, str]:
-        """Tags that link a later run on the same data to this audit."""
-        return {"audit_run_id": self.run_id, "audit_worst": self.worst, "audit_verdict": self.verdict}
-
-
-def open_for_models(setting: str | None, project: Path) -> Store:
-    """Return the store that exists, ready to load models from; arguments and errors as in `open_store`."""
-    return open_store(setting, project, open_for_reading(setting, project).experiment_name)
-
-
-def find_audit(store: Store, data_digest: str) -> FoundAudit | None:
-    """Return the newest finished audit of exactly these images (name, label and content of each), or None.
-
-    All experiments are searched: the same images may lie in a folder of another name.
-    """
-    found = store.client.search_runs(
-        all_experiments(store.client),
-        f"tags.role = 'audit' and tags.data_digest = '{data_digest}' and attributes.status = 'FINISHED'",
-        order_by=["attributes.start_time DESC"],
-        max_results=1,
-    )
-    if not found:
-        return None
-    tags = found[0].data.tags
-    return FoundAudit(found[0].info.run_id, tags.get("audit_worst", ""), tags.get("audit_verdict", ""))
-
-
-def find_evaluations(store: Store, run_id: str) -> list[Run]:
-    """Return the finished evaluations of the model of a run, newest first."""
-    return list(
-        store.client.search_runs(
-            [store.experiment_id],
-            f"tags.role = 'evaluation' and tags.`mlflow.parentRunId` = '{run_id}' and attributes.status = 'FINISHED'",
-            order_by=["attributes.start_time DESC"],
-        )
-    )
-
-
-def find_model(store: Store, word: str) -> FoundModel:
-    """Return the model that `word` means.
-
-    Args:
-        store: any experiment of the store; the others are searched too.
-        word: a run's id, a run's name (the newest run of that name that has a model), `models:/...`, a registered
-            model's name with an alias (`name@alias`), or an alias alone.
-
-    Raises:
-        ModelError: nothing of that name, an alias that several models have, or a run without a model.
-    """
-    if word.startswith("models:/"):
-        return _from_address(store, word)
-    if re.fullmatch(r"[0-9a-f]{32}", word):
-        return _from_run(store, _get_run(store, word))
-    if re.fullmatch(r"[^/@]+@[^/@]+", word):
-        return _from_address(store, f"models:/{word}")
-    experiments = all_experiments(store.client)
-    runs = store.client.search_runs(
-        experiments,
-        f"attributes.run_name = {quote(word)}",
-        order_by=["attributes.start_time DESC"],
-        max_results=_NUM_LOOKED_AT,
-    )
-    with_model = next((run for run in runs if _address_of(store, run) is not None), None)
-    if with_model is not None or runs:
-        return _from_run(store, with_model or runs[0])
-    aliased = [model.name for model in store.client.search_registered_models() if word in model.aliases]
-    if len(aliased) > 1:
-        raise ModelError(
-            f"{word}: {len(aliased)} registered models have this alias; say {aliased[0]}@{word} or another"
-        )
-    if aliased:
-        return _from_address(store, f"models:/{aliased[0]}@{word}")
-    raise ModelError(f"{word}: no run, model or alias of that name in {store.uri}{_nearest(store, experiments, word)}")
 
 
 def _from_address(store: Store, address: str) -> FoundModel:
     try:
         info = get_model_info(address)
     except (MlflowException, OSError) as err:
-        raise ModelError(
+        raise NotFoundError(
             f"{address}: no such model in {store.uri} ({str(err).splitlines()[0]}); give a run id, a run name, "
             f"models:/NAME/VERSION or NAME@ALIAS"
         ) from err
-    return _found(store, address, _get_run(store, info.run_id), info.metadata)
-
-
-def _from_run(store: Store, run: Run) -> FoundModel:
-    address = _address_of(store, run)
-    if address is None:
-        role = run.data.tags.get("role", "run")
-        instead = "name one of its trials, or NAME@candidate" if role == "search" else "name a run that has one"
-        raise ModelError(f"{run.info.run_name} ({run.info.run_id}): this {role} has logged no model; {instead}")
-    return _found(store, address, run, get_model_info(address).metadata)
-
-
-def _found(store: Store, address: str, run: Run, metadata: Mapping[str, Any] | None) -> FoundModel:
-    needed = ("class_names", "image_size_px", "threshold", "data_digest")
-    missing = [key for key in needed if key not in (metadata or {})]
-    if missing or metadata is None:
+    metadata = info.metadata or {}
+    missing = [key for key in _NEEDED_METADATA if key not in metadata]
+    if missing:
         raise ModelError(
-            f"{address}: its metadata lack {', '.join(missing)}, so its preprocessing is unknown; only models that "
-            f"this package has logged can be applied"
+            f"{address}: its metadata lack {', '.join(missing)}, so its preprocessing is unknown; only models logged "
+            f"by this package can be applied"
         )
+    run = get_run(store, info.run_id)
     experiment = store.client.get_experiment(run.info.experiment_id)
     own = replace(store, experiment_id=experiment.experiment_id, experiment_name=experiment.name)
     return FoundModel(address, run, own, metadata)
 
 
-def _get_run(store: Store, run_id: str) -> Run:
-    try:
-        return store.client.get_run(run_id)
-    except MlflowException as err:
-        raise ModelError(f"{run_id}: no such run in {store.uri}; see --tracking-uri") from err
+def _from_run(store: Store, run: Run) -> FoundModel:
+    address = _model_of(store, run)
+    if address is None:
+        role = run.data.tags.get("role", "run")
+        instead = "name one of its trials, or NAME@candidate" if role == "search" else "name a run that has one"
+        raise ModelError(f"{run.info.run_name} ({run.info.run_id}): this {role} has logged no model; {instead}")
+    return _from_address(store, address)
 
 
-def _address_of(store: Store, run: Run) -> str | None:
-    found = store.client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
-    return next((f"models:/{model.model_id}" for model in found if model.status == LoggedModelStatus.READY), None)
+def _model_of(store: Store, run: Run) -> str | None:
+    models = logged_models(store, run.info.run_id, run.info.experiment_id)
+    return f"models:/{models[0].model_id}" if models and models[0].status == LoggedModelStatus.READY else None
 
 
-def _nearest(store: Store, experiments: list[str], word: str) -> str:
-    runs = store.client.search_runs(
-        experiments, order_by=["attributes.start_time DESC"], max_results=_NUM_LOOKED_AT
-    )  # fmt: skip
-    names = list(dict.fromkeys(str(run.info.run_name) for run in runs))
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.4)
-    if close:
-        return f"; did you mean {close[0]}?"
-    return f"; the newest run is {names[0]}" if names else "; nothing was trained there yet, see --tracking-uri"
+def logged_models(store: Store, run_id: str, experiment_id: str | None = None) -> list[LoggedModel]:
+    """Return the models that a run has logged, complete and old ones first; default experiment: the store's."""
+    found = store.client.search_logged_models([experiment_id or store.experiment_id], f"source_run_id = '{run_id}'")
+    return sorted(found, key=lambda model: (model.status != LoggedModelStatus.READY, model.creation_timestamp))

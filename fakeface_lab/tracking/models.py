@@ -1,9 +1,10 @@
-"""Models in MLflow: packed into a folder, logged with signature, example and metrics, loaded again."""
+"""Models in MLflow: packaged into a folder, logged, loaded, and registered under a name with aliases."""
 
 import os
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ import mlflow
 import numpy as np
 import numpy.typing as npt
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Metric
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.types import Schema, TensorSpec
 
 from fakeface_lab.backend import keras
 from fakeface_lab.files import sync
+from fakeface_lab.tracking.lookup import logged_models
 from fakeface_lab.tracking.provenance import package_versions
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import Store
@@ -25,21 +28,28 @@ from fakeface_lab.tracking.store import Store
 __all__ = [
     "INPUT_PREFIX",
     "MODEL_NAME",
+    "RegisteredVersion",
+    "alias_version",
     "as_model_input",
+    "create_registered_model",
     "delete_models",
+    "describe_version",
     "fetch_model",
+    "get_version",
     "is_whole",
     "log_model",
     "model_of_run",
     "package_model",
+    "register_version",
+    "set_alias",
 ]
 
 MODEL_NAME = "model"
 
-# Several inputs without names of their own are called by their number.
+# Inputs that have no names are numbered.
 INPUT_PREFIX = "input_"
 
-# Below it a file is on the disk before its run says that it is whole.
+# Smaller files are synced to disk before the run records that they are complete.
 _SMALL_BYTES = 1 << 20
 
 _REQUIREMENTS = ("tensorflow", "keras", "mlflow", "numpy")
@@ -54,12 +64,12 @@ def package_model(
     """Write `model` as an MLflow model folder: inference weights only, signature, one example, metadata.
 
     Args:
-        model: compiled or not; it is saved without its optimizer, at a third of the size. One that is neither
-            Sequential nor Functional loses its optimizer here.
-        folder: made here; a half-written one from an earlier attempt is replaced.
-        example: one row of the input with its batch dimension, e.g. float32 (1, size, size, 3); several inputs by
-            name; None where the input is not known, zeros are taken if the model says what it takes.
-        metadata: what a reader of the model must know (class names, image size, scale).
+        model: compiled or not; it is saved without its optimizer, at a third of the size. A model that is neither
+            Sequential nor Functional loses its optimizer in place.
+        folder: created here; a partial one from an earlier attempt is replaced.
+        example: one input row with its batch dimension, e.g. float32 (1, size, size, 3); several inputs by name. If
+            None, zeros are used, provided that the model knows its input shape.
+        metadata: what users of the model must know (class names, image size, scale).
     """
     shutil.rmtree(folder, ignore_errors=True)
     # `mlflow.keras.save_model` writes the example before it makes the folder.
@@ -74,36 +84,36 @@ def package_model(
         str(folder),
         signature=None if example is None else _signature(model, example),
         input_example=_rounded(example),
-        # Left to itself MLflow starts a process that loads TensorFlow and the model again to find these out.
+        # Otherwise MLflow infers them in a new process that loads TensorFlow and the model again.
         pip_requirements=[f"{name}=={versions[name]}" for name in _REQUIREMENTS],
         metadata=dict(metadata),
     )
     try:
         save()
-    except NotImplementedError:  # a class that cannot say how it was made: what it computes, and its weights
+    except NotImplementedError:  # a class without `get_config`: save its graph and weights instead
         shutil.rmtree(folder)
         folder.mkdir()
         save(save_exported_model=True)
         inference.save_weights(folder / "data" / "model.weights.h5")
     for path in folder.rglob("*"):
-        # Weights have checksums (`is_whole`); of this network they would take half a second.
+        # Weights have checksums (`is_whole`); syncing those of the documented network would take half a second.
         if path.is_file() and path.stat().st_size < _SMALL_BYTES:
             sync(path)
 
 
 def is_whole(folder: Path) -> bool:
-    """Return whether a packed model can be read: after a power failure a large file may be torn."""
+    """Return whether a packaged model can be read: a power failure may truncate a large file."""
     try:
         archives = list(folder.rglob("*.keras"))
         return bool(Model.load(str(folder)).flavors) and all(
             zipfile.ZipFile(path).testzip() is None for path in archives
         )
-    except Exception:  # whatever a YAML parser, MLflow or zipfile make of damaged bytes
+    except Exception:  # a YAML parser, MLflow and zipfile raise many kinds on damaged bytes
         return False
 
 
 def _without_optimizer(model: keras.Model) -> keras.Model:
-    """Return a model of the same layers that was never compiled."""
+    """Return an uncompiled model with the same layers."""
     if isinstance(model, keras.Sequential) and model.inputs:
         given = keras.Input(model.input_shape[1:], dtype=model.inputs[0].dtype)
         return keras.Sequential([given, *model.layers], name=model.name)
@@ -120,14 +130,14 @@ def _zeros(model: keras.Model) -> npt.NDArray[Any] | dict[str, npt.NDArray[Any]]
 
 
 def _signature(model: keras.Model, example: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]]) -> ModelSignature:
-    """Return what the model takes and gives; shapes from the model where it has them (a size may be open)."""
+    """Return the signature, with the shapes of the model if it has them (dimensions may be open)."""
     names = list(example) if isinstance(example, Mapping) else None
     arrays = list(example.values()) if isinstance(example, Mapping) else [example]
     inputs = getattr(model, "inputs", None) or []
-    # A dictionary's order need not be that of the model's inputs.
+    # The order of a dictionary may differ from that of the model's inputs.
     shapes = [inputs[0].shape] if len(inputs) == len(arrays) == 1 else [array.shape for array in arrays]
     outputs = keras.tree.flatten(getattr(model, "outputs", None) or _outputs(model, example))
-    # Without a name for a single one: MLflow would wrap each batch into a dictionary that a Sequential does not take.
+    # A single input stays unnamed: MLflow would wrap each batch into a dictionary, which a Sequential does not accept.
     return ModelSignature(
         _schema([array.dtype for array in arrays], shapes, names),
         _schema(
@@ -144,7 +154,7 @@ def _outputs(model: keras.Model, example: npt.NDArray[Any] | Mapping[str, npt.ND
 
 
 def as_model_input(example: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]]) -> Any:
-    """Return an example as the model takes it: inputs that were given names by number only are a tuple."""
+    """Return an example as the model accepts it: numbered inputs become a tuple."""
     if isinstance(example, Mapping):
         numbered = [f"{INPUT_PREFIX}{number}" for number in range(len(example))]
         return tuple(example.values()) if list(example) == numbered else dict(example)
@@ -158,7 +168,7 @@ def _schema(dtypes: list[np.dtype[Any]], shapes: list[Any], names: list[str] | N
 
 
 def _rounded(example: Any) -> Any:
-    """Return the example with three decimals: it shows shape and range, and JSON holds it twice."""
+    """Return the example with three decimals: it only shows shape and range, and JSON stores it twice."""
     if isinstance(example, Mapping):
         return {name: _rounded(array) for name, array in example.items()}
     return np.round(example, 3) if isinstance(example, np.ndarray) and example.dtype.kind == "f" else example
@@ -175,15 +185,15 @@ def log_model(
     dataset: tuple[str, str],
     model_type: str = "image-classifier",
 ) -> str:
-    """Log a packed model as the output of a run, with the metrics of the kept epoch, and return its model id.
+    """Log a packaged model as the output of a run, with the metrics of the kept epoch, and return its model id.
 
-    Repeatable: one that is whole is kept as it is, one that an earlier attempt left half-logged is completed.
+    Repeatable: a complete model is left as it is, a partially logged one is completed.
     """
     client, store = run.store.client, run.store
 
     def find_or_make() -> LoggedModel:
-        # The store may have made the model and its answer been lost.
-        if not _models_of(store, run.run_id):
+        # The store may have created the model although its answer was lost.
+        if not logged_models(store, run.run_id):
             client.create_logged_model(
                 store.experiment_id,
                 name=MODEL_NAME,
@@ -191,7 +201,7 @@ def log_model(
                 params={key: str(value) for key, value in params.items()},
                 model_type=model_type,
             )
-        kept, *twins = _models_of(store, run.run_id)
+        kept, *twins = logged_models(store, run.run_id)
         for twin in twins:
             _delete(store, twin)
         return kept
@@ -215,15 +225,9 @@ def log_model(
     return str(model.model_id)
 
 
-def _models_of(store: Store, run_id: str) -> list[LoggedModel]:
-    """Return the models of a run, whole ones first, then the oldest."""
-    found = store.client.search_logged_models([store.experiment_id], f"source_run_id = '{run_id}'")
-    return sorted(found, key=lambda model: (model.status != LoggedModelStatus.READY, model.creation_timestamp))
-
-
 def delete_models(store: Store, run_id: str) -> None:
     """Delete all models that a run logged, with their files."""
-    for model in _models_of(store, run_id):
+    for model in logged_models(store, run_id):
         _delete(store, model)
 
 
@@ -233,7 +237,7 @@ def _delete(store: Store, model: LoggedModel) -> None:
 
 
 def _link(store: Store, run_id: str, model_id: str, step: int) -> None:
-    """Make the model an output of the run, once: MLflow would list it twice."""
+    """Make the model an output of the run, unless it is one: MLflow would list it twice."""
     outputs = store.client.get_run(run_id).outputs
     if not any(output.model_id == model_id for output in outputs.model_outputs):
         store.client.log_outputs(run_id, [LoggedModelOutput(model_id, step)])
@@ -241,15 +245,15 @@ def _link(store: Store, run_id: str, model_id: str, step: int) -> None:
 
 def model_of_run(store: Store, run_id: str) -> str | None:
     """Return the address (`models:/...`) of the model that a run logged, or None."""
-    ready = [model for model in _models_of(store, run_id) if model.status == LoggedModelStatus.READY]
+    ready = [model for model in logged_models(store, run_id) if model.status == LoggedModelStatus.READY]
     return f"models:/{ready[0].model_id}" if ready else None
 
 
 def fetch_model(store: Store, run_id: str, folder: Path) -> tuple[Path, Any] | None:
     """Copy the model that a run logged to `folder`; return its weights file and its input example, or None.
 
-    The weights go into a model of the same layers by `load_weights`, without the custom objects that
-    loading the whole model may ask for.
+    `load_weights` puts the weights into a model with the same layers, without the custom objects that loading the
+    whole model may need.
     """
     address = model_of_run(store, run_id)
     if address is None:
@@ -259,3 +263,68 @@ def fetch_model(store: Store, run_id: str, folder: Path) -> tuple[Path, Any] | N
     description = Model.load(str(local))
     example = description.load_input_example(str(local)) if description.saved_input_example_info else None
     return weights, example
+
+
+@dataclass(frozen=True)
+class RegisteredVersion:
+    """A version of a registered model.
+
+    Attributes:
+        version: its number.
+        run_id: the run whose model it is.
+        tags: of the version.
+    """
+
+    version: int
+    run_id: str
+    tags: dict[str, str]
+
+
+def create_registered_model(store: Store, name: str) -> None:
+    """Create a registered model, unless it exists."""
+    try:
+        store.client.create_registered_model(name)
+    except MlflowException as err:
+        if err.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def register_version(store: Store, name: str, run_id: str) -> int | None:
+    """Return the version of a registered model that holds the model of a run, created if needed.
+
+    None if the run's model is no longer in the store.
+    """
+    known = store.client.search_model_versions(f"run_id = '{run_id}'")
+    version = next((found.version for found in known if found.name == name), None)
+    if version is None:
+        address = model_of_run(store, run_id)
+        if address is None:
+            return None
+        # A server does not resolve a model's address unless it is given the model's id as well.
+        model_id = address.removeprefix("models:/")
+        version = store.client.create_model_version(name, address, run_id, model_id=model_id).version
+    return int(version)
+
+
+def describe_version(store: Store, name: str, version: int, tags: Mapping[str, str], description: str) -> None:
+    """Set tags and description of a version."""
+    for key, value in tags.items():
+        store.client.set_model_version_tag(name, str(version), key, value)
+    store.client.update_model_version(name, str(version), description)
+
+
+def get_version(store: Store, name: str, version: int) -> RegisteredVersion:
+    """Return a version of a registered model; it exists."""
+    found = store.client.get_model_version(name, str(version))
+    return RegisteredVersion(version, found.run_id, dict(found.tags))
+
+
+def alias_version(store: Store, name: str, alias: str) -> int | None:
+    """Return the version that an alias of a registered model points to, or None."""
+    version = store.client.get_registered_model(name).aliases.get(alias)
+    return None if version is None else int(version)
+
+
+def set_alias(store: Store, name: str, alias: str, version: int) -> None:
+    """Point an alias of a registered model to a version."""
+    store.client.set_registered_model_alias(name, alias, str(version))

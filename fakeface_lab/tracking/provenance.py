@@ -1,4 +1,4 @@
-"""What code, packages and machine a run came from."""
+"""The code, packages and machine that a run came from."""
 
 import getpass
 import os
@@ -31,10 +31,10 @@ def _version(name: str) -> str | None:
 
 
 def code_tags() -> dict[str, str]:
-    """Return MLflow's source tags: who, which program, which commit, and whether files were changed since.
+    """Return MLflow's source tags: user, program, commit, and whether the files differ from the commit.
 
-    MLflow takes the commit of the main script's repository, which for `python -m` may be another one; this takes the
-    repository that holds this package.
+    MLflow uses the repository of the main script, which may be a different one under `python -m`; this uses the
+    repository that contains this package.
     """
     tags = {
         "mlflow.user": _user(),
@@ -43,7 +43,7 @@ def code_tags() -> dict[str, str]:
     }
     folder = Path(__file__).resolve().parents[1]
     commit = _git(folder, "rev-parse", "HEAD")
-    # A package installed somewhere below another repository must not claim that one's commit.
+    # A package installed inside some other repository must not report that repository's commit.
     if commit is not None and _git(folder, "ls-files", "--error-unmatch", "__init__.py") is not None:
         tags["mlflow.source.git.commit"] = commit
         dirty = bool(_git(folder, "status", "--porcelain", "--", str(folder)))
@@ -54,7 +54,7 @@ def code_tags() -> dict[str, str]:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container may run under a number without a name
+    except (KeyError, OSError):  # in a container the user id may have no name
         return "unknown"
 
 
@@ -67,7 +67,7 @@ def _git(folder: Path, *words: str) -> str | None:
 
 
 def host_facts() -> dict[str, str | int]:
-    """Return name, system, processor, cores and memory of this machine."""
+    """Return name, system, processor, number of cores and memory of this machine."""
     import psutil
 
     return {

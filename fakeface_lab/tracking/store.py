@@ -11,7 +11,7 @@ from urllib.parse import urlparse
 
 import mlflow
 from filelock import FileLock
-from mlflow.entities import Run, RunTag
+from mlflow.entities import Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
@@ -79,24 +79,40 @@ def quote(text: str) -> str:
 
 
 def search_runs(
-    client: MlflowClient, experiment_ids: Sequence[str], query: str, *, newest_first: bool = False
+    client: MlflowClient,
+    experiment_ids: Sequence[str],
+    query: str,
+    *,
+    newest_first: bool = False,
+    limit: int | None = None,
+    with_deleted: bool = False,
 ) -> list[Run]:
-    """Return all runs that match a filter, by their start: the oldest first, or the newest."""
-    order = "DESC" if newest_first else "ASC"
+    """Return the runs that match a filter, ordered by start time.
+
+    Args:
+        client: of the store.
+        experiment_ids: where to search.
+        query: in MLflow's filter language; "" matches all runs.
+        newest_first: the newest first, else the oldest.
+        limit: at most so many; None for all.
+        with_deleted: also return deleted runs.
+    """
     runs: list[Run] = []
     token: str | None = None
-    while True:
+    while limit is None or len(runs) < limit:
         page = client.search_runs(
             list(experiment_ids),
             query,
-            max_results=_PAGE_SIZE,
-            order_by=[f"attributes.start_time {order}"],
+            ViewType.ALL if with_deleted else ViewType.ACTIVE_ONLY,
+            max_results=_PAGE_SIZE if limit is None else min(limit - len(runs), _PAGE_SIZE),
+            order_by=[f"attributes.start_time {'DESC' if newest_first else 'ASC'}"],
             page_token=token,
         )
         runs += page
         token = page.token
         if not token:
-            return runs
+            break
+    return runs
 
 
 def all_experiments(client: MlflowClient) -> list[str]:

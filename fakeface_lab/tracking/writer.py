@@ -1,4 +1,4 @@
-"""Writes that wait: a tracking server that goes away must cost neither the training nor a metric."""
+"""Retried writes: losing the tracking server for a while must cost neither the training nor a metric."""
 
 import queue
 import threading
@@ -20,9 +20,9 @@ T = TypeVar("T")
 
 
 class Background:
-    """Threads that begin what is submitted in the order of its submission.
+    """Threads that start submitted actions in order of submission.
 
-    Unlike those of `concurrent.futures` they are daemons: Ctrl-C must not wait for minutes of upload.
+    Unlike the threads of `concurrent.futures` they are daemons: Ctrl-C must not wait for minutes of upload.
     """
 
     def __init__(self, name: str, num_threads: int = 1) -> None:
@@ -39,14 +39,14 @@ class Background:
         def settle() -> None:
             try:
                 future.set_result(action())
-            except BaseException as err:  # handed to whoever asks for the result
+            except BaseException as err:  # raised again by `Future.result`
                 future.set_exception(err)
 
         self._queue.put(settle)
         return future
 
     def close(self) -> None:
-        """End the threads after what they are doing now; what is queued is not begun."""
+        """End the threads after their current actions; queued actions are dropped."""
         self._is_closed = True
         for _ in range(self._num_threads):
             self._queue.put(None)
@@ -59,7 +59,7 @@ class Background:
 _PASSING_CODES = {
     databricks_pb2.ErrorCode.Name(code)
     for code in (
-        databricks_pb2.INTERNAL_ERROR,  # what MLflow makes of a refused connection and of a locked sqlite file
+        databricks_pb2.INTERNAL_ERROR,  # MLflow's code for a refused connection and a locked sqlite file
         databricks_pb2.TEMPORARILY_UNAVAILABLE,
         databricks_pb2.REQUEST_LIMIT_EXCEEDED,
         databricks_pb2.DEADLINE_EXCEEDED,
@@ -70,21 +70,21 @@ _LONGEST_PAUSE_SECS = 10.0
 
 
 def is_passing_fault(err: Exception) -> bool:
-    """Return whether the same write may go through later."""
+    """Return whether the same write may succeed later."""
     if isinstance(err, MlflowException):
         return err.error_code in _PASSING_CODES
-    if isinstance(err, requests.HTTPError):  # an artifact's upload
+    if isinstance(err, requests.HTTPError):  # upload of an artifact
         return err.response is None or err.response.status_code >= 500 or err.response.status_code == 429
     return isinstance(err, (requests.RequestException, ConnectionError, TimeoutError))
 
 
 class PatientWriter:
-    """Tries each write until it goes through, for at most `patience_secs`; in order, and off the training's thread.
+    """Performs writes in order, off the training's thread, and retries each for at most `patience_secs`.
 
-    `call` waits for the result; `submit` returns at once. A write must be repeatable: it may be sent twice.
+    `call` waits for the result; `submit` returns at once. Writes must be idempotent: they may be sent twice.
 
     Args:
-        patience_secs: how long a write is tried.
+        patience_secs: how long a write is retried.
         notify: shows a message to the user.
     """
 
@@ -93,35 +93,40 @@ class PatientWriter:
         self.notify = notify
         self._queue: queue.Queue[Callable[[], object]] = queue.Queue()
         self._failure: Exception | None = None
-        threading.Thread(target=self._work, name="tracking-writer", daemon=True).start()
+        # Started by the first `submit`: a writer that only reads leaves no thread behind.
+        self._thread = threading.Thread(target=self._work, name="tracking-writer", daemon=True)
+        self._start_lock = threading.Lock()
 
     def submit(self, write: Callable[[], object]) -> None:
         """Queue a write.
 
         Raises:
-            TrackingError: an earlier write was given up; the training should stop, it can be continued later.
+            TrackingError: an earlier write has failed; the training should stop and can be resumed later.
         """
         self._raise_failure()
+        with self._start_lock:
+            if not self._thread.is_alive():
+                self._thread.start()
         self._queue.put(write)
 
     def drain(self) -> None:
-        """Wait until all queued writes went through.
+        """Wait until all queued writes are done.
 
         Raises:
-            TrackingError: one was given up.
+            TrackingError: one has failed.
         """
         self._queue.join()
         self._raise_failure()
 
     def beside(self) -> "PatientWriter":
-        """Return a writer of the same patience whose writes wait for none of this one's."""
+        """Return a writer with the same settings and a queue of its own."""
         return PatientWriter(self._patience_secs, self.notify)
 
     def call(self, action: Callable[[], T]) -> T:
-        """Drain the queue, then do `action` here with the same patience, and return its result.
+        """Drain the queue, then perform `action` on this thread with the same retries, and return its result.
 
         Raises:
-            TrackingError: the store stayed away longer than `patience_secs`, or refused.
+            TrackingError: the store was unreachable for longer than `patience_secs`, or refused the request.
         """
         self.drain()
         return self._persist(action)
@@ -132,7 +137,7 @@ class PatientWriter:
             try:
                 if self._failure is None:
                     self._persist(write)
-            except Exception as err:  # handed to the training's thread, which raises it
+            except Exception as err:  # raised on the training's thread
                 self._failure = err
             finally:
                 self._queue.task_done()
@@ -150,11 +155,11 @@ class PatientWriter:
                 away_secs = time.monotonic() - started
                 if away_secs >= self._patience_secs:
                     raise TrackingError(
-                        f"tracking store: away for {away_secs:.0f} s, longer than --tracking-patience-secs "
-                        f"{self._patience_secs:.0f}; start the same command again when it is back ({first_line})"
+                        f"tracking store: unreachable for {away_secs:.0f} s, longer than the retry limit of "
+                        f"{self._patience_secs:.0f} s; rerun when it is back to resume ({first_line})"
                     ) from err
                 reason = without_credentials(first_line)
-                self.notify(f"tracking store does not answer, trying again in {pause_secs:g} s: {reason}")
+                self.notify(f"tracking store does not answer, retrying in {pause_secs:g} s: {reason}")
                 time.sleep(pause_secs)
                 pause_secs = min(2 * pause_secs, _LONGEST_PAUSE_SECS)
 

@@ -121,5 +121,5 @@ def test_a_constant_image_stays_constant_because_edges_are_repeated() -> None:
 
 @pytest.mark.parametrize("strength", [-0.1, 2.5, math.nan])
 def test_a_strength_out_of_range_is_refused(strength: float) -> None:
-    with pytest.raises(ConfigError, match=r"augmentation strength .* allowed are 0 \(off\) to 2"):
+    with pytest.raises(ConfigError, match=r"augmentation strength .* use 0 \(off\) to 2"):
         augment_batch(tf.zeros([1, 8, 8, 3]), seeds_of(1), strength)

@@ -9,7 +9,7 @@ from fakeface_lab.errors import SearchError
 from fakeface_lab.evaluation.comparison import compare
 from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.run.engine import InlineEngine
-from fakeface_lab.tracking.seal import num_openings, seal_key
+from fakeface_lab.tracking.datasets import num_openings, seal_key
 from fakeface_lab.tracking.store import Store
 from tests.search.curve_work import CurveWork
 from tests.search.run.test_driver import run

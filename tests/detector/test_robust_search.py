@@ -22,13 +22,13 @@ from fakeface_lab.data.splits import make_split
 from fakeface_lab.detector.fit import STRESS_OBJECTIVES
 from fakeface_lab.detector.search import SearchResult
 from fakeface_lab.detector.stress import stress_scores as score_under_stress
-from fakeface_lab.errors import SearchError
+from fakeface_lab.errors import NotFoundError, SearchError
 from fakeface_lab.evaluation.stress.comparison import compare_under_stress
 from fakeface_lab.evaluation.stress.objective import OBJECTIVES, stress_selection_corrected
 from fakeface_lab.evaluation.stress.suite import SEARCH_CONDITIONS
 from fakeface_lab.settings import Objective, Range, TuneSettings
 from fakeface_lab.tracking.lookup import children_of, find_model, find_run, open_for_models, open_for_reading
-from fakeface_lab.tracking.scores import stress_scores
+from fakeface_lab.tracking.scores import read_stress_scores
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.tune import run_search
 
@@ -116,7 +116,7 @@ def test_scores_are_those_of_the_kept_model_to_the_last_bit(searched: Searched) 
     model = load_model(find_model(open_for_models(None, searched.project), final.info.run_id))
     images = load_images(find_source(str(searched.images), None, searched.project, SIZE_PX), SIZE_PX)
     test = make_split(images, "sealed", 0).test
-    stored = stress_scores(searched.store, [final])
+    stored = read_stress_scores(searched.store, [final])
     np.testing.assert_array_equal(stored.is_positive, images.labels[test] == 0)
     assert stored.conditions == NAMES
     computed = score_under_stress(model.network, images, test, SEARCH_CONDITIONS)
@@ -141,7 +141,7 @@ def test_finals_are_scored_under_each_change_on_the_test_images(searched: Search
 
 def test_the_verdict_is_about_the_objective(searched: Searched, capsys: pytest.CaptureFixture[str]) -> None:
     best, documented = sorted(searched.finals, key=lambda run: run.data.tags["final"])
-    stored = stress_scores(searched.store, [best, documented])
+    stored = read_stress_scores(searched.store, [best, documented])
     comparison = compare_under_stress(
         stored.is_positive, stored.conditions, stored.scores[:1], stored.scores[1:], "worst_stress"
     )
@@ -169,7 +169,7 @@ def test_started_again_it_says_the_same_and_trains_nothing(searched: Searched) -
 
 
 def test_the_best_is_corrected_for_the_selection(searched: Searched) -> None:
-    stored = stress_scores(searched.store, searched.trials, "validation")
+    stored = read_stress_scores(searched.store, searched.trials, "validation")
     expected = stress_selection_corrected(stored.is_positive, stored.scores, "worst_stress")
     metrics = find_run(searched.store, searched.result.run_id).data.metrics
     assert metrics["selection_naive"] == pytest.approx(searched.result.best_score)
@@ -193,19 +193,19 @@ def test_on_the_documented_split_the_test_images_are_scored_once(searched: Searc
 
 def test_a_run_without_these_scores_or_with_others_is_refused(searched: Searched, tmp_path: Path) -> None:
     client, (trial, *_) = searched.store.client, searched.trials
-    with pytest.raises(SearchError, match="has no scores on the test split"):
-        stress_scores(searched.store, [trial])
+    with pytest.raises(NotFoundError, match="has no scores on the test split"):
+        read_stress_scores(searched.store, [trial])
     other = client.create_run(trial.info.experiment_id, run_name="other")
-    with pytest.raises(SearchError, match=r"run other: has no stress_scores.csv; was it stopped"):
-        stress_scores(searched.store, [trial, other], "validation")
+    with pytest.raises(NotFoundError, match=r"run other: has no stress_scores.csv; was it stopped"):
+        read_stress_scores(searched.store, [trial, other], "validation")
     heading, rows = rows_of(searched, trial)
     path = tmp_path / "stress_scores.csv"
     for table, message in (
         ([row[:8] for row in (heading, *rows)], "run other: scored under clean, .* compare runs of one version"),
-        ([heading, *rows[1:]], "run other: scored on other validation images"),
+        ([heading, *rows[1:]], "run other: scored on different validation images"),
     ):
         with path.open("w", newline="") as file:
             csv.writer(file).writerows(table)
         client.log_artifact(other.info.run_id, str(path))
         with pytest.raises(SearchError, match=message):
-            stress_scores(searched.store, [trial, other], "validation")
+            read_stress_scores(searched.store, [trial, other], "validation")

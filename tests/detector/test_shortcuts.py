@@ -14,7 +14,7 @@ from fakeface_lab.data.images import ImageSet, load_images
 from fakeface_lab.data.sources import find_source
 from fakeface_lab.data.splits import Split, make_split
 from fakeface_lab.detector import stress as shortcuts
-from fakeface_lab.detector.stress import best_shortcut, explain_accuracy
+from fakeface_lab.detector.stress import best_shortcut, compare_with_shortcut
 from fakeface_lab.evaluation.probes import probe_on_split
 
 
@@ -87,7 +87,7 @@ def test_final_split_is_explained_on_its_test_images(images: ImageSet) -> None:
 def test_share_and_sentence(images: ImageSet) -> None:
     # Class 0 is brighter in its upper half, so a thumbnail tells the classes apart.
     split = make_split(images, "documented", 0)
-    metrics, sentence = explain_accuracy(images, split, right_about(split, 1.0))
+    metrics, sentence = compare_with_shortcut(images, split, right_about(split, 1.0))
     majority = np.bincount(images.labels[split.test]).max() / len(split.test)
     assert metrics["majority_accuracy"] == majority
     assert metrics["shortcut_accuracy_num_total"] == len(split.test)
@@ -110,7 +110,7 @@ def test_files_give_a_label_away_too(project: Path, tmp_path: Path) -> None:
     split = make_split(images, "sealed", 0)
     probe = best_shortcut(images, split)
     assert (probe.name, probe.accuracy.value) == ("file", 1.0)
-    metrics, sentence = explain_accuracy(images, split, np.ones(len(split.validation), dtype=bool))
+    metrics, sentence = compare_with_shortcut(images, split, np.ones(len(split.validation), dtype=bool))
     assert metrics["explained_share"] == 1.0
     assert sentence.startswith("A simple model that sees only the file's shape, format and metadata has 1.00 of the")
 
@@ -125,14 +125,14 @@ def test_consequence_depends_on_the_share(images: ImageSet) -> None:
     split = make_split(images, "documented", 0)
     shortcut = best_shortcut(images, split).accuracy.value
     assert shortcut > 0.9
-    assert explain_accuracy(images, split, right_about(split, shortcut))[1].endswith(
+    assert compare_with_shortcut(images, split, right_about(split, shortcut))[1].endswith(
         "does not show that faces were looked at."
     )
 
 
 def test_model_no_better_than_guessing_has_no_share(images: ImageSet) -> None:
     split = make_split(images, "documented", 0)
-    metrics, sentence = explain_accuracy(images, split, right_about(split, 0.3))
+    metrics, sentence = compare_with_shortcut(images, split, right_about(split, 0.3))
     assert "explained_share" not in metrics
     assert "is not better than chance, always naming the larger class" in sentence
 
@@ -142,9 +142,9 @@ def test_model_no_better_than_guessing_has_no_share(images: ImageSet) -> None:
 def test_real_images_are_explained_once_and_quickly(real_images: Path, project: Path) -> None:
     images = load_images(find_source(str(real_images), None, project, 300), 300)
     split = make_split(images, "documented", 1)
-    metrics, sentence = explain_accuracy(images, split, right_about(split, 0.9961))
+    metrics, sentence = compare_with_shortcut(images, split, right_about(split, 0.9961))
     assert metrics["explained_share"] > 0.95
     assert "16x16 thumbnails" in sentence
     started = time.perf_counter()
-    explain_accuracy(images, split, right_about(split, 0.9961))
+    compare_with_shortcut(images, split, right_about(split, 0.9961))
     assert time.perf_counter() - started < 0.5

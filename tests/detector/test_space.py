@@ -39,7 +39,7 @@ def test_a_stepped_range_reaches_its_maximum_and_keeps_the_documented_value() ->
 @pytest.mark.parametrize(
     ("ranges", "message"),
     [
-        ({"filter": {"values": [1, 2]}}, "space.filter: unknown hyperparameter; there are filters_1"),
+        ({"filter": {"values": [1, 2]}}, "space.filter: unknown hyperparameter; choose from filters_1"),
         ({"filters_1": {"values": [16, 0]}}, "space.filters_1: 0 should be greater than or equal to 1"),
         ({"filters_1": {"min": 16, "max": 32, "step": 0.5}}, "space.filters_1: 16.5 should be a valid integer"),
         ({"conv_dropout": {"min": 0.0, "max": 1.5}}, "space.conv_dropout: 1.5 should be less than 1"),
@@ -55,7 +55,7 @@ def test_a_wrong_space_is_refused(ranges: dict[str, Any], message: str) -> None:
     ("given", "message"),
     [
         ({"values": [1, 1]}, "lists a value twice"),
-        ({"min": 1}, "min and max are both needed"),
+        ({"min": 1}, "min and max are both required"),
         ({"min": 0, "max": 1, "sampling": "log"}, "log sampling needs a min above 0"),
         ({"min": 1, "max": 2, "values": [1, 2]}, "either values, or min and max"),
         ({"min": 1, "max": 4, "step": 1, "sampling": "log"}, "log sampling takes no step"),

@@ -212,7 +212,7 @@ def test_summaries_read_as_kerastuners_and_compare_shows_the_trials(
     assert compare(["untitled_project"]) == 0
     text = capsys.readouterr().out
     assert "defaults" in text
-    assert "verdict   none: its test data are not here; measure the best model on data kept apart" in text
+    assert "verdict   none: its test data are not in the store; evaluate the best model on held-out data" in text
     assert compare([]) == 0
     assert "its images are its user's own, so it stands beside no other" in " ".join(capsys.readouterr().out.split())
 

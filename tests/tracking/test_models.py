@@ -16,7 +16,20 @@ from mlflow.exceptions import MlflowException
 from fakeface_lab.backend import keras
 from fakeface_lab.detector.model import build_model, fixed_hyperparameters
 from fakeface_lab.settings import Hyperparameters
-from fakeface_lab.tracking.models import delete_models, is_whole, log_model, model_of_run, package_model
+from fakeface_lab.tracking.models import (
+    RegisteredVersion,
+    alias_version,
+    create_registered_model,
+    delete_models,
+    describe_version,
+    get_version,
+    is_whole,
+    log_model,
+    model_of_run,
+    package_model,
+    register_version,
+    set_alias,
+)
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import Store, open_store
 from fakeface_lab.tracking.writer import PatientWriter
@@ -215,3 +228,19 @@ def test_a_model_is_deleted_from_a_folder_with_a_space(
 
 def test_a_run_without_a_model_has_none(run: TrackedRun) -> None:
     assert model_of_run(run.store, run.run_id) is None
+
+
+def test_a_model_is_registered_once_and_found_by_its_alias(run: TrackedRun, log: Log) -> None:
+    store, name = run.store, f"faces {run.run_id}"
+    create_registered_model(store, name)
+    assert register_version(store, name, run.run_id) is None, "it has no model yet"
+    log()
+    for _ in range(2):  # repeated after a kill
+        create_registered_model(store, name)
+        assert register_version(store, name, run.run_id) == 1
+        describe_version(store, name, 1, {"test_accuracy": "0.9"}, "the first")
+    assert get_version(store, name, 1) == RegisteredVersion(1, run.run_id, {"test_accuracy": "0.9"})
+    assert store.client.get_model_version(name, "1").description == "the first"
+    assert alias_version(store, name, "champion") is None
+    set_alias(store, name, "champion", 1)
+    assert alias_version(store, name, "champion") == 1

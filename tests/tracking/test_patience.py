@@ -76,9 +76,22 @@ def test_a_call_is_tried_again_until_it_goes_through() -> None:
     assert PatientWriter(30, notices.append).call(action) == "done"
     assert action.calls == 3
     assert notices == [
-        "tracking store does not answer, trying again in 0.5 s: refused",
-        "tracking store does not answer, trying again in 1 s: refused",
+        "tracking store does not answer, retrying in 0.5 s: refused",
+        "tracking store does not answer, retrying in 1 s: refused",
     ]
+
+
+def test_only_submitted_writes_take_a_thread() -> None:
+    def num_threads() -> int:
+        return sum(thread.name == "tracking-writer" for thread in threading.enumerate())
+
+    before = num_threads()
+    writer = PatientWriter(30)
+    assert writer.call(lambda: "done") == "done"
+    assert num_threads() == before
+    writer.submit(lambda: None)
+    writer.drain()
+    assert num_threads() == before + 1
 
 
 def test_a_refusal_is_said_at_once_in_one_line() -> None:
@@ -100,10 +113,8 @@ def test_past_the_limit_the_program_stops_in_one_line() -> None:
     with pytest.raises(TrackingError) as err:
         PatientWriter(1).call(action)
     assert 1 <= time.monotonic() - started < 5
-    assert str(err.value).startswith("tracking store: away for ")
-    assert str(err.value).endswith(
-        "longer than --tracking-patience-secs 1; start the same command again when it is back (refused)"
-    )
+    assert str(err.value).startswith("tracking store: unreachable for ")
+    assert str(err.value).endswith("longer than the retry limit of 1 s; rerun when it is back to resume (refused)")
 
 
 def test_a_submitted_write_does_not_hold_up_the_training() -> None:
@@ -125,11 +136,11 @@ def test_a_write_given_up_in_the_background_stops_the_training_at_the_next_one()
     writer = PatientWriter(0)
     writer.submit(Flaky(99, requests.ConnectionError("refused")))
     later = Flaky(0, ValueError())
-    with pytest.raises(TrackingError, match="away for 0 s"):
+    with pytest.raises(TrackingError, match="unreachable for 0 s"):
         writer.drain()
-    with pytest.raises(TrackingError, match="away for 0 s"):
+    with pytest.raises(TrackingError, match="unreachable for 0 s"):
         writer.submit(later)
-    with pytest.raises(TrackingError, match="away for 0 s"):
+    with pytest.raises(TrackingError, match="unreachable for 0 s"):
         writer.call(later)
     assert later.calls == 0
 
@@ -147,7 +158,7 @@ def test_a_server_killed_and_started_again_loses_and_doubles_nothing(server: Ser
         for epoch in (2, 3, 4):
             run.log_metrics({"loss": 1 / epoch}, epoch, NOW_MS + epoch)
         assert time.monotonic() - started < 2, "the training goes on"
-        with pytest.raises(TrackingError, match="longer than --tracking-patience-secs 1; start the same"):
+        with pytest.raises(TrackingError, match="longer than the retry limit of 1 s; rerun"):
             train_one_epoch(impatient)
         assert not impatient.lock.is_locked, "the same command can go on with it"
     finally:

@@ -19,6 +19,7 @@ from keras_tuner import oracles as kt_oracles
 from keras_tuner.engine import hyperparameters as kt_hyperparameters
 
 from fakeface_lab.errors import SearchError
+from fakeface_lab.settings import Value
 
 __all__ = [
     "BRACKET_PREFIX",
@@ -37,7 +38,6 @@ __all__ = [
     "reseeded",
 ]
 
-Value = int | float | str | bool
 Values = dict[str, Value]
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from fakeface_lab.tracking.datasets import describe_openings, num_openings, record_opening, seal_key
 from fakeface_lab.tracking.runs import TrackedRun
-from fakeface_lab.tracking.seal import describe_openings, num_openings, record_opening, seal_key
 from fakeface_lab.tracking.store import Store, open_store
 from fakeface_lab.tracking.writer import PatientWriter
 
@@ -42,7 +42,7 @@ def test_openings_are_counted_by_test_set(store: Store) -> None:
 
 
 def test_more_runs_than_a_page_are_counted(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fakeface_lab.tracking.seal._PAGE", 2)
+    monkeypatch.setattr("fakeface_lab.tracking.store._PAGE_SIZE", 2)
     for _ in range(5):
         opened(store, KEY, "evaluation")
     assert num_openings(store, KEY) == 5
@@ -55,9 +55,9 @@ def test_in_words(store: Store) -> None:
     )
     opened(store, KEY, "evaluation")
     assert describe_openings(store, KEY) == (
-        "The test images (sealed split, seed 0) have been opened 2 times in this store. Whatever is chosen by what "
-        "they showed looks better on them than it is."
+        "The test images (sealed split, seed 0) have been opened 2 times in this store. Anything chosen by results on "
+        "them looks better on them than it is."
     )
     assert describe_openings(store, seal_key("d" * 64, "documented", 0)).endswith(
-        "They also judge each epoch, as documented, so figures on them are too good from the first time on."
+        "They also judge each epoch, as documented, so figures on them are too good from the start."
     )

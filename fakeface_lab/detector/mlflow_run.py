@@ -1,0 +1,164 @@
+"""The MLflow run of one training: parameters before, metrics per epoch, results after.
+
+The writes of a run are ordered: epoch checkpoint, metrics, artifacts, model, status. A process killed between any two
+of them resumes without writing anything twice.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from fakeface_lab.data.images import ImageSet
+from fakeface_lab.data.sources import KAGGLE_HANDLE
+from fakeface_lab.data.splits import Split
+from fakeface_lab.detector.fit import Training
+from fakeface_lab.settings import Hyperparameters
+from fakeface_lab.tracking.datasets import find_audit
+from fakeface_lab.tracking.lookup import Run
+from fakeface_lab.tracking.models import log_model
+from fakeface_lab.tracking.provenance import host_facts, package_versions
+from fakeface_lab.tracking.runs import TrackedRun
+from fakeface_lab.tracking.store import Store
+from fakeface_lab.tracking.twins import find_latest
+from fakeface_lab.tracking.writer import PatientWriter
+from fakeface_lab.training.outcome import ARTIFACTS, MODEL, Outcome
+from fakeface_lab.training.recorder import EpochRecord
+
+__all__ = [
+    "RunListener",
+    "find_earlier",
+    "fingerprint",
+    "log_data",
+    "log_results",
+    "log_start",
+    "open_run",
+    "training_params",
+]
+
+
+def fingerprint(facts: Mapping[str, Any]) -> str:
+    """Return a hash of the facts, 16 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def training_params(training: Training, images: ImageSet, split: Split, num_threads: int) -> dict[str, object]:
+    """Return the parameters of a run; every run has the same keys, so that MLflow can show them side by side."""
+    return {
+        **training.hyperparameters.model_dump(),
+        "epochs": training.epochs,
+        "image_size": training.image_size,
+        "seed": training.seed,
+        "optimizer": "Adam",
+        "loss": "categorical_crossentropy",
+        "keep": training.keep,
+        "data": images.source.name,
+        "split": split.name,
+        "split_seed": split.seed,
+        "num_train": len(split.train),
+        "num_validation": len(split.validation),
+        "num_test": len(split.test),
+        "num_threads": num_threads,
+    }
+
+
+def find_earlier(store: Store, facts: Mapping[str, Any]) -> Run | None:
+    """Return the newest run with the same facts, finished or not; None if there is none."""
+    return find_latest(store, fingerprint(facts))
+
+
+def open_run(
+    store: Store,
+    writer: PatientWriter,
+    *,
+    name: str,
+    tags: Mapping[str, str],
+    facts: Mapping[str, Any],
+    unfinished: Run | None,
+) -> TrackedRun:
+    """Return a run to write to: the unfinished one if given, else a new one.
+
+    Raises:
+        TrackingError: the unfinished run is being written by another process.
+    """
+    if unfinished is not None:
+        return TrackedRun.reopen(store, writer, unfinished)
+    return TrackedRun.create(
+        store,
+        writer,
+        name,
+        {**tags, "fingerprint": fingerprint(facts)},
+        existing_run_id=os.environ.get("MLFLOW_RUN_ID"),
+    )
+
+
+def log_data(run: TrackedRun, images: ImageSet) -> None:
+    """Log the data set as the input of a run, and link the run to the newest audit of the images."""
+    source = f"kaggle:{KAGGLE_HANDLE}" if images.source.is_documented else images.source.root.as_uri()
+    counts = images.class_counts()
+    run.log_dataset(
+        images.source.name,
+        images.digest,
+        source,
+        ("training", "validation", "test"),
+        {"num_images": len(images.files), **{f"num_{name}": count for name, count in counts.items()}},
+    )
+    audit = find_audit(run.store, images.digest)
+    if audit is not None:
+        run.set_tags(audit.tags())
+
+
+def log_start(
+    run: TrackedRun,
+    params: Mapping[str, object],
+    images: ImageSet,
+    settings: Mapping[str, Any],
+    num_threads: int,
+) -> None:
+    """Log what is known before the first epoch: parameters, data set, settings, versions, machine."""
+    run.log_params(params)
+    log_data(run, images)
+    environment = {"packages": package_versions(), "host": host_facts(), "num_threads": num_threads}
+    run.log_text(json.dumps(dict(settings), indent=2, default=str), "settings.json")
+    run.log_text(json.dumps(environment, indent=2), "environment.json")
+
+
+class RunListener:
+    """Logs finished epochs to the MLflow run."""
+
+    def __init__(self, run: TrackedRun) -> None:
+        self._run = run
+
+    def step_ended(self, epoch: int, step: int, num_steps: int) -> None:
+        """Do nothing: steps are shown on the terminal only."""
+
+    def epoch_ended(self, record: EpochRecord) -> None:
+        """Queue the metrics of the epoch; their step is the epoch's number, from 1."""
+        self._run.log_metrics(record.metrics, record.epoch, record.ended_at_ms)
+
+
+def log_results(
+    run: TrackedRun, outcome: Outcome, params: Mapping[str, object], images: ImageSet, *, keep_model: bool = True
+) -> str | None:
+    """Log everything that a finished training left in the run's folder, and return the model's id."""
+    for record in outcome.records:
+        # Some are missing if the process died between checkpoint and write; writing the others again changes nothing.
+        run.log_metrics(record.metrics, record.epoch, record.ended_at_ms)
+    run.log_metrics(outcome.metrics, outcome.kept_epoch, outcome.ended_at_ms)
+    # Only those that a search varies, because each mirrored parameter adds a chart to MLflow's page.
+    varied = (*Hyperparameters.model_fields, "epochs")
+    run.mirror_params({name: params[name] for name in varied})
+    run.set_tags({"mlflow.note.content": outcome.explanation})
+    run.upload(run.folder / ARTIFACTS)
+    if not keep_model:
+        return None
+    return log_model(
+        run,
+        run.folder / MODEL,
+        params=params,
+        metrics=outcome.kept_metrics() | outcome.metrics,
+        step=outcome.kept_epoch,
+        timestamp_ms=outcome.ended_at_ms,
+        dataset=(images.source.name, images.digest),
+    )
