@@ -15,7 +15,6 @@ from scipy.stats import hypergeom, mannwhitneyu
 
 from fakeface_lab.errors import DataError
 from fakeface_lab.evaluation.card import SEVERITIES, Card, Finding, Severity
-from fakeface_lab.evaluation.comparison import holm
 from fakeface_lab.evaluation.findings import (
     duplicate_findings,
     is_confirmed,
@@ -26,6 +25,7 @@ from fakeface_lab.evaluation.findings import (
 )
 from fakeface_lab.evaluation.intervals import Rate, wilson
 from fakeface_lab.evaluation.probes import ProbeResult
+from fakeface_lab.evaluation.significance import holm
 
 __all__ = ["AuditInputs", "AuditSettings", "Card", "Finding", "audit", "probe_findings"]
 

@@ -15,9 +15,9 @@ from scipy.stats import fisher_exact
 from sklearn.metrics import roc_auc_score
 
 from fakeface_lab.evaluation.card import Finding, Severity
-from fakeface_lab.evaluation.comparison import holm
 from fakeface_lab.evaluation.intervals import wilson
 from fakeface_lab.evaluation.probes import ProbeResult
+from fakeface_lab.evaluation.significance import holm
 
 __all__ = [
     "Suspects",
