@@ -25,6 +25,7 @@ from PIL import Image, UnidentifiedImageError
 
 from fakeface_lab.data.sources import ImageFile, Source, cache_folder, list_files
 from fakeface_lab.errors import DataError
+from fakeface_lab.evaluation.intervals import positives
 
 __all__ = ["ImageSet", "Skipped", "UnusableImageError", "clear_cache", "decode_image", "load_images", "resize"]
 
@@ -74,6 +75,11 @@ class ImageSet:
     def size_px(self) -> int:
         """Edge of the square pictures."""
         return int(self.pixels.shape[1])
+
+    @property
+    def is_positive(self) -> npt.NDArray[np.bool_]:
+        """Which images belong to the class to detect, bool (num_images,)."""
+        return positives(self.labels)
 
     @property
     def digest(self) -> str:
