@@ -14,7 +14,7 @@ import pandas as pd
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
-from fakeface_lab.data.images import ImageSet
+from fakeface_lab.data.images import IN_BOTH_CLASSES, ImageSet
 from fakeface_lab.data.properties import CONTENT_COLUMNS, file_properties, pixel_properties
 from fakeface_lab.data.splits import (
     NEAR_DUPLICATE_DISTANCE,
@@ -187,7 +187,7 @@ def _skipped_findings(images: ImageSet) -> list[Finding]:
     """Findings about files that are not used; a warning if the same file is in both classes."""
     findings = []
     for reason, num_files in Counter(skipped.reason for skipped in images.skipped).items():
-        is_contradiction = reason == "the same file lies in both classes"
+        is_contradiction = reason == IN_BOTH_CLASSES
         counted = "1 file is" if num_files == 1 else f"{num_files} files are"
         because = "at least one label of each pair is wrong, and nobody knows which" if is_contradiction else ""
         findings.append(
