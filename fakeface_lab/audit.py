@@ -1,9 +1,9 @@
-"""Program: is this data set solvable for the wrong reason? A tracked audit; no network is trained.
+"""Program: can this data set be solved for the wrong reason? A tracked audit; no network is trained.
 
     python -m fakeface_lab.audit --data my/faces
 
-Under a minute for 1,289 images of 300 px (docs/truth.md). Exit code 3 where a finding makes results on these images
-void.
+Takes less than a minute for 1,289 images of 300 px (docs/truth.md). Exits with 3 if a finding makes results on these
+images void.
 """
 
 import sys
@@ -23,12 +23,12 @@ EXIT_VOID = 3
 
 @dataclass(frozen=True)
 class AuditResult:
-    """Where an audit is and what it says.
+    """The run of an audit and its outcome.
 
     Attributes:
-        run_id: MLflow's id of the run.
+        run_id: of the MLflow run.
         worst: severity of the worst finding, "fail", "warn" or "info"; None without any.
-        verdict: the audit in plain words.
+        verdict: the audit in words.
         metrics: figures of every probe, counts of findings.
     """
 
@@ -39,25 +39,24 @@ class AuditResult:
 
     @property
     def exit_code(self) -> int:
-        """3 where results on these images are void, else 0."""
+        """3 if results on these images are void, else 0."""
         return EXIT_VOID if self.worst == "fail" else 0
 
 
 def run_audit(settings: AuditProgramSettings) -> AuditResult:
-    """Audit a data set, track it as a run beside the trainings on the same data, and return what was found.
+    """Audit a data set, track the audit as a run next to the trainings on the same data, and return the findings.
 
     Raises:
-        FakefaceLabError: one of its kinds, with one line that says what to do.
+        FakefaceLabError: with one line that says what to do.
     """
-    from fakeface_lab.assess.application import audit_note, headline, print_card, tell
-    from fakeface_lab.assess.inspection import inspect_images
+    from fakeface_lab.assess.inspection import audit_note, headline, inspect_images, print_card
     from fakeface_lab.data.images import load_images
     from fakeface_lab.data.sources import find_source
     from fakeface_lab.data.splits import make_split, write_ledger
     from fakeface_lab.detector.mlflow_run import log_start
     from fakeface_lab.detector.printing import print_data_card
     from fakeface_lab.evaluation.audit import AuditSettings
-    from fakeface_lab.terminal import console, print_places
+    from fakeface_lab.terminal import console, print_places, say
     from fakeface_lab.tracking.runs import TrackedRun
     from fakeface_lab.tracking.store import open_store
     from fakeface_lab.tracking.writer import PatientWriter
@@ -76,7 +75,9 @@ def run_audit(settings: AuditProgramSettings) -> AuditResult:
     with run.ending():
         params = {"data": source.name, "image_size": settings.image_size, "split": split.name, "seed": settings.seed}
         log_start(run, params | thresholds, images, settings.model_dump(), num_threads=1)
-        inspection = inspect_images(images, split, AuditSettings(**thresholds), settings.seed, show=tell)
+        inspection = inspect_images(
+            images, split, AuditSettings(**thresholds), settings.seed, show=lambda step: say("", f"{step} ...", "dim")
+        )
         card = inspection.card
         with tempfile.TemporaryDirectory() as folder:
             inspection.write(images, Path(folder))

@@ -1,8 +1,11 @@
 """Reads settings: config file < environment (`FAKEFACE_*`) < command line. They are declared in `settings`."""
 
 import difflib
+import json
 import os
 import tomllib
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -90,7 +93,7 @@ def load_settings(settings_class: type[SettingsT], argv: list[str], prog: str) -
     _add_ranges(settings_class)
     try:
         command_line: CliSettingsSource[Any] = CliSettingsSource(
-            settings_class, cli_parse_args=argv, cli_prog_name=prog
+            settings_class, cli_parse_args=argv, cli_prog_name=prog, parse_args_method=_parse_words
         )
         config_file = _config_file(settings_class, command_line())
         # Pydantic reads the path of the config file from the class while it creates an instance.
@@ -101,6 +104,19 @@ def load_settings(settings_class: type[SettingsT], argv: list[str], prog: str) -
         raise ConfigError(_describe_parse_error(settings_class, str(err))) from err
     except ValidationError as err:
         raise ConfigError("; ".join(_describe_error(settings_class, problem) for problem in err.errors())) from err
+
+
+def _parse_words(parser: ArgumentParser, words: Sequence[str], namespace: Namespace | None = None) -> Namespace:
+    """Parse the command line with plain argparse, and hand lists of positional arguments on as JSON.
+
+    pydantic-settings would split them at commas and interpret quotes and brackets, which names of files may contain.
+    """
+    parsed = ArgumentParser.parse_args(parser, words, namespace)
+    for action in parser._actions:
+        value = getattr(parsed, action.dest, None)
+        if not action.option_strings and isinstance(value, list):
+            setattr(parsed, action.dest, json.dumps(value))
+    return parsed
 
 
 def _check_environment(settings_class: type[Settings]) -> None:

@@ -21,11 +21,11 @@ __all__ = ["EvaluationResult", "main", "run_evaluation"]
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Where an evaluation is and what it measured.
+    """The run of an evaluation and its figures.
 
     Attributes:
-        run_id: MLflow's id of the run, a child of the model's.
-        metrics: by name; those of the images begin with `test_` or `external_`.
+        run_id: of the MLflow run, a child of the model's.
+        metrics: by name; scores on the images begin with `test_` or `external_`.
         sentences: what they mean.
     """
 
@@ -38,11 +38,10 @@ def run_evaluation(settings: EvaluateSettings) -> EvaluationResult:
     """Evaluate a tracked model, track the figures as a child of its run, and return them.
 
     Raises:
-        FakefaceLabError: one of its kinds, with one line that says what to do.
+        FakefaceLabError: with one line that says what to do.
     """
-    from fakeface_lab.assess.application import print_evaluation, tell
-    from fakeface_lab.assess.assessment import assess
-    from fakeface_lab.assess.tracked_model import choose_images, load_model
+    from fakeface_lab.assess.assessment import assess, print_evaluation
+    from fakeface_lab.assess.tracked_model import choose_images, load_tracked_model
     from fakeface_lab.backend import set_up_process
     from fakeface_lab.detector.mlflow_run import log_start
     from fakeface_lab.terminal import console, print_places, say
@@ -54,7 +53,7 @@ def run_evaluation(settings: EvaluateSettings) -> EvaluationResult:
     project = find_project()
     num_threads = set_up_process(settings.threads)
     found = find_model(open_for_models(settings.tracking_uri, project), settings.model)
-    model = load_model(found)
+    model = load_tracked_model(found)
     say("model", f"{found.run.info.run_name} ({found.run.info.run_id}), {found.uri}")
     chosen = choose_images(model, settings.data, settings.positive, project)
     for sentence in chosen.sentences:
@@ -78,8 +77,11 @@ def run_evaluation(settings: EvaluateSettings) -> EvaluationResult:
         params = {"data": source.name, "image_size": model.image_size_px, "split": chosen.split_name}
         params |= {"threshold": model.threshold, "num_images": len(chosen.rows), "part": chosen.part}
         log_start(run, params, chosen.images, settings.model_dump(), num_threads)
-        result = assess(model, chosen.images, chosen.rows, chosen.part, stress=settings.stress, show=tell)
-        metrics, explained = chosen.explain(result.metrics, result.is_correct)
+        result = assess(
+            model, chosen.images, chosen.rows, chosen.part, stress=settings.stress,
+            show=lambda step: say("", f"{step} ...", "dim"),
+        )  # fmt: skip
+        metrics, explained = chosen.add_explained_share(result.metrics, result.is_correct)
         sentences = [
             *result.sentences,
             *explained,

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from scipy.ndimage import gaussian_filter
 from sklearn.metrics import accuracy_score, roc_auc_score
 
-from fakeface_lab.assess.tracked_model import choose_images, load_model, own_split
+from fakeface_lab.assess.tracked_model import choose_images, load_tracked_model, own_split
 from fakeface_lab.data.images import load_images
 from fakeface_lab.data.sources import find_source
 from fakeface_lab.detector.fit import predict
@@ -202,7 +202,7 @@ def test_folder_of_known_images_is_refused(
 def test_stress_shows_the_fall(tracked: TrackedProject, capsys: pytest.CaptureFixture[str]) -> None:
     result = run_evaluation(EvaluateSettings(model="tiny", stress=True))
     store = open_for_models(None, tracked.project)
-    model = load_model(find_model(store, "tiny"))
+    model = load_tracked_model(find_model(store, "tiny"))
     images = load_images(find_source(str(tracked.images), None, tracked.project, SIZE_PX), SIZE_PX)
     rows = own_split(model, images).test
     scores = stress_scores(model.network, images, rows, SEARCH_CONDITIONS)
@@ -229,7 +229,7 @@ def test_stress_shows_the_fall(tracked: TrackedProject, capsys: pytest.CaptureFi
 def test_scores_under_stress_do_not_depend_on_what_else_is_scored(
     tracked: TrackedProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = load_model(find_model(open_for_models(None, tracked.project), "tiny"))
+    model = load_tracked_model(find_model(open_for_models(None, tracked.project), "tiny"))
     images = load_images(find_source(str(tracked.images), None, tracked.project, SIZE_PX), SIZE_PX)
     rows = np.arange(5, 75, 2)
     conditions = [condition for condition in CONDITIONS if condition.name in ("noise_10", "crop_70")]
@@ -241,7 +241,7 @@ def test_scores_under_stress_do_not_depend_on_what_else_is_scored(
 
 
 def test_pictures_are_changed_at_their_own_size(tracked: TrackedProject, tmp_path: Path) -> None:
-    model = load_model(find_model(open_for_models(None, tracked.project), "tiny"))
+    model = load_tracked_model(find_model(open_for_models(None, tracked.project), "tiny"))
     large = tmp_path / "large"
     for label in ("fake", "real"):
         (large / label).mkdir(parents=True)
@@ -334,7 +334,7 @@ def test_images_that_moved_are_asked_for(tracked: TrackedProject, capsys: pytest
         assert main(["tiny"]) == 2
         message = "the images of run tiny are not where they were; say where they are with --data FOLDER"
         assert message in capsys.readouterr().err
-        model = load_model(find_model(open_for_models(None, tracked.project), "tiny"))
+        model = load_tracked_model(find_model(open_for_models(None, tracked.project), "tiny"))
         assert choose_images(model, str(away), None, tracked.project).part == "test"
         other = draw(tracked.images.with_name("other"), seed=2, names=("fake", "real"), num_per_class=3)
         sentences = choose_images(model, str(other), None, tracked.project).sentences

@@ -94,7 +94,7 @@ def test_no_usable_file_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["tiny", str(tmp_path / "text.jpg"), "missing.jpg"]) == 2
     output, errors = capsys.readouterr()
     assert output == ""
-    assert errors.endswith("error: none of the 2 files can be used; give image files with 8 bits a channel\n")
+    assert errors.endswith("error: none of the 2 files can be used; give image files with 8 bits per channel\n")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
-"""What a data set, a model and a prediction are worth: the work behind `audit`, `evaluate` and `predict`.
+"""The work behind `audit`, `evaluate` and `predict`: what a data set and a tracked model are worth.
 
-`inspection` looks over a data set. `tracked_model` makes a model of the store ready, `evaluation_images` says which
-images it is judged on, `assessment` judges it, `explanation` shows where it looks. `application` decides on single
-files. `reports` is what people read of all three.
+`inspection` audits a data set. `tracked_model` loads a model from the store with its own images and split, `assessment`
+measures it on images, and `application` applies it: decisions on single files, and where it looks.
 """

@@ -1,40 +1,55 @@
-"""A tracked model applied to single files: decoded as in training, decided at the model's own threshold, doubted."""
+"""A tracked model applied to images: what it decides about single files, and where in the images it looks.
 
-from collections.abc import Mapping, Sequence
+Files are decoded as in training and decided at the model's own threshold. The maps behind "where it looks" come from
+`evaluation.explanation`.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.figure import Figure
 from rich.table import Table
 
 from fakeface_lab.assess.tracked_model import TrackedModel
-from fakeface_lab.data.images import UnusableImageError, decode_image
+from fakeface_lab.data.images import ImageSet, UnusableImageError, decode_image
 from fakeface_lab.detector.fit import predict
-from fakeface_lab.evaluation.card import Card
-from fakeface_lab.terminal import console, say, wide_console
+from fakeface_lab.errors import DataError, ModelError
+from fakeface_lab.evaluation.explanation import BORDER_FRACTION, border_share, evidence, hirescam, mean_evidence
+from fakeface_lab.evaluation.intervals import metric_key
+from fakeface_lab.figures.audit import printable
+from fakeface_lab.figures.images import mean_maps, saliency_overlays
+from fakeface_lab.terminal import wide_console
 from fakeface_lab.tracking.datasets import find_audit
 from fakeface_lab.tracking.lookup import FoundModel, find_evaluations
 
 __all__ = [
     "Decision",
-    "audit_note",
+    "Explanation",
     "classify_files",
-    "doubts",
-    "headline",
-    "print_card",
+    "explain_decisions",
     "print_decisions",
-    "print_evaluation",
-    "tell",
+    "reliability_warnings",
 ]
 
 _CHUNK_NUM_FILES = 256  # decoded pictures in memory at a time
+_MAX_MAPS = 512  # averaged, evenly spaced over the images
+_CHUNK_NUM_MAPS = 32
+_NUM_OVERLAYS = 8
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What a model says of one file: the class, its probability, and that of each class, in [0, 1]."""
+    """What a model decides about one file.
+
+    Attributes:
+        file: as given.
+        decided: name of the class.
+        probability: of that class, in [0, 1].
+        probabilities: class name to probability, in [0, 1].
+    """
 
     file: str
     decided: str
@@ -42,29 +57,29 @@ class Decision:
     probabilities: dict[str, float]
 
 
-def doubts(found: FoundModel) -> list[str]:
-    """Return what speaks against believing a model: the audit of its data, and its newest evaluation under stress."""
-    sentences = []
+def reliability_warnings(found: FoundModel) -> list[str]:
+    """Return the reasons not to trust a model: the audit of its data, its newest evaluation under stress."""
+    warnings = []
     audit = find_audit(found.store, str(found.metadata["data_digest"]))
     if audit is None:
-        sentences.append(
-            "the images this model was trained on were never audited; python -m fakeface_lab.audit says what they can "
-            "be told apart by"
+        warnings.append(
+            "the images this model was trained on were never audited; run python -m fakeface_lab.audit to find out "
+            "what gives their classes away"
         )
     elif audit.worst == "fail":
-        sentences.append(f"the audit of this model's data says that it must not be trusted: {audit.verdict}")
+        warnings.append(f"the audit of this model's data says that it must not be trusted: {audit.verdict}")
     evaluations = find_evaluations(found.store, found.run.info.run_id)
     stressed = next((run for run in evaluations if "stress_collapse" in run.data.tags), None)
     if stressed is not None and stressed.data.tags["stress_collapse"] == "true":
-        sentences.append(f"under stress this model fails: {stressed.data.tags['stress_sentence']}")
-    return sentences
+        warnings.append(f"under stress this model fails: {stressed.data.tags['stress_sentence']}")
+    return warnings
 
 
 def classify_files(model: TrackedModel, names: Sequence[str]) -> tuple[tuple[Decision, ...], dict[str, str]]:
     """Decode files as in training and decide each at the model's own threshold.
 
     Returns:
-        The decisions on the usable files, in the order given, and for every other file the reason why not.
+        The decisions on the usable files, in the order given, and file to reason for all others.
     """
     decisions: list[Decision] = []
     skipped: dict[str, str] = {}
@@ -90,63 +105,76 @@ def _decide(model: TrackedModel, name: str, pair: npt.NDArray[np.float32]) -> De
     return Decision(name, decided, probabilities[decided], probabilities)
 
 
-_STYLES = {"fail": "bold white on red", "warn": "bold yellow", "info": "dim"}
-
-
-def audit_note(card: Card) -> str:
-    """Return the audit as Markdown for the head of its run's page: verdict and findings, worst first."""
-    lines = [f"**{card.verdict}**", ""]
-    lines += [f"- **{finding.severity}** ({finding.check}): {finding.sentence}" for finding in card.findings]
-    return "\n".join([*lines, "", "The whole card: `card.md` among the artifacts."])
-
-
-def headline(card: Card) -> str:
-    """Return the verdict in a form that stands alone: the worst finding, or that there is none."""
-    alarms = [finding for finding in card.findings if finding.severity != "info"]
-    return alarms[0].sentence if alarms else card.verdict
-
-
-def print_card(card: Card) -> None:
-    """Print the verdict, the findings, worst first, and what every probe gets right."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("probe", "kind", "sees only", "accuracy", "AUC"):
-        table.add_column(heading)
-    for probe in card.probes:
-        table.add_row(probe.name, probe.kind, probe.sees, str(probe.accuracy), f"{probe.auc:.3f}")
-    wide_console.print(table)
-    for finding in card.findings:
-        say(finding.severity, finding.sentence, label_style=_STYLES[finding.severity])
-    if not card.findings:
-        say("ok", "no findings", label_style="green")
-    say("verdict", card.verdict)
-    if card.worst == "fail":
-        console.print("          Results on these images are void until this is mended (exit code 3).", style="bold")
-
-
-def print_evaluation(sentences: Sequence[str], tables: Mapping[str, Any]) -> None:
-    """Print what an evaluation found, sentence by sentence, and its tables (pandas) with their rates."""
-    for title, frame in tables.items():
-        table = Table(box=None, header_style="bold", pad_edge=False, title=title, title_justify="left")
-        for column in frame.columns:
-            table.add_column(str(column), justify="left" if frame[column].dtype == object else "right")
-        for row in frame.itertuples(index=False):
-            table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row))
-        wide_console.print(table)
-    for sentence in sentences:
-        console.print(f"- {sentence}")
-
-
 def print_decisions(decisions: Sequence[Decision], class_names: Sequence[str]) -> None:
-    """Print one row a file: the class it is called, and the probability of each class."""
+    """Print one row per file: the decided class and the probability of each class."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("file", "class", *(f"P({name})" for name in class_names)):
         table.add_column(heading, no_wrap=True)
     for decision in decisions:
-        chances = (f"{decision.probabilities[name]:.4f}" for name in class_names)
-        table.add_row(decision.file, decision.decided, *chances)
+        probabilities = (f"{decision.probabilities[name]:.4f}" for name in class_names)
+        table.add_row(decision.file, decision.decided, *probabilities)
     wide_console.print(table)
 
 
-def tell(step: str) -> None:
-    """Say what is being done, in passing."""
-    console.print(f"          {step} ...", style="dim")
+@dataclass(frozen=True)
+class Explanation:
+    """Where a model finds its evidence.
+
+    Attributes:
+        metrics: `saliency_border_energy_<class>` and `saliency_border_area`, all in [0, 1].
+        figures: by name: `saliency_mean`, `saliency_wrongest`.
+        sentence: the same in words.
+    """
+
+    metrics: dict[str, float]
+    figures: dict[str, Figure]
+    sentence: str
+
+
+def explain_decisions(
+    model: TrackedModel, images: ImageSet, rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float64]
+) -> Explanation:
+    """Show where a model looks: HiResCAM's mean map of each class, and the maps of its worst scores.
+
+    Args:
+        model: the model.
+        images: all images, at the model's size.
+        rows: int64 (num_images,), which of them; both classes.
+        scores: float64 (num_images,), probability of the positive class.
+
+    Returns:
+        The explanation; without metrics and figures if the model's maps cannot be computed.
+    """
+    chosen = rows[np.unique(np.linspace(0, len(rows) - 1, _MAX_MAPS).astype(np.int64))]
+    labels = images.labels[chosen]
+    try:
+        maps = _maps(model, images, chosen)
+        means = mean_evidence(maps, labels)
+        shares = [border_share(evidence(maps[labels == index], index)) for index in (0, 1)]
+    except (ModelError, DataError) as err:
+        return Explanation({}, {}, f"Where it looks cannot be shown: {err}.")
+    area, energies = shares[0].area, [share.energy for share in shares]
+    by_class = dict(zip(model.class_names, energies, strict=True))
+    metrics = {f"saliency_border_energy_{metric_key(name)}": energy for name, energy in by_class.items()}
+    in_border = " and ".join(f"{energy:.0%} of its evidence for {name}" for name, energy in by_class.items())
+    wrongest = np.argsort(-np.abs(scores - images.is_positive[rows]), kind="stable")[:_NUM_OVERLAYS]
+    captions = [
+        f"{printable(Path(images.files[rows[at]].name).name)}\nP({model.class_names[0]}) = {scores[at]:.3f}"
+        for at in wrongest
+    ]
+    figures = {
+        "saliency_mean": mean_maps(means, model.class_names, energies, area, BORDER_FRACTION),
+        "saliency_wrongest": saliency_overlays(
+            images.pixels[rows[wrongest]], _maps(model, images, rows[wrongest]), captions, model.class_names
+        ),
+    }
+    sentence = f"It finds {in_border} in the outer border, which is {area:.0%} of the area."
+    return Explanation(metrics | {"saliency_border_area": area}, figures, sentence)
+
+
+def _maps(model: TrackedModel, images: ImageSet, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    parts = []
+    for first in range(0, len(rows), _CHUNK_NUM_MAPS):
+        pixels = images.pixels[rows[first : first + _CHUNK_NUM_MAPS]]
+        parts.append(hirescam(model.network, (pixels / 255).astype(np.float32)))
+    return np.concatenate(parts)

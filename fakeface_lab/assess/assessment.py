@@ -1,10 +1,9 @@
-"""What a model is worth on some images: figures with intervals, calibration, groups, stress, where it looks.
+"""Everything measured about one model on one set of images: scores with intervals, calibration, groups, stress, maps.
 
-Brings the parts of `evaluation` and `figures` together for one model and one set of images. Which images those are, and
-what is written to MLflow, is for the program.
+Combines the parts of `evaluation` and `figures`. `tracked_model` chooses the images; the program writes to MLflow.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from matplotlib.figure import Figure
+from rich.table import Table
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from fakeface_lab.assess.application import headline
-from fakeface_lab.assess.explanation import explain
-from fakeface_lab.assess.inspection import inspect_images, write_card
-from fakeface_lab.assess.tracked_model import TrackedModel
+from fakeface_lab.assess.application import explain_decisions
+from fakeface_lab.assess.inspection import headline, inspect_images, write_card
+from fakeface_lab.assess.tracked_model import EXTERNAL, TrackedModel
 from fakeface_lab.data.images import ImageSet
 from fakeface_lab.data.properties import pixel_properties
 from fakeface_lab.detector.fit import predict
@@ -28,19 +27,16 @@ from fakeface_lab.evaluation.card import Card
 from fakeface_lab.evaluation.intervals import bootstrap_interval, metric_key, slice_accuracies
 from fakeface_lab.evaluation.scores import calibration, detection_scores
 from fakeface_lab.evaluation.stress.suite import SEARCH_CONDITIONS, SUITE_VERSION, objective_values, stress_report
+from fakeface_lab.figures import FIGURE_DPI
 from fakeface_lab.figures.audit import printable
-from fakeface_lab.figures.stress import decision_gallery, robustness_curves
-from fakeface_lab.figures.training import confusion_figure, reliability_figure, roc_figure
+from fakeface_lab.figures.images import decision_gallery
+from fakeface_lab.figures.scores import confusion_figure, reliability_figure, robustness_curves, roc_figure
+from fakeface_lab.terminal import console, wide_console
 from fakeface_lab.tracking.scores import ScoredImage, write_scores
 
-__all__ = ["EXTERNAL", "Assessment", "assess"]
+__all__ = ["Assessment", "assess", "print_evaluation"]
 
-EXTERNAL = "external"
-"""The part that another data set's images are called."""
-
-_FIGURE_DPI = 100
-
-# The interval's jackknife scores the images once for each of them; beyond this the interval is narrow anyway.
+# The jackknife of the BCa interval scores all images once per image; with more images the interval is narrow anyway.
 _MAX_BOOTSTRAPPED = 5000
 
 
@@ -49,11 +45,11 @@ class Assessment:
     """What was measured.
 
     Attributes:
-        metrics: by name, as a run takes them.
-        sentences: what they mean, for the user, most important first.
-        tables: by file name without ending.
-        figures: likewise.
-        tags: what later programs look for.
+        metrics: by name, as logged to the run.
+        sentences: what they mean, most important first.
+        tables: by file name without suffix.
+        figures: by file name without suffix.
+        tags: of the run, for later programs.
         is_correct: bool (num_images,), whether the model is right about each image.
         card: the audit of another data set's images, None for the model's own.
         class_names: of the model, the class to detect first.
@@ -71,7 +67,7 @@ class Assessment:
     scores: list[ScoredImage] = field(default_factory=list)
 
     def shown(self) -> dict[str, pd.DataFrame]:
-        """What of the tables fits a terminal, by title."""
+        """Return the tables that fit a terminal, by title."""
         tables = {"groups": self.tables["groups"]}
         if "stress" in self.tables:
             left_out = ("family", "level", "num_images", "balanced_accuracy")
@@ -89,7 +85,7 @@ class Assessment:
         for name, table in self.tables.items():
             table.to_csv(folder / f"{name}.csv", index=False, encoding="utf-8", errors="surrogateescape")
         for name, figure in self.figures.items():
-            figure.savefig(folder / f"{name}.png", dpi=_FIGURE_DPI)
+            figure.savefig(folder / f"{name}.png", dpi=FIGURE_DPI)
 
 
 @dataclass(frozen=True)
@@ -107,7 +103,7 @@ class _Scored:
 
     @property
     def is_positive(self) -> npt.NDArray[np.bool_]:
-        return np.asarray(self.labels == 0)
+        return self.images.is_positive[self.rows]
 
     @property
     def scores(self) -> npt.NDArray[np.float64]:
@@ -127,18 +123,18 @@ def assess(
     stress: bool,
     show: Callable[[str], None] = lambda step: None,
 ) -> Assessment:
-    """Measure a model on some images; the threshold is the model's own and is never refitted.
+    """Measure a model on some images at its own threshold, which is never refitted.
 
-    Another data set is audited first: where something but forgery tells its classes apart, its figures are void, and
-    that is said with them.
+    Another data set is audited first: if something other than forgery separates its classes, its figures are void, and
+    the first sentence says so.
 
     Args:
         model: the model.
         images: all images, at the model's size.
         rows: int64 (num_images,), which of them.
-        part: what the images are: "test", or "external" for another data set; prefix of the metrics.
-        stress: whether the images are also scored under every change of the stress suite.
-        show: told what is measured, step by step.
+        part: "test", or `EXTERNAL` for another data set; prefix of the metrics.
+        stress: whether the images are also scored under every condition of the stress suite.
+        show: called with the name of each step before it runs.
 
     Raises:
         DataError: the images lack a class.
@@ -157,7 +153,7 @@ def assess(
         _add_stress(result, scored, show)
     show("where it looks")
     _add_gallery(result, scored)
-    explanation = explain(model.network, images, rows, scored.scores, model.class_names)
+    explanation = explain_decisions(model, images, rows, scored.scores)
     result.metrics |= explanation.metrics
     result.figures |= explanation.figures
     result.sentences.append(explanation.sentence)
@@ -165,14 +161,13 @@ def assess(
 
 
 def _add_audit(result: Assessment, images: ImageSet, rows: npt.NDArray[np.int64], show: Callable[[str], None]) -> str:
-    """Audit the images of another data set; return what must be said with the figures, "" where nothing was found."""
+    """Audit another data set; return the caveat that belongs to its figures, "" if nothing was found."""
     card = inspect_images(images.only(rows), None, AuditSettings(), 0, show).card
     result.card = card
-    alarms = [finding for finding in card.findings if finding.severity != "info"]
     result.tags |= {"external_audit_worst": card.worst or "", "external_audit_verdict": headline(card)}
     if card.worst == "fail":
         return f" This figure is void: {card.verdict}"
-    return f" Take this figure with care: {card.verdict}" if alarms or card.traces else ""
+    return f" Take this figure with care: {card.verdict}" if card.alarms or card.traces else ""
 
 
 def _add_detection(result: Assessment, scored: _Scored, part: str, caveat: str) -> None:
@@ -233,7 +228,7 @@ def _add_groups(result: Assessment, scored: _Scored, part: str) -> None:
 
 
 def _groups(scored: _Scored) -> Mapping[str, npt.NDArray[np.bool_]]:
-    """Each class, whole and cut by colour: gray or not, and the dull and the dark half of all pictures."""
+    """Groups of each class by colour: gray or not, and below or above the median saturation and brightness."""
     table = pixel_properties([scored.images.pixels[row] for row in scored.rows])
     is_gray = table["is_gray"].to_numpy(dtype=bool)
     brightness = table[["mean_red", "mean_green", "mean_blue"]].mean(axis=1).to_numpy()
@@ -276,10 +271,23 @@ def _add_stress(result: Assessment, scored: _Scored, show: Callable[[str], None]
 
 
 def _add_gallery(result: Assessment, scored: _Scored) -> None:
-    # Rows in order are the mapped file itself: of a large folder only the pictures shown are read.
+    # Without a selection the pixels stay memory-mapped, and only the shown pictures of a large folder are read.
     is_whole = len(scored.rows) == len(scored.images.files)
     pixels = scored.images.pixels if is_whole else scored.images.pixels[scored.rows]
     names = [printable(Path(scored.images.files[row].name).name) for row in scored.rows]
     result.figures["gallery"] = decision_gallery(
         pixels, names, scored.labels, scored.scores, scored.model.class_names, scored.model.threshold
     )
+
+
+def print_evaluation(sentences: Sequence[str], tables: Mapping[str, pd.DataFrame]) -> None:
+    """Print the tables of an evaluation by title, and its sentences."""
+    for title, frame in tables.items():
+        table = Table(box=None, header_style="bold", pad_edge=False, title=title, title_justify="left")
+        for column in frame.columns:
+            table.add_column(str(column), justify="left" if frame[column].dtype == object else "right")
+        for row in frame.itertuples(index=False):
+            table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row))
+        wide_console.print(table)
+    for sentence in sentences:
+        console.print(f"- {sentence}")

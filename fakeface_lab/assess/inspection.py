@@ -1,6 +1,6 @@
-"""Looks over a data set for the audit: runs every check on the images, and leaves card, tables and figures in a folder.
+"""The audit of a data set: collects its inputs, runs every check, writes card, tables and figures, prints the findings.
 
-Owns which inputs the audit gets. The checks and their thresholds are in `evaluation.audit`; MLflow is for the program.
+The checks and their thresholds are in `evaluation.audit`; the program writes to MLflow.
 """
 
 from collections import Counter
@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from rich.table import Table
 from threadpoolctl import threadpool_limits
 
-from fakeface_lab.data.images import ImageSet
+from fakeface_lab.data.images import IN_BOTH_CLASSES, ImageSet
 from fakeface_lab.data.properties import CONTENT_COLUMNS, file_properties, pixel_properties
 from fakeface_lab.data.splits import (
     NEAR_DUPLICATE_DISTANCE,
@@ -30,6 +31,7 @@ from fakeface_lab.data.splits import (
 from fakeface_lab.evaluation.audit import AuditInputs, AuditSettings, audit
 from fakeface_lab.evaluation.card import SEVERITIES, Card, Finding
 from fakeface_lab.evaluation.probes import ProbeResult, mean_faces, run_probes, stratified_folds, thumbnail_weights
+from fakeface_lab.figures import FIGURE_DPI
 from fakeface_lab.figures.audit import (
     closest_pairs_sheet,
     mean_faces_figure,
@@ -37,12 +39,13 @@ from fakeface_lab.figures.audit import (
     suspects_sheet,
     thumbnail_weights_figure,
 )
+from fakeface_lab.terminal import console, say, wide_console
 
-__all__ = ["Inspection", "inspect_images", "write_card"]
+__all__ = ["Inspection", "audit_note", "headline", "inspect_images", "print_card", "write_card"]
 
-NUM_FOLDS = 5
+NUM_FOLDS = 5  # of the probes' cross-validation
 
-_FIGURE_DPI = 100
+_STYLES = {"fail": "bold white on red", "warn": "bold yellow", "info": "dim"}
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,9 @@ class Inspection:
 
     Attributes:
         card: findings, probes and thresholds.
-        properties: one row an image, file and colour properties.
+        properties: one row per image, file and colour properties.
         pairs: look-alikes, closest first.
-        folds: int64 (num_images,), which fold scored each image.
+        folds: int64 (num_images,), the fold that scored each image.
     """
 
     card: Card
@@ -101,7 +104,7 @@ class Inspection:
                     images.pixels, rows, [captions[row] for row in rows], finding.evidence["probabilities"]
                 )
         for name, figure in figures.items():
-            figure.savefig(folder / f"{name}.png", dpi=_FIGURE_DPI)
+            figure.savefig(folder / f"{name}.png", dpi=FIGURE_DPI)
 
 
 def write_card(card: Card, folder: Path) -> None:
@@ -121,13 +124,13 @@ def inspect_images(
 
     Args:
         images: all images.
-        split: who is in which split, so that the same picture on both sides is found; None without splits.
-        thresholds: from when on something is a finding.
+        split: to find the same picture in two splits; None without splits.
+        thresholds: of the findings.
         seed: of the folds and the boosted trees.
-        show: told what is looked at, step by step.
+        show: called with the name of each step before it runs.
 
     Raises:
-        DataError: a file went away.
+        DataError: a file can no longer be read.
     """
     show("looking at files and colours")
     paths = [file.path for file in images.files]
@@ -164,10 +167,10 @@ def inspect_images(
 def _probes(
     images: ImageSet, properties: pd.DataFrame, groups: npt.NDArray[np.int64], num_folds: int, seed: int
 ) -> tuple[npt.NDArray[np.int64], list[ProbeResult]]:
-    if num_folds < 2:  # a class of one image leaves nothing to train on
+    if num_folds < 2:  # with one image in a class there is nothing to train on
         return np.zeros(len(images.files), dtype=np.int64), []
     folds = stratified_folds(images.labels, groups, num_folds, seed)
-    # On tables this small threads cost more than they bring, above all on busy cores.
+    # On tables this small, threads cost more time than they save, especially on busy cores.
     with threadpool_limits(1):
         table = properties.drop(columns=list(CONTENT_COLUMNS))
         return folds, run_probes(images.pixels, table, images.labels, folds, seed)
@@ -176,15 +179,15 @@ def _probes(
 def _split_names(split: Split, num_images: int) -> list[str]:
     names = np.full(num_images, "", dtype=object)
     for name, rows in ((TRAIN, split.train), (VALIDATION, split.validation), (TEST, split.test)):
-        names[rows] = name  # the documented split validates on its test images: they are called test
+        names[rows] = name  # last wins: the documented split validates on its test images, which are named test
     return [str(name) for name in names]
 
 
 def _skipped_findings(images: ImageSet) -> list[Finding]:
-    """Findings about files that never reach a model; the same file in both classes is the serious one."""
+    """Findings about files that are not used; a warning if the same file is in both classes."""
     findings = []
     for reason, num_files in Counter(skipped.reason for skipped in images.skipped).items():
-        is_contradiction = reason == "the same file lies in both classes"
+        is_contradiction = reason == IN_BOTH_CLASSES
         counted = "1 file is" if num_files == 1 else f"{num_files} files are"
         because = "at least one label of each pair is wrong, and nobody knows which" if is_contradiction else ""
         findings.append(
@@ -197,3 +200,32 @@ def _skipped_findings(images: ImageSet) -> list[Finding]:
             )
         )
     return findings
+
+
+def audit_note(card: Card) -> str:
+    """Return the audit as Markdown for the head of its run's page: verdict and findings, worst first."""
+    lines = [f"**{card.verdict}**", ""]
+    lines += [f"- **{finding.severity}** ({finding.check}): {finding.sentence}" for finding in card.findings]
+    return "\n".join([*lines, "", "The whole card is `card.md` among the artifacts."])
+
+
+def headline(card: Card) -> str:
+    """Return the verdict without references to the rest of the card: the worst alarm, if there is one."""
+    return card.alarms[0].sentence if card.alarms else card.verdict
+
+
+def print_card(card: Card) -> None:
+    """Print every probe's result, the findings, worst first, and the verdict."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("probe", "kind", "sees only", "accuracy", "AUC"):
+        table.add_column(heading)
+    for probe in card.probes:
+        table.add_row(probe.name, probe.kind, probe.sees, str(probe.accuracy), f"{probe.auc:.3f}")
+    wide_console.print(table)
+    for finding in card.findings:
+        say(finding.severity, finding.sentence, label_style=_STYLES[finding.severity])
+    if not card.findings:
+        say("ok", "no findings", label_style="green")
+    say("verdict", card.verdict)
+    if card.worst == "fail":
+        console.print("          Results on these images are void until this is fixed (exit code 3).", style="bold")

@@ -1,6 +1,6 @@
-"""A tracked model made ready to be applied: its network, its own preprocessing, its own images and split.
+"""A tracked model loaded from the store, the images and split it was trained with, and the images to evaluate it on.
 
-Finding it in the store is `tracking.lookup`; what comes out of it is for `assessment` and the programs.
+`tracking.lookup` finds the model; `assessment` measures it and `application` applies it.
 """
 
 import json
@@ -25,19 +25,33 @@ from fakeface_lab.tracking.datasets import describe_openings, record_opening, se
 from fakeface_lab.tracking.lookup import FoundModel
 from fakeface_lab.tracking.runs import TrackedRun
 
-__all__ = ["ChosenImages", "TrackedModel", "choose_images", "load_model", "own_images", "own_split", "unseen_rows"]
+__all__ = [
+    "EXTERNAL",
+    "ChosenImages",
+    "TrackedModel",
+    "choose_images",
+    "load_tracked_model",
+    "own_images",
+    "own_split",
+    "unseen_rows",
+]
+
+EXTERNAL = "external"
+"""Name of the part, and of the split, if the images are from another data set."""
+
+_SIDE_BY_SIDE = ("accuracy", "balanced_accuracy", "roc_auc", "average_precision", "brier")
 
 
 @dataclass(frozen=True)
 class TrackedModel:
-    """A model and what it was trained with.
+    """A model and its metadata.
 
     Attributes:
-        found: where it is in the store.
-        network: float32 (n, size, size, 3) in [0, 1] to probabilities (n, 2), the class to detect first.
-        class_names: the class to detect first.
-        image_size_px: edge of the pictures that it takes.
-        threshold: an image is decided positive when its score is above it.
+        found: its place in the store.
+        network: float32 (n, size, size, 3) in [0, 1] to probabilities (n, 2), the positive class first.
+        class_names: positive class first.
+        image_size_px: edge of its input.
+        threshold: an image is decided positive if its score is above it.
         data_digest: of the images it was trained with.
     """
 
@@ -49,16 +63,16 @@ class TrackedModel:
     data_digest: str
 
 
-def load_model(found: FoundModel) -> TrackedModel:
-    """Load the network of a model that was found.
+def load_tracked_model(found: FoundModel) -> TrackedModel:
+    """Load a model that was found in the store.
 
     Raises:
-        ModelError: its files are gone or damaged, or were written by another Keras.
+        ModelError: its files are missing or damaged, or were written by an incompatible Keras.
     """
     first, second = found.metadata["class_names"]
     return TrackedModel(
         found,
-        _built_once(found.network()),
+        _connected(found.network()),
         (first, second),
         int(found.metadata["image_size_px"]),
         float(found.metadata["threshold"]),
@@ -66,10 +80,11 @@ def load_model(found: FoundModel) -> TrackedModel:
     )
 
 
-def _built_once(loaded: keras.Model) -> keras.Model:
-    """Return a copy whose layers belong to one graph: reading a file, Keras builds a Sequential once for each layer.
+def _connected(loaded: keras.Model) -> keras.Model:
+    """Return a copy whose layers form one graph, as HiResCAM needs it.
 
-    Otherwise the layers' inputs and outputs are not connected, and no map of its features can be made.
+    When Keras reads a Sequential from a file it builds it anew for each layer, which leaves the layers' inputs and
+    outputs unconnected.
     """
     network = keras.models.clone_model(loaded)
     network.set_weights(loaded.get_weights())
@@ -77,10 +92,10 @@ def _built_once(loaded: keras.Model) -> keras.Model:
 
 
 def own_images(model: TrackedModel, project: Path) -> ImageSet:
-    """Return the images that the model was trained with, from where its run says they were.
+    """Return the images that the model was trained with, from the places that its run has recorded.
 
     Raises:
-        DataError: they are not there any more, or have changed.
+        DataError: they are no longer there, or have changed.
     """
     run = model.found.run
     images = None
@@ -101,22 +116,23 @@ def own_split(model: TrackedModel, images: ImageSet) -> Split:
 
     Raises:
         ModelError: the run has no ledger.
-        DataError: the images are not those of the ledger.
+        DataError: the ledger lists other images.
     """
     with tempfile.TemporaryDirectory() as folder:
         return read_ledger(model.found.artifact("split.csv", folder), images)
 
 
 def unseen_rows(model: TrackedModel, images: ImageSet, own: ImageSet | None) -> npt.NDArray[np.int64]:
-    """Return the rows of another data set that are in no split of the model's own.
+    """Return the rows of another data set that are not in any split of the model's own data.
 
-    An image that the model was trained on says nothing, and one of its sealed test split must not be opened here. Known
-    are the same files and, where the model's own images are at hand, pictures that look the same, upright or mirrored.
+    Images that the model was trained on prove nothing, and those of its sealed test split must not be opened here.
+    Excluded are equal files and, if the model's own images are available, pictures that look the same, upright or
+    mirrored.
 
     Args:
         model: the model.
         images: the other data set.
-        own: the images that the model was trained with; None where they are gone.
+        own: the images that the model was trained with; None if they are not available.
     """
     with tempfile.TemporaryDirectory() as folder:
         lines = model.found.artifact("split.csv", folder).read_text(encoding="utf-8", errors="surrogateescape")
@@ -130,7 +146,7 @@ def unseen_rows(model: TrackedModel, images: ImageSet, own: ImageSet | None) -> 
 
 
 def _places(model: TrackedModel) -> list[tuple[str, str | None]]:
-    """Where the run's images may be: the folder it recorded, then what its settings said; each with --positive."""
+    """Places of the run's images, each with its --positive: the recorded folder, then --data of its settings."""
     places: list[tuple[str, str | None]] = []
     uri = urlparse(model.found.data_uri())
     if uri.scheme == "file":
@@ -144,9 +160,6 @@ def _places(model: TrackedModel) -> list[tuple[str, str | None]]:
     return places
 
 
-_SIDE_BY_SIDE = ("accuracy", "balanced_accuracy", "roc_auc", "average_precision", "brier")
-
-
 @dataclass(frozen=True)
 class ChosenImages:
     """The images of one evaluation.
@@ -154,9 +167,9 @@ class ChosenImages:
     Attributes:
         images: all images of the data set.
         rows: int64 (n,), which of them are evaluated.
-        part: "test" for the model's own test split, "external" for another data set.
+        part: "test" for the model's own test split, `EXTERNAL` for another data set.
         split: the model's own split; None for another data set.
-        sentences: which images these are, for the user.
+        sentences: which images these are, in words.
     """
 
     images: ImageSet
@@ -167,28 +180,28 @@ class ChosenImages:
 
     @property
     def split_name(self) -> str:
-        """The tag by which figures of different kinds are kept apart."""
-        return self.split.name if self.split else "external"
+        """Name of the split, as tagged on the run; figures of different splits are never compared."""
+        return self.split.name if self.split else EXTERNAL
 
     def open(self, run: TrackedRun) -> str:
-        """Record on the evaluation's run that it opens the model's test split; return what to say, "" otherwise."""
+        """Record on the run that it opens the model's test split; return how often that happened, "" if it does not."""
         if self.split is None:
             return ""
         test_set = seal_key(self.images.digest, self.split.name, self.split.seed)
         record_opening(run, test_set, "evaluation")
         return run.writer.call(lambda: describe_openings(run.store, test_set))
 
-    def explain(
+    def add_explained_share(
         self, metrics: Mapping[str, float], is_correct: npt.NDArray[np.bool_]
     ) -> tuple[dict[str, float], list[str]]:
-        """Add the explained share where the model's own split is evaluated; return metrics and sentences."""
+        """Return the metrics, and for the model's own split also its explained share and the sentence about it."""
         if self.split is None:
             return dict(metrics), []
         more, sentence = compare_with_shortcut(self.images, self.split, is_correct, "test")
         return dict(metrics) | more, [sentence]
 
     def side_by_side(self, found: FoundModel, metrics: Mapping[str, float]) -> dict[str, pd.DataFrame]:
-        """For another data set, a table of the figures there beside those that the model's run has."""
+        """Return, for another data set, a table of its figures next to those of the model's own split."""
         known = found.run.data.metrics
         own = next((part for part in ("test", "validation") if f"{part}_accuracy" in known), None)
         if self.split is not None or own is None:
@@ -206,8 +219,8 @@ def choose_images(model: TrackedModel, data: str | None, positive: str | None, p
 
     Args:
         model: the model.
-        data: where they are; None for the images that the model was trained with.
-        positive: class folder to detect, for folder names that do not say it.
+        data: `--data`; None for the test split of the images that the model was trained with.
+        positive: class folder to detect, if the folder names do not tell.
         project: the project folder.
 
     Raises:
@@ -239,7 +252,7 @@ def choose_images(model: TrackedModel, data: str | None, positive: str | None, p
     if images.source.class_names != model.class_names:
         pairs = zip(images.source.class_names, model.class_names, strict=True)
         sentences.append("Classes: " + ", ".join(f"{theirs} is taken as {ours}" for theirs, ours in pairs) + ".")
-    return ChosenImages(images, rows, "external", None, tuple(sentences))
+    return ChosenImages(images, rows, EXTERNAL, None, tuple(sentences))
 
 
 def _own_test(model: TrackedModel, images: ImageSet) -> ChosenImages:

@@ -1,5 +1,4 @@
-"""Where images come from (`sources`), how a file becomes pixels (`images`), who is in which split (`splits`).
+"""Images: where they come from (`sources`), their pixels (`images`), and their splits and look-alikes (`splits`).
 
-`pipeline` brings pixels to the model, `demo` draws the generated faces, `hashes` finds near-duplicates and
-`properties` describes files.
+`demo` draws the demo faces, `properties` describes files and colours; the program prints the data card.
 """

@@ -1,9 +1,9 @@
-"""Program: what a data set holds, what of it is used, and how it would be split.
+"""Program: which files of a data set are used, which are skipped and why, and how the set would be split.
 
-    python -m fakeface_lab.data --data my/faces    # the card of a folder with two class folders
+    python -m fakeface_lab.data --data my/faces    # the data card of a folder with two class folders
     python -m fakeface_lab.data --clear-cache      # delete all cached pixels
 
-The first call decodes every file; training on the same images finds the pixels in the cache.
+The first call decodes every file; later ones, and trainings on the same images, read the pixels from the cache.
 """
 
 import sys
@@ -12,16 +12,16 @@ from fakeface_lab.config import find_project
 from fakeface_lab.settings import DataSettings
 from fakeface_lab.terminal import run_program
 
-__all__ = ["describe_data", "main"]
+__all__ = ["main", "show_data"]
 
 
-def describe_data(settings: DataSettings) -> None:
-    """Print the data card; or delete the cached pixels and say how many bytes that freed.
+def show_data(settings: DataSettings) -> None:
+    """Print the data card; or delete the cached pixels and print how many bytes that freed.
 
     Raises:
         DataError: the images cannot be found, read or split, or their cache cannot be written.
     """
-    # What the terminal shows takes seconds to load; `--help` and a wrong folder should not wait for it.
+    # Imported here because the printing takes seconds to load; `--help` and errors should not wait for it.
     from fakeface_lab.data.images import clear_cache, load_images
     from fakeface_lab.data.sources import cache_folder, find_source
 
@@ -39,7 +39,7 @@ def describe_data(settings: DataSettings) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program and return its exit code."""
-    return run_program(DataSettings, "python -m fakeface_lab.data", describe_data, argv)
+    return run_program(DataSettings, "python -m fakeface_lab.data", show_data, argv)
 
 
 if __name__ == "__main__":

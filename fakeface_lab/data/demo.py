@@ -1,11 +1,10 @@
-"""The demo set: faces drawn from a seed, for whoever has no photographs at hand yet.
+"""The demo set: faces drawn from a seed, for users without photographs.
 
-Owns how a demo face is drawn, which traces make it a fake, and how the set gets onto the disk.
-Both classes come from one renderer with the same distributions of head, skin, hair, features, backdrop, light and
-noise, and through one JPEG encoder. A fake then receives, inside the face oval only, what generators leave behind:
-the grid of up-sampling (Odena et al., "Deconvolution and Checkerboard Artifacts", Distill 2016) on smoothed texture,
-and eyes that do not match (Matern et al., "Exploiting Visual Artifacts", WACVW 2019).
-Does not own where the set is kept, nor how it is read or split.
+Owns how a demo face is drawn, which traces make it a fake, and how the set is written to disk.
+Both classes come from the same renderer with the same distributions of head, skin, hair, features, backdrop, light and
+noise, and go through the same JPEG encoder. A fake also gets, inside the face oval only, the traces of generators: the
+grid of up-sampling (Odena et al., "Deconvolution and Checkerboard Artifacts", Distill 2016) on smoothed texture, and
+eyes that do not match (Matern et al., "Exploiting Visual Artifacts", WACVW 2019).
 """
 
 import json
@@ -35,17 +34,17 @@ __all__ = [
 
 DEFAULT_NUM_PER_CLASS = 300
 DEFAULT_SIZE_PX = 64
-MIN_NUM_PER_CLASS = 5  # a split in five leaves at least one face of each class everywhere
-MIN_SIZE_PX = 32  # below, an eye is narrower than the traces
-DRAWING_VERSION = 3  # raise it when a seed gives another picture, so that no stale set is taken for a new one
+MIN_NUM_PER_CLASS = 5  # so that each of five folds has at least one face of each class
+MIN_SIZE_PX = 32  # in smaller pictures an eye is narrower than the traces
+DRAWING_VERSION = 3  # increment it when a seed gives another picture, so that no stale set is reused
 
 _SUPERSAMPLING = 3  # canvas pixels per picture pixel and axis; the reduction smooths the outlines
-_JPEG_QUALITY = 95  # the traces outlive it
-_PORE_PX = 0.75  # standard deviation of the Gaussian that gives the pores their size
+_JPEG_QUALITY = 95  # the traces survive it
+_PORE_PX = 0.75  # standard deviation of the Gaussian that sets the size of the pores
 _PORE_CONTRAST = (0.07, 0.10)  # standard deviation of the skin's texture, fraction of its brightness
-_SMOOTHING_PX = 1.5  # standard deviation of the Gaussian that takes this texture away
-_GRID_CONTRAST = (0.08, 0.17)  # standard deviation of the grid; from hardly there to plain, so learning is gradual
-_TEXTURE_TINT = (1.0, 0.75, 1.4)  # of red, green, blue: as strong as a gray one for a network, fainter to the eye
+_SMOOTHING_PX = 1.5  # standard deviation of the Gaussian that removes this texture
+_GRID_CONTRAST = (0.08, 0.17)  # standard deviation of the grid; from faint to obvious, so that learning is gradual
+_TEXTURE_TINT = (1.0, 0.75, 1.4)  # of red, green, blue: as visible as gray to a network, but less so to the eye
 _NOISE_RANGE = (0.5, 2.5)  # standard deviation of the camera's noise, gray levels
 _SETTINGS_FILE = "demo.json"
 
@@ -54,7 +53,7 @@ _Floats: TypeAlias = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class _Person:
-    """What varies between faces, alike in both classes; lengths in half-heights of the face, colours RGB to 255."""
+    """What varies between faces, in the same way in both classes; lengths in half-heights of the face, RGB to 255."""
 
     center: tuple[float, float]  # fractions of the picture's side
     half_height: float  # fraction of the picture's side
@@ -78,7 +77,7 @@ class _Person:
 
 
 def _any_person(rng: np.random.Generator) -> _Person:
-    """A person drawn from the distributions that both classes share."""
+    """A person sampled from the distributions that both classes share."""
     tone = rng.uniform(0, 0.7)
     skin = (1 - tone) * np.array([246, 212, 188.0]) + tone * np.array([128, 84, 62.0]) + rng.normal(0, 4, 3)
     hairs = np.array([[52, 42, 38], [84, 56, 38], [142, 98, 58], [206, 172, 112], [150, 146, 144.0]])
@@ -176,7 +175,7 @@ def _draw_person(canvas: Image.Image, person: _Person, fake: bool) -> None:
 
 def _draw_eyes(pen: _Pen, person: _Person, fake: bool) -> None:
     size, y, frame_color = person.eye_size, person.eye_height, (36, 32, 34)
-    # Either eye of a fake may be the odd one, so that the average picture of the classes is the same.
+    # Either eye of a fake may be the odd one, so that the classes have the same mean picture.
     odd_side = 1 if person.turn > 0 else -1
     for side in (-1, 1):
         x = person.turn + side * person.half_width * 0.44
@@ -195,14 +194,14 @@ def _draw_eyes(pen: _Pen, person: _Person, fake: bool) -> None:
 
 
 def _backdrop(rng: np.random.Generator, canvas_px: int) -> Image.Image:
-    """A smooth colour field: 3x3 random colours around one, blown up."""
+    """A smooth colour field: 3x3 random colours around a common one, enlarged."""
     colors = rng.uniform(15, 65) + rng.normal(0, 13, 3) + rng.normal(0, 28, (3, 3, 1)) + rng.normal(0, 12, (3, 3, 3))
     field = Image.fromarray(np.clip(colors, 0, 255).astype(np.uint8))
     return field.resize((canvas_px, canvas_px), Image.Resampling.BICUBIC)
 
 
 def _light(rng: np.random.Generator, person: _Person, size_px: int) -> _Floats:
-    """Factor of each colour, (size, size, 3): red cheeks and soft hollows under a lamp from anywhere above."""
+    """Factor of each colour, (size, size, 3): red cheeks and soft hollows, lit from a random direction above."""
     canvas = Image.new("RGB", (size_px, size_px), (128, 128, 128))
     pen = _Pen(canvas, person)
     pen.fill(_oval(person), 116)
@@ -227,7 +226,7 @@ def _inside(person: _Person, size_px: int) -> _Floats:
 
 
 def _skin(person: _Person, size_px: int) -> _Floats:
-    """How much of each pixel is skin, 0 to 1, (size, size, 1): the person drawn with all else in black."""
+    """Share of skin in each pixel, 0 to 1, (size, size, 1): the person drawn with everything else in black."""
     black = np.zeros(3)
     stencil = replace(person, skin=np.full(3, 255.0), hair=black, shirt=black, lips=black, whites=black)
     canvas = Image.new("RGB", (size_px * _SUPERSAMPLING,) * 2)
@@ -240,17 +239,17 @@ def _coverage(canvas: Image.Image) -> _Floats:
 
 
 def _textures(rng: np.random.Generator, size_px: int) -> tuple[_Floats, _Floats]:
-    """Relative brightness of skin, mean 0, (size, size, 1): with pores, and as an up-sampling generator leaves it."""
+    """Relative brightness of skin, mean 0, two times (size, size, 1): with pores, and with a generator's traces."""
     pores = gaussian_filter(rng.normal(0, 1, (size_px, size_px)), _PORE_PX)
     pores *= rng.uniform(*_PORE_CONTRAST) / np.std(pores)
-    # The phase is random: a fixed one would give itself away to a linear model on the pixels.
+    # The phase is random, because a linear model on the pixels would detect a fixed one.
     rows, columns = (-1.0) ** (np.arange(size_px) + rng.integers(2, size=(2, 1)))
     grid = rng.uniform(*_GRID_CONTRAST) / np.sqrt(2) * (rows[:, None] + columns)
     return pores[..., None], (gaussian_filter(pores, _SMOOTHING_PX) + grid)[..., None]
 
 
 def face_oval(seed: int, size_px: int) -> NDArray[np.bool_]:
-    """Where the face of `seed` is, and with it all that can tell a fake: bool (size, size)."""
+    """Where the face of `seed` is, and with it every trace of a fake: bool (size, size)."""
     return np.asarray(_inside(_any_person(np.random.default_rng(seed)), size_px)[..., 0] > 0)
 
 
@@ -270,12 +269,12 @@ def draw_face(seed: int, size_px: int, fake: bool) -> NDArray[np.uint8]:
     picture = np.asarray(canvas.reduce(_SUPERSAMPLING), np.float64) * _light(rng, person, size_px)
     pores, generated = _textures(rng, size_px)
     noise = rng.normal(0, rng.uniform(*_NOISE_RANGE), picture.shape)
-    if fake:  # no camera was there, and the bytes that the noise saves are those that the grid costs
+    if fake:  # without camera noise, whose absence saves as many bytes of the file as the grid costs
         inside = _inside(person, size_px)
         pores = pores + inside * (generated - pores)
         noise *= 1 - inside
     picture *= 1 + _skin(person, size_px) * pores * _TEXTURE_TINT
-    picture = rng.uniform(0, 10) + rng.uniform(0.68, 0.95) * picture + noise  # any haze, any contrast
+    picture = rng.uniform(0, 10) + rng.uniform(0.68, 0.95) * picture + noise  # random haze and contrast
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
 
 
@@ -285,15 +284,13 @@ def generate_demo(
     size_px: int = DEFAULT_SIZE_PX,
     seed: int = 0,
 ) -> Path:
-    """The folder `root` with `fake/fake_N.jpg` and `real/real_N.jpg`, N from 1 to `num_per_class`.
+    """Draw a set into `root` and return it: `fake/fake_N.jpg` and `real/real_N.jpg`, N from 1 to `num_per_class`.
 
-    Drawn once: a complete set of the same settings is returned as it is. The set is drawn under another name
-    and takes its place in one step, so a killed call leaves no half set and two processes share one.
-    No two pictures share a face, so that none has a twin in the other class.
+    A complete set with the same settings is returned as it is. The set is drawn in a temporary folder and renamed, so
+    that a killed call leaves no partial set and two processes share one. No two pictures have the same face.
 
     Raises:
-        DataError: `size_px` or `num_per_class` is too small, or `root` holds something else or cannot be
-            written.
+        DataError: `size_px` or `num_per_class` is too small, or `root` has other content or cannot be written.
     """
     _require("num_per_class", num_per_class, MIN_NUM_PER_CLASS, "more faces")
     _require("size_px", size_px, MIN_SIZE_PX, "a larger size")
@@ -304,7 +301,7 @@ def generate_demo(
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(root.with_name(f".{root.name}.lock")):
-            if not _is_complete(root, settings):  # another process may have drawn it while this one waited
+            if not _is_complete(root, settings):  # another process may have drawn it in the meantime
                 shutil.rmtree(partial, ignore_errors=True)
                 _write_set(partial, settings)
                 partial.replace(root)
@@ -319,7 +316,7 @@ def _require(name: str, value: int, minimum: int, more: str) -> None:
 
 
 def _is_complete(root: Path, settings: dict[str, int]) -> bool:
-    """Whether the set is there; refuses a folder that holds anything else."""
+    """Whether the set exists; rejects a folder with any other content."""
     if not root.exists():
         return False
     try:

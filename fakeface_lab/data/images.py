@@ -1,7 +1,7 @@
-"""How a file becomes pixels, and the cache that does it once.
+"""Decoding of image files, and the cache of decoded pixels.
 
-A file is decoded as Keras's `load_img(path, target_size=(size, size))` does it: RGB, nearest neighbour, aspect
-ratio not kept, EXIF orientation ignored. The pixels of a data set are one memory-mapped uint8 `.npy` file.
+A file is decoded like Keras's `load_img(path, target_size=(size, size))`: RGB, nearest neighbour, aspect ratio not
+kept, EXIF orientation ignored. The pixels of a data set are one memory-mapped uint8 `.npy` file.
 """
 
 import hashlib
@@ -25,16 +25,28 @@ from PIL import Image, UnidentifiedImageError
 
 from fakeface_lab.data.sources import ImageFile, Source, cache_folder, list_files
 from fakeface_lab.errors import DataError
+from fakeface_lab.evaluation.intervals import positives
 
-__all__ = ["ImageSet", "Skipped", "UnusableImageError", "clear_cache", "decode_image", "load_images", "resize"]
+__all__ = [
+    "IN_BOTH_CLASSES",
+    "ImageSet",
+    "Skipped",
+    "UnusableImageError",
+    "clear_cache",
+    "decode_image",
+    "load_images",
+    "resize",
+]
 
-# Part of each cache key: a change in how files are decoded makes old entries unreachable.
+# Part of each cache key; incrementing it invalidates old entries when decoding changes.
 DECODER_VERSION = 1
 
-# Images that are in memory at a time while a data set is decoded.
-CHUNK_NUM_IMAGES = 256
+CHUNK_NUM_IMAGES = 256  # in memory at a time while a data set is decoded
 
 EXIF_ORIENTATION = 0x0112
+
+IN_BOTH_CLASSES = "the same file lies in both classes"
+"""Reason why a file is skipped."""
 
 BOMB_REASON = "too many pixels (Pillow's limit against decompression bombs)"
 
@@ -54,11 +66,11 @@ class ImageSet:
 
     Attributes:
         source: where they come from.
-        files: one entry an image, the class to detect first, names sorted.
+        files: one entry per image, the class to detect first, names sorted.
         pixels: uint8 (num_images, size, size, 3), RGB; memory-mapped, read-only.
         labels: int64 (num_images,), 0 for the class to detect.
         skipped: files that are not used.
-        remarks: remark on used files (such as "alpha channel dropped") to number of files.
+        remarks: remark on used files (e.g. "alpha channel dropped") to number of files.
         cache_path: the `.npy` file behind `pixels`.
     """
 
@@ -76,12 +88,17 @@ class ImageSet:
         return int(self.pixels.shape[1])
 
     @property
+    def is_positive(self) -> npt.NDArray[np.bool_]:
+        """Which images belong to the class to detect, bool (num_images,)."""
+        return positives(self.labels)
+
+    @property
     def digest(self) -> str:
         """SHA-256 over name, label and content of every used file: 64 hexadecimal digits."""
         return _digest(self.files)
 
     def only(self, rows: npt.NDArray[np.int64]) -> "ImageSet":
-        """Return the set without the images of other rows; what was skipped and remarked stays as it is."""
+        """Return the set with only the images of these rows; `skipped` and `remarks` stay those of the whole set."""
         if len(rows) == len(self.files):
             return self
         files = tuple(self.files[row] for row in rows)
@@ -93,17 +110,21 @@ class ImageSet:
 
 
 class UnusableImageError(DataError):
-    """A file without one picture of 8 bits a channel; its text is the reason that the user reads."""
+    """A file that does not contain exactly one picture with 8 bits per channel; the text is the reason for the user."""
 
 
 def decode_image(path: Path, size_px: int | None) -> tuple[npt.NDArray[np.uint8], list[str]]:
-    """Return the picture as uint8 (size, size, 3), or in its own size, and remarks on what was left out of it.
+    """Return the picture as uint8 (size, size, 3), and remarks on what was dropped from it.
+
+    Args:
+        path: of the file.
+        size_px: edge of the result; None for the picture's own size.
 
     Raises:
-        UnusableImageError: the file holds no single 8-bit picture that can be read whole.
-        OSError: the system does not let the file be read, whatever is in it.
+        UnusableImageError: the file does not contain exactly one complete 8-bit picture.
+        OSError: the file cannot be read.
     """
-    # Not opened by its name: Pillow would map some uncompressed files and mix up the rows of a turned TIFF.
+    # Not opened by name, because Pillow maps some uncompressed files and mixes up the rows of a rotated TIFF.
     content = path.read_bytes()
     try:
         with Image.open(io.BytesIO(content)) as image:
@@ -122,40 +143,40 @@ def decode_image(path: Path, size_px: int | None) -> tuple[npt.NDArray[np.uint8]
 
 
 def resize(pixels: npt.NDArray[np.uint8], size_px: int) -> npt.NDArray[np.uint8]:
-    """Return a decoded picture at the size that a model takes, as the documented loader does it."""
+    """Return a decoded picture at the model's size, resized as the documented loader does."""
     if pixels.shape[:2] == (size_px, size_px):
         return pixels
     return np.asarray(Image.fromarray(pixels).resize((size_px, size_px), Image.Resampling.NEAREST))
 
 
 def _check(image: Image.Image) -> list[str]:
-    """Return remarks on an opened image, or refuse it; the pixels are not decoded yet."""
-    # Between its limit and twice its limit Pillow only warns.
+    """Return remarks on an opened image, or reject it; the pixels are not decoded yet."""
+    # Between its limit and twice that limit, Pillow only warns.
     if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
         raise UnusableImageError(BOMB_REASON)
     remarks = []
-    if image.format == "MPO":  # a photograph of a telephone, with previews or depth behind it
+    if image.format == "MPO":  # photographs of many phones, followed by previews or a depth map
         remarks.append("first picture of a multi-picture file taken")
     elif getattr(image, "n_frames", 1) > 1:
-        raise UnusableImageError("animated or several pages: which frame is meant?")
+        raise UnusableImageError("animated or several pages: it is unclear which frame to use")
     if image.mode.startswith("I") or image.mode == "F":
-        raise UnusableImageError("more than 8 bits a channel: convert it to 8 bits first")
+        raise UnusableImageError("more than 8 bits per channel: convert it to 8 bits first")
     if any("16" in str(tile[3]) for tile in getattr(image, "tile", ())):
-        remarks.append("16 bits a channel reduced to the upper 8")
+        remarks.append("16 bits per channel reduced to the upper 8")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         remarks.append("alpha channel dropped")
     if image.mode == "CMYK":
         remarks.append("CMYK converted without its colour profile")
-    if image.format != "TIFF" and image.getexif().get(EXIF_ORIENTATION, 1) != 1:  # Pillow turns a TIFF by itself
+    if image.format != "TIFF" and image.getexif().get(EXIF_ORIENTATION, 1) != 1:  # Pillow rotates a TIFF itself
         remarks.append("EXIF orientation ignored, as the documented loader does")
     return remarks
 
 
 def load_images(source: Source, size_px: int) -> ImageSet:
-    """Return the pixels of a data set, decoded once for each size and read from the cache afterwards.
+    """Return the pixels of a data set, decoded once per size and read from the cache afterwards.
 
-    The cache entry is keyed by the content of all files and the size, written to a temporary folder and renamed, so
-    a killed process leaves nothing behind that counts; of two processes one decodes and the other waits.
+    The cache entry is keyed by the content of all files and the size. It is written to a temporary folder and renamed,
+    so that a killed process leaves no partial entry; of two processes, one decodes and the other waits.
 
     Raises:
         DataError: a class has no usable image, a file cannot be read, or the cache cannot be written or read.
@@ -175,7 +196,7 @@ def load_images(source: Source, size_px: int) -> ImageSet:
     return ImageSet(
         source=source,
         files=used,
-        # Files that were skipped leave unused rows at the end.
+        # The mapped file has a row for each candidate; skipped ones leave unused rows at the end.
         pixels=pixels[: len(used)],
         labels=labels,
         skipped=tuple(
@@ -188,7 +209,7 @@ def load_images(source: Source, size_px: int) -> ImageSet:
 
 
 def clear_cache() -> int:
-    """Delete all cached pixels and return how many bytes that freed; waits for whoever is writing some."""
+    """Delete all cached pixels and return how many bytes that freed; waits for processes that are writing."""
     num_bytes = 0
     for lock in _cache_root().glob("*.lock"):
         with FileLock(lock):
@@ -208,7 +229,7 @@ def _digest(files: Sequence[ImageFile]) -> str:
 
 
 def _ensure_entry(entry: Path, candidates: Sequence[ImageFile], size_px: int) -> None:
-    if entry.is_dir():  # it appears whole, so a cache that is read-only will do
+    if entry.is_dir():  # entries are always complete, and a read-only cache can be used
         return
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
@@ -232,7 +253,7 @@ def _read_entry(entry: Path) -> tuple[dict[str, Any], npt.NDArray[np.uint8]]:
 
 
 def _write_entry(entry: Path, candidates: Sequence[ImageFile], size_px: int) -> None:
-    """Decode all files in threads into the mapped file; memory stays flat whatever their number."""
+    """Decode all files in threads into the mapped file; memory does not grow with their number."""
     partial = entry.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -247,11 +268,11 @@ def _write_entry(entry: Path, candidates: Sequence[ImageFile], size_px: int) -> 
 
     def decode(position: int) -> tuple[npt.NDArray[np.uint8], list[str]] | str:
         if candidates[position].sha256 in contradictory:
-            return "the same file lies in both classes"
+            return IN_BOTH_CLASSES
         return _decode_candidate(candidates[position], size_px)
 
     with ThreadPoolExecutor() as threads, warnings.catch_warnings():
-        # What Pillow warns of is counted among the remarks or the skipped files.
+        # Pillow's warnings are counted among the remarks or the skipped files.
         warnings.simplefilter("ignore")
         for first in range(0, len(candidates), CHUNK_NUM_IMAGES):
             chunk = range(first, min(first + CHUNK_NUM_IMAGES, len(candidates)))
@@ -273,7 +294,7 @@ def _write_entry(entry: Path, candidates: Sequence[ImageFile], size_px: int) -> 
 
 
 def _check_free_space(folder: Path, needed_bytes: int) -> None:
-    # A mapped file that outgrows the disk kills the process without a word.
+    # A mapped file that outgrows the disk kills the process without any message.
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < needed_bytes:
         raise DataError(
@@ -283,15 +304,15 @@ def _check_free_space(folder: Path, needed_bytes: int) -> None:
 
 
 def _decode_candidate(file: ImageFile, size_px: int) -> tuple[npt.NDArray[np.uint8], list[str]] | str:
-    """Return the picture with its remarks, or the reason why there is none."""
+    """Return the picture with its remarks, or the reason why it is skipped."""
     if not file.sha256:
-        return "cannot be read: check its permissions" if file.path.exists() else "link to a file that is not there"
+        return "cannot be read: check its permissions" if file.path.exists() else "broken link"
     try:
         return decode_image(file.path, size_px)
     except UnusableImageError as err:
         return str(err)
-    except OSError as err:  # it could be read a moment ago; a cache entry without it would be wrong for good
-        raise DataError(f"{file.path}: cannot be read ({err.strerror}); start again when it can") from err
+    except OSError as err:  # hashing could read it; a cache entry without it would be wrong permanently
+        raise DataError(f"{file.path}: cannot be read ({err.strerror}); rerun when it can") from err
 
 
 def _contradictory_hashes(candidates: Sequence[ImageFile]) -> set[str]:

@@ -1,7 +1,7 @@
-"""What a picture tells about itself before anyone looks at the face: one table row per picture.
+"""Properties of pictures that have nothing to do with faces: one table row per picture.
 
-Owns the properties of the file (read from its header, nothing is decoded) and the few colour figures of the
-decoded pixels. Whether a property gives the label away is for `evaluation.audit` and `evaluation.probes`.
+Owns the properties of the file, read from its header without decoding it, and a few colour figures of the decoded
+pixels. `evaluation.audit` decides whether a property gives the label away.
 """
 
 from collections.abc import Iterable, Sequence
@@ -36,14 +36,14 @@ FILE_COLUMNS = (
 """Columns of `file_properties`."""
 
 CONTENT_COLUMNS = ("bytes", "bytes_per_pixel")
-"""Those that say how well a picture compresses, and so what is on it, rather than how the file was made."""
+"""Columns that depend on how well a picture compresses, hence on its content, not only on how the file was saved."""
 
 PIXEL_COLUMNS = ("is_gray", "saturation", "colourfulness", "mean_red", "mean_green", "mean_blue")
 """Columns of `pixel_properties`."""
 
 _SUBSAMPLING_NAMES = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
 _MAX_EXIF_CHARS = 60  # of one value
-# Times and places in the file differ from picture to picture whoever took it.
+# Times and places differ between pictures of the same origin.
 _EXIF_LEFT_OUT = {
     ExifTags.Base.DateTime,
     ExifTags.Base.DateTimeOriginal,
@@ -61,14 +61,14 @@ def file_properties(paths: Iterable[Path | str]) -> pd.DataFrame:
 
     Returns:
         One row per path in the given order, columns `FILE_COLUMNS`. `mode` and `format` are Pillow's names.
-        `jpeg_quality` is the IJG quality, 1 to 100, whose luma table is nearest (mean squared difference),
-        NaN where the file has no such table. `chroma_subsampling` is "4:4:4", "4:2:2", "4:2:0", "other"
-        or "none" (no JPEG, or a gray one). `dpi` is the declared resolution, `metadata` names the kinds of metadata in
-        the file, `exif` the values of the main EXIF directory without times (camera, software, orientation, ...); each
-        "none" where the file has none.
+        `jpeg_quality` is the IJG quality, 1 to 100, with the nearest luma table (mean squared difference), NaN if the
+        file has no such table. `chroma_subsampling` is "4:4:4", "4:2:2", "4:2:0", "other" or "none" (not a JPEG, or a
+        gray one). `dpi` is the declared resolution, `metadata` names the kinds of metadata in the file, `exif` the
+        values of the main EXIF directory without times (camera, software, orientation, ...); each is "none" if the
+        file has none.
 
     Raises:
-        DataError: a file is missing or no image.
+        DataError: a file is missing or is not an image.
     """
     with ThreadPoolExecutor() as pool:
         rows = list(pool.map(_file_row, map(Path, paths)))
@@ -82,9 +82,9 @@ def pixel_properties(images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) ->
         images: uint8 (N, H, W, 3), RGB; may be memory-mapped, one picture is read at a time.
 
     Returns:
-        One row per picture, columns `PIXEL_COLUMNS`. `is_gray`: in 99 % of the pixels the channels differ
-        by at most 8 of 255. `saturation`: mean HSV saturation, 0 to 1. `colourfulness`: of Hasler and
-        Suesstrunk 2003, equation for M3, 0 (gray) to about 110 (vivid). `mean_*`: 0 to 255.
+        One row per picture, columns `PIXEL_COLUMNS`. `is_gray`: in 99 % of the pixels the channels differ by at most 8
+        of 255. `saturation`: mean HSV saturation, 0 to 1. `colourfulness`: M3 of Hasler and Suesstrunk 2003, 0 (gray)
+        to about 110 (vivid). `mean_*`: 0 to 255.
     """
     with ThreadPoolExecutor() as pool:
         rows = list(pool.map(_pixel_row, images))
@@ -126,7 +126,7 @@ def _jpeg_quality(image: Image.Image) -> float:
 
 @cache
 def _luma_tables() -> NDArray[np.int64]:
-    """Every luma table of the IJG quality scale, (100, 64), asked from the encoder itself."""
+    """Every luma table of the IJG quality scale, (100, 64), as the encoder writes it."""
     tables = []
     for quality in range(1, 101):
         encoded = BytesIO()
@@ -149,7 +149,7 @@ def _dpi(image: Image.Image) -> str:
 
 
 def _metadata(image: Image.Image) -> str:
-    """Names under which Pillow keeps what it found, without what other columns hold and what each JFIF file has."""
+    """Pillow's names of the metadata it found, except those in other columns and those of every JFIF file."""
     names = {str(name) for name in image.info} - {"dpi", "progressive", "progression"}
     return ", ".join(sorted(name for name in names if not name.startswith("jfif_"))) or "none"
 

@@ -1,7 +1,7 @@
-"""Where images come from: the documented Kaggle set, the generated demo faces, or a folder with two class folders.
+"""Where images come from: the documented Kaggle set, the drawn demo faces, or a folder with two class folders.
 
-Owns the order of the classes: the class to detect is index 0 (the documented labels: fake 0, real 1), whatever
-the folder names sort to.
+Owns the order of the classes: the class to detect has index 0 (documented labels: fake 0, real 1), whatever the sort
+order of the folder names.
 """
 
 import hashlib
@@ -27,12 +27,13 @@ __all__ = [
 DOCUMENTED_NAME = "hardfakevsrealfaces"
 KAGGLE_HANDLE = "hamzaboulahia/hardfakevsrealfaces"
 
-# Folder names that say by themselves which class is to be detected (left) and which is not (right).
+# Folder names that tell which class is to be detected (left) and which is not (right).
 KNOWN_CLASS_NAMES = (("fake", "real"), ("1_fake", "0_real"))
 
 DEMO_NOTICE = (
-    "DEMO DATA: these are drawn faces, made because no real images were found. No figure of this run says anything "
-    "about photographs or compares with the documented one. For the real set, see 'The real data set' in the README."
+    "DEMO DATA: these are drawn faces, used because no real images were found. No figure of this run says anything "
+    "about photographs or compares with the documented one. For the real images, see 'The documented CNN on the real "
+    "images' in the README."
 )
 
 
@@ -41,10 +42,10 @@ class ImageFile:
     """One file of a data set.
 
     Attributes:
-        path: where it is now.
-        name: path below the data set's root with `/`, which does not change with the machine.
+        path: absolute path on this machine.
+        name: path below the data set's root, with `/`; the same on all machines.
         label: class index, 0 for the class to detect.
-        sha256: of the file's bytes, hexadecimal; empty where the file cannot be read.
+        sha256: of the file's bytes, hexadecimal; empty if the file cannot be read.
     """
 
     path: Path
@@ -55,14 +56,14 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set on disk, before any file was opened.
+    """A data set on disk, before any file is opened.
 
     Attributes:
-        name: short name that goes into the experiment's name.
-        root: absolute folder that holds the class folders.
+        name: short name, used as the experiment's name.
+        root: absolute folder that contains the class folders.
         class_names: the class to detect first.
         class_folders: folder of each class, in the same order.
-        notice: what a user must not miss about this source, or None.
+        notice: a warning about this source for the user, or None.
     """
 
     name: str
@@ -73,7 +74,7 @@ class Source:
 
     @property
     def is_documented(self) -> bool:
-        """Whether figures from it may be set beside the documented ones."""
+        """Whether figures from it may be compared with the documented ones."""
         return self.name == DOCUMENTED_NAME
 
 
@@ -85,18 +86,18 @@ def cache_folder() -> Path:
 
 
 def find_source(data: str, positive: str | None, project: Path, demo_size_px: int) -> Source:
-    """Return the data set that `--data` means.
+    """Return the data set that `--data` names.
 
     Args:
-        data: `auto`, `hardfakevsrealfaces`, `demo`, or a folder. `auto` takes `data/hardfakevsrealfaces` under the
-            project, then Kaggle's cache, then a download, then the demo faces.
-        positive: name of the class folder to detect; None where the names say it.
+        data: `auto`, `hardfakevsrealfaces`, `demo`, or a folder. `auto` tries `data/hardfakevsrealfaces` in the
+            project, Kaggle's cache, a download, and the demo faces, in this order.
+        positive: name of the class folder to detect; None if the names tell.
         project: the project folder.
-        demo_size_px: edge of the demo faces, which are drawn at the size that the model sees.
+        demo_size_px: edge of the demo faces, which are drawn at the model's size.
 
     Raises:
-        DataError: the folder is missing, has not exactly two class folders, or its names do not say which class is
-            to be detected.
+        DataError: the folder is missing, does not have exactly two class folders, or its names do not tell which class
+            is to be detected.
     """
     if data == "demo":
         return _demo_source(demo_size_px, positive, notice=None)
@@ -109,7 +110,7 @@ def find_source(data: str, positive: str | None, project: Path, demo_size_px: in
             raise
         return _folder_source(root, DOCUMENTED_NAME, positive)
     root = Path(data).expanduser()
-    # Not `is_dir()`: it raises where the name is longer than the system allows.
+    # Not `is_dir()`, which raises if the name is longer than the system allows.
     if not os.path.isdir(root):  # noqa: PTH112
         shown = data if len(data) <= 200 else data[:197] + "..."
         raise DataError(
@@ -122,8 +123,7 @@ def find_source(data: str, positive: str | None, project: Path, demo_size_px: in
 def list_files(source: Source) -> list[ImageFile]:
     """Return every file of both classes, the class to detect first, names sorted as strings.
 
-    Hidden files are left out. Files are hashed in threads; one that cannot be read keeps an empty hash, so that
-    decoding it can say why.
+    Hidden files are left out. A file that cannot be read gets an empty hash, and decoding it reports the reason.
     """
     found = [(path, label) for label, folder in enumerate(source.class_folders) for path in _walk(folder)]
     with ThreadPoolExecutor() as threads:
@@ -135,7 +135,7 @@ def list_files(source: Source) -> list[ImageFile]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    # A link that leads nowhere is listed, so that it is counted among the skipped files.
+    # Broken links are listed too, so that they count among the skipped files.
     paths = (path for path in folder.rglob("*") if path.is_file() or (path.is_symlink() and not path.exists()))
     visible = (path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts))
     yield from sorted(visible, key=lambda path: path.relative_to(folder).as_posix())
@@ -165,8 +165,7 @@ def _documented_folder(project: Path) -> Path:
 def _cached_download() -> Path | None:
     """Return the newest complete version in Kaggle's cache, or None.
 
-    kagglehub asks the network for the newest version before it looks into its cache, so that without a network it
-    would not find what it has.
+    kagglehub itself asks the network for the newest version first, so that offline it does not find its own cache.
     """
     from kagglehub.config import get_cache_folder
 
@@ -181,10 +180,11 @@ def _download() -> Path:
 
     try:
         return Path(kagglehub.dataset_download(KAGGLE_HANDLE))
-    except Exception as err:  # kagglehub raises its own, requests' and OS errors alike, none with a common base
+    except Exception as err:  # kagglehub raises its own errors, those of requests and OS errors: no common base class
         raise DataError(
-            f"{DOCUMENTED_NAME}: not under data/{DOCUMENTED_NAME}, and Kaggle gave no download ({type(err).__name__}); "
-            f"download {KAGGLE_HANDLE} from kaggle.com by hand, unpack it there, or use --data demo"
+            f"{DOCUMENTED_NAME}: not under data/{DOCUMENTED_NAME}, and the download from Kaggle failed "
+            f"({type(err).__name__}); download {KAGGLE_HANDLE} from kaggle.com by hand, unpack it there, or use "
+            f"--data demo"
         ) from err
 
 
@@ -196,12 +196,12 @@ def _folder_source(root: Path, name: str, positive: str | None) -> Source:
 
 
 def _class_folders(root: Path, positive: str | None) -> tuple[Path, dict[str, Path]]:
-    """Return the folder that holds the class folders, and them by name: `root`, or the only folder in it."""
+    """Return the folder that contains the class folders, `root` or the only folder in it, and these by name."""
     folders = _visible_folders(root)
     if len(folders) == 1:
         (only,) = folders.values()
         inner = _visible_folders(only)
-        # A lone class folder may hold folders too; only names that are surely classes are taken one level down.
+        # A single class folder may contain folders too; one level down only known class names count.
         if _known_order(list(inner)) or positive in inner:
             return only, inner
     return root, folders
@@ -226,12 +226,12 @@ def _class_names(root: Path, names: list[str], positive: str | None) -> tuple[st
         return (positive, second if positive == first else first)
     order = _known_order(names)
     if order is None:
-        raise DataError(f"{root}: which class is to be detected? Say --positive {first} or --positive {second}")
+        raise DataError(f"{root}: which class is to be detected? Pass --positive {first} or --positive {second}")
     return order
 
 
 def _known_order(names: list[str]) -> tuple[str, str] | None:
-    """Return two folder names with the class to detect first, or None where they do not say which that is."""
+    """Return two folder names with the class to detect first, or None if they do not tell which that is."""
     for to_detect, other in KNOWN_CLASS_NAMES:
         by_lower_case = {name.lower(): name for name in names}
         if len(names) == 2 and by_lower_case.keys() == {to_detect, other}:

@@ -1,7 +1,8 @@
-"""Who is in which split, and the ledger that says so for good.
+"""Splits, the ledger that records them, and the look-alikes that must not end up on two sides of a split.
 
-`documented` is the split of the document: 80/20, and the test images are also the validation images. `sealed` has
-a test split that only a final evaluation opens, and keeps near-duplicates on one side.
+The `documented` split is 80/20, and its test images are also the validation images. The `sealed` split is 64/16/20, has
+a test split that only a final evaluation opens, and keeps near-duplicates together. Look-alikes are found by perceptual
+hashes; the audit compares their details too.
 """
 
 import csv
@@ -45,15 +46,29 @@ __all__ = [
     "write_ledger",
 ]
 
+TRAIN: Final = "train"
+VALIDATION: Final = "validation"
+TEST: Final = "test"
+
+DOCUMENTED_TRAIN_FRACTION = 0.8
+
+# Five folds give 20 % for the test split, and five of the rest 16 % for the validation split.
+NUM_FOLDS = 5
+
+LEDGER_COLUMNS = ("file", "sha256", "label", "split")
+
+# Largest Hamming distance between two 64-bit perceptual hashes that still count as the same picture.
+NEAR_DUPLICATE_DISTANCE = 4
+
 HASH_KINDS = ("phash", "dhash", "phash_mirrored", "dhash_mirrored")
-"""What the columns of a hash array hold, in this order; mirrored is left-right."""
+"""Columns of a hash array; mirrored means left-right."""
 
 _PHASH, _DHASH, _PHASH_MIRRORED, _DHASH_MIRRORED = range(len(HASH_KINDS))
 _DETAIL_PX = 64
-_DETAIL_SIGMA_PX = 3.0  # of the Gaussian that is taken away: light and background are alike in aligned portraits
+_DETAIL_SIGMA_PX = 3.0  # of the removed Gaussian: aligned portraits have similar light and background
 _DETAIL_SCALES = (0.95, 0.975, 1.0, 1.025, 1.05)
 _MAX_DETAIL_SHIFT_PX = 4
-_COMPARISONS_PER_BLOCK = 1 << 22  # 32 MiB of XORed hashes at a time, however many images there are
+_COMPARISONS_PER_BLOCK = 1 << 22  # 32 MiB of XORed hashes at a time
 
 
 def perceptual_hashes(images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> NDArray[np.uint64]:
@@ -66,31 +81,31 @@ def perceptual_hashes(images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -
         uint64 (N, 4), columns as in `HASH_KINDS`. pHash holds the signs of the 8x8 lowest cosine
         frequencies against their median, dHash the signs of horizontal differences (both ImageHash).
     """
-    with ThreadPoolExecutor() as pool:  # Pillow resizes without holding the interpreter's lock
+    with ThreadPoolExecutor() as pool:  # Pillow releases the GIL while it resizes
         rows = list(pool.map(_hash_row, images))
     return np.array(rows, dtype=np.uint64).reshape(len(rows), len(HASH_KINDS))
 
 
 def pixel_digests(images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> list[str]:
-    """BLAKE2b digest (hexadecimal) of each picture's pixels; equal for equal pictures in different files."""
+    """BLAKE2b digest (hexadecimal) of each picture's pixels, equal for the same picture in different files."""
     with ThreadPoolExecutor() as pool:
         return list(pool.map(lambda pixels: hashlib.blake2b(np.ascontiguousarray(pixels).data).hexdigest(), images))
 
 
 def near_duplicate_groups(hashes: NDArray[np.uint64], max_distance: int = 4) -> NDArray[np.int64]:
-    """Group pictures that look the same, upright or mirrored, directly or through others.
+    """Group pictures that look the same, upright or mirrored, directly or via others.
 
     Args:
         hashes: uint64 (N, 4) from `perceptual_hashes`.
         max_distance: largest pHash distance in bits, 0 to 64, at which two pictures are joined.
 
     Returns:
-        int64 (N,): group ids 0, 1, ... in the order of their first member. A picture without a
-        near-duplicate is a group of its own.
+        int64 (N,): group ids 0, 1, ... in the order of their first member. A picture without near-duplicates is a
+        group of its own.
     """
     if len(hashes) == 0:
         return np.zeros(0, dtype=np.int64)
-    # Equal rows are one node: ten thousand copies of a picture would otherwise be fifty million pairs.
+    # Equal rows share a node, because ten thousand copies of a picture would make fifty million pairs.
     distinct, node = np.unique(hashes, axis=0, return_inverse=True)
     pairs = closest_pairs(distinct, max_distance)
     links = coo_array((np.ones(len(pairs)), (pairs["first"], pairs["second"])), shape=(len(distinct), len(distinct)))
@@ -108,9 +123,9 @@ def closest_pairs(hashes: NDArray[np.uint64], max_distance: int = 10) -> pd.Data
         max_distance: largest pHash distance in bits, 0 to 64.
 
     Returns:
-        One row a pair: `first` < `second` (positions), `phash_bits` and `dhash_bits` (distances in the
-        orientation with the smaller pHash distance, 0 to 64), `is_mirrored` (that orientation is the
-        mirrored one). Sorted by `phash_bits`, `dhash_bits`, positions.
+        One row per pair: `first` < `second` (positions), `phash_bits` and `dhash_bits` (distances in the orientation
+        with the smaller pHash distance, 0 to 64), `is_mirrored` (whether that is the mirrored one). Sorted by
+        `phash_bits`, `dhash_bits`, positions.
     """
     blocks = list(_close_blocks(hashes, max_distance))
     first, second, phash, dhash, mirrored = (
@@ -132,18 +147,18 @@ def closest_pairs(hashes: NDArray[np.uint64], max_distance: int = 10) -> pd.Data
 def detail_correlations(
     images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], pairs: pd.DataFrame
 ) -> NDArray[np.float64]:
-    """How well the details of look-alikes agree, which hashes of 64 bits cannot tell.
+    """How well the details of look-alikes agree, which 64-bit hashes cannot tell.
 
-    Brightness and contrast do not count, nor do small differences in framing: the best of five scales (0.95 to 1.05)
-    and of shifts up to 4 of 64 pixels.
+    Brightness, contrast and small differences in framing do not matter: the best of five scales (0.95 to 1.05) and of
+    shifts up to 4 of 64 pixels counts.
 
     Args:
         images: uint8 (N, H, W, 3), RGB; may be memory-mapped.
-        pairs: from `closest_pairs`; where `is_mirrored`, the first picture is mirrored.
+        pairs: from `closest_pairs`; if `is_mirrored`, the first picture is mirrored.
 
     Returns:
-        float64 (len(pairs),): largest correlation of the gray pictures at 64x64 pixels, without what a Gaussian of 3
-        pixels leaves of them; 1 for equal details, about 0 for unrelated ones.
+        float64 (len(pairs),): largest correlation of the gray pictures at 64x64 pixels after subtracting a Gaussian
+        blur of 3 pixels; 1 for equal details, about 0 for unrelated ones.
     """
     with ThreadPoolExecutor() as pool:
         found = pool.map(
@@ -164,7 +179,7 @@ def _detail_correlation(first: NDArray[np.uint8], second: NDArray[np.uint8], is_
 
 
 def _details(pixels: NDArray[np.uint8], scale: float) -> NDArray[np.float64]:
-    """The middle of a picture, or the picture with its edges continued, at 64x64 pixels: mean 0, norm 1 (or all 0)."""
+    """The details of a picture, cropped or edge-padded to the scale, (64, 64): mean 0, norm 1 (or all 0)."""
     gray = np.asarray(Image.fromarray(pixels).convert("L"))
     around = [max(0, round(side * (scale - 1) / 2)) for side in gray.shape]
     padded = Image.fromarray(np.pad(gray, [(margin, margin) for margin in around], mode="edge"))
@@ -189,7 +204,7 @@ def _hash_row(pixels: NDArray[np.uint8]) -> list[int]:
 
 
 def _close_blocks(hashes: NDArray[np.uint64], max_distance: int) -> Iterator[tuple[NDArray[np.generic], ...]]:
-    """Compare a block of rows with everything after it, keeping only the close pairs."""
+    """Compare each block of rows with all later rows and yield the close pairs."""
     num_images = len(hashes)
     num_rows = max(1, _COMPARISONS_PER_BLOCK // max(1, num_images))
     phash = hashes[:, _PHASH]
@@ -209,31 +224,16 @@ def _close_blocks(hashes: NDArray[np.uint64], max_distance: int) -> Iterator[tup
         yield first, second, nearest[row, column], dhash, is_mirrored
 
 
-TRAIN: Final = "train"
-VALIDATION: Final = "validation"
-TEST: Final = "test"
-
-DOCUMENTED_TRAIN_FRACTION = 0.8
-
-# Largest Hamming distance between two 64-bit perceptual hashes that still count as the same picture.
-NEAR_DUPLICATE_DISTANCE = 4
-
-# Five folds give 20 % for the test split, and five of the rest 16 % for the validation split.
-NUM_FOLDS = 5
-
-LEDGER_COLUMNS = ("file", "sha256", "label", "split")
-
-
 @dataclass(frozen=True)
 class Split:
-    """Row numbers of each split, in an order that is part of the split.
+    """Row numbers of each split; their order is part of the split.
 
     Attributes:
         name: `documented` or `sealed`.
-        seed: what it was drawn with.
+        seed: it was drawn with.
         train: int64 row numbers into the image set.
-        validation: the images an epoch is judged on; in `documented` the test images themselves.
-        test: the images of the final figure.
+        validation: rows of the images that epochs are judged on; in `documented` the test images.
+        test: rows of the images for the final figure.
     """
 
     name: str
@@ -244,7 +244,7 @@ class Split:
 
     @property
     def test_is_validation(self) -> bool:
-        """Whether the test images were looked at in every epoch, as the document did."""
+        """Whether the test images are scored in every epoch, as documented."""
         return self.name == "documented"
 
 
@@ -264,7 +264,7 @@ def make_split(images: ImageSet, name: str, seed: int) -> Split:
 
 
 def _documented(files: Sequence[ImageFile], seed: int) -> Split:
-    """Shuffle with Python's generator and cut at int(0.8 n), as the document does."""
+    """Shuffle with Python's generator and cut at int(0.8 n), as documented."""
     order = list(range(len(files)))
     random.Random(seed).shuffle(order)
     cut = int(DOCUMENTED_TRAIN_FRACTION * len(order))
@@ -297,11 +297,11 @@ def _one_fold(
 
 
 def write_ledger(split: Split, images: ImageSet, path: Path) -> None:
-    """Write one row an image (file, sha256, label, split), in the order of the split."""
+    """Write one row per image (file, sha256, label, split), in the order of the split."""
     parts = [(TRAIN, split.train), (TEST, split.test)]
     if not split.test_is_validation:
         parts.insert(1, (VALIDATION, split.validation))
-    # Names may hold bytes that are no UTF-8; they come back as they were.
+    # Names may contain bytes that are not UTF-8; reading restores them.
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = csv.writer(file)
         rows.writerow((*LEDGER_COLUMNS, f"# split={split.name} seed={split.seed}"))
@@ -312,10 +312,10 @@ def write_ledger(split: Split, images: ImageSet, path: Path) -> None:
 
 
 def read_ledger(path: Path, images: ImageSet) -> Split:
-    """Return the split a ledger describes, as rows of `images`.
+    """Return the split in a ledger, as rows of `images`.
 
     Raises:
-        DataError: the file is no ledger, or it names an image that the set lacks or whose content has changed.
+        DataError: the file is not a ledger, or it names an image that is missing from the set or has changed.
     """
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:

@@ -21,7 +21,7 @@ from fakeface_lab.data.images import ImageSet, decode_image, resize
 from fakeface_lab.data.properties import CONTENT_COLUMNS, file_properties
 from fakeface_lab.data.splits import TEST, VALIDATION, Split
 from fakeface_lab.detector.fit import predict
-from fakeface_lab.evaluation.explanation import explain
+from fakeface_lab.evaluation.explanation import explain_by_probe
 from fakeface_lab.evaluation.intervals import wilson
 from fakeface_lab.evaluation.probes import ProbeResult, probe_on_split
 from fakeface_lab.evaluation.stress.changes import apply
@@ -201,7 +201,7 @@ def compare_with_shortcut(
     """
     probe = best_shortcut(images, split, part)
     rows = split.test if part == "test" or not len(split.validation) else split.validation
-    explained = explain(probe, images.labels[rows], is_correct)
+    explained = explain_by_probe(probe, images.labels[rows], is_correct)
     metrics = probe.accuracy.metrics("shortcut_accuracy") | {"shortcut_auc": probe.auc}
     return metrics | explained.metrics(), explained.sentence
 

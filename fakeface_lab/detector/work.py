@@ -21,7 +21,7 @@ from fakeface_lab.detector.stress import Scored, compare_with_shortcut, score_fo
 from fakeface_lab.errors import ModelError
 from fakeface_lab.evaluation.scores import detection_scores, documented_scores
 from fakeface_lab.evaluation.stress.suite import SEARCH_CONDITIONS
-from fakeface_lab.figures.training import confusion_figure, documented_figure, roc_figure
+from fakeface_lab.figures.scores import confusion_figure, documented_figure, roc_figure
 from fakeface_lab.search.run.engine import Assignment
 from fakeface_lab.tracking.datasets import seal_key
 from fakeface_lab.tracking.models import package_model

@@ -1,7 +1,7 @@
 """The audit: from properties, hashes and probes to findings about a data set of two classes.
 
-Owns every threshold and the order of the findings. It reads no file and trains nothing; the checks are in
-`probe_findings`, `pure_slices`, `duplicates` and `label_errors`, how findings read on a page is in `card`.
+Owns the thresholds, the order of the findings, and the findings about probes that separate the classes; those about
+slices, duplicates and labels are in `findings`. Reads no files and trains nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,6 @@ from scipy.stats import hypergeom, mannwhitneyu
 
 from fakeface_lab.errors import DataError
 from fakeface_lab.evaluation.card import SEVERITIES, Card, Finding, Severity
-from fakeface_lab.evaluation.comparison import holm
 from fakeface_lab.evaluation.findings import (
     duplicate_findings,
     is_confirmed,
@@ -24,8 +23,9 @@ from fakeface_lab.evaluation.findings import (
     pure_slice_findings,
     slice_names,
 )
-from fakeface_lab.evaluation.intervals import Rate, wilson
+from fakeface_lab.evaluation.intervals import Rate, positives, wilson
 from fakeface_lab.evaluation.probes import ProbeResult
+from fakeface_lab.evaluation.significance import holm
 
 __all__ = ["AuditInputs", "AuditSettings", "Card", "Finding", "audit", "probe_findings"]
 
@@ -38,6 +38,7 @@ _SAYS = {
     "file": "how the files were saved",
 }
 _UNDECIDED = "forgery, or the way the two sources were saved; this data cannot say which."
+_MAX_LISTED_VALUES = 12  # of a text property on the card
 
 
 def probe_findings(
@@ -51,25 +52,25 @@ def probe_findings(
     min_fraction: float,
     min_purity: float,
 ) -> list[Finding]:
-    """Find the probes that separate the classes, and among the others those whose surest images are of one class.
+    """Find the probes that separate the classes, and those whose most confident decisions are all about one class.
 
-    A trace on a tenth of the images moves no AUC far, but the probe that sees it puts these images first.
+    A trace on a tenth of the images hardly changes an AUC, but the probe that sees it ranks these images first.
 
     Args:
         probes: from `probes.run_probes`.
         labels: int64 (N,), 0 for the positive class.
         class_names: name of each class index.
-        warn_auc: AUC from which a probe separates the classes.
-        fail_auc: AUC from which a shortcut makes results void.
+        warn_auc: smallest AUC of a probe that separates the classes.
+        fail_auc: smallest AUC of a shortcut that makes results void.
         significance: largest p-value, Holm-corrected over all probes and over all ends of their rankings.
-        min_fraction: share of all images that the surest ones must be.
-        min_purity: lower end of the Wilson interval of one class's share among them.
+        min_fraction: smallest share of all images in a pure end of a ranking.
+        min_purity: smallest lower end of the Wilson interval of one class's share in it.
 
     Returns:
-        One finding per separating shortcut (check "probe"), one for all forensic probes that separate (check "trace"),
-        and one per probe that does not but has a pure end (check "probe" or "trace").
+        One finding per separating shortcut (check "probe"), one for all separating forensic probes (check "trace"), and
+        one per other probe whose ranking has a pure end (check "probe" or "trace").
     """
-    is_positive = labels == 0
+    is_positive = positives(labels)
     probes = [probe for probe in probes if probe.kind != "majority"]
     tests = [
         float(mannwhitneyu(probe.scores[is_positive], probe.scores[~is_positive], alternative="greater").pvalue)
@@ -125,7 +126,7 @@ def _pure_ends(
     min_fraction: float,
     min_purity: float,
 ) -> list[Finding]:
-    """Per probe, the largest pure end of its ranking, where there is one that is no accident."""
+    """One finding per probe whose ranking has a significant pure end, about the largest such end."""
     ends = []
     for probe in probes:
         for index, scores, belongs in ((0, probe.scores, is_positive), (1, -probe.scores, ~is_positive)):
@@ -144,9 +145,9 @@ def _pure_ends(
 def _largest_pure_end(
     scores: NDArray[np.float64], belongs: NDArray[np.bool_], min_purity: float
 ) -> tuple[Rate | None, float]:
-    """The longest beginning of the ranking that is pure, and its p-value (hypergeometric, times the lengths tried)."""
+    """The longest pure beginning of the ranking, and its p-value (hypergeometric, times the lengths tried)."""
     order = np.argsort(-scores, kind="stable")
-    # Between equal scores there is no order: cutting there would cut by the order of the images, that is by label.
+    # Never cut between equal scores: they are ordered like the images, which is by label.
     is_cut = np.append(np.diff(scores[order]) != 0, True)
     hits, lengths = np.cumsum(belongs[order]), np.arange(1, scores.size + 1)
     for at in np.flatnonzero(is_cut & (hits >= min_purity * lengths))[::-1]:
@@ -173,25 +174,23 @@ def _pure_end(probe: ProbeResult, class_name: str, purity: Rate, p_value: float,
     return Finding("warn", "probe", sentence, evidence, share)
 
 
-_MAX_LISTED_VALUES = 12  # of a text property on the card
-
-
 @dataclass(frozen=True)
 class AuditSettings:
     """Every threshold of the audit.
 
     Attributes:
-        warn_auc: AUC from which a probe separates the classes, 0.5 to 1.
-        fail_auc: AUC from which a shortcut that does makes results void, and from which all probes together are
-            trusted with a doubt about a label, 0.5 to 1.
-        significance: largest p-value, after Holm's correction, that counts as a finding, 0 to 1. Small, because
-            out-of-fold scores share their training pictures, which makes a probe's p-value too small.
-        min_slice_fraction: share of all images that a slice must hold to be looked at, 0 to 1.
-        min_slice_purity: lower end of the Wilson interval of a slice's purity from which it is pure, 0 to 1.
-        min_end_purity: the same for the images that a probe is surest of; lower, because a probe also errs.
-        fail_slice_fraction: share of all images in pure slices of one property that makes results void.
-        max_bits: largest pHash distance, of 64 bits, of two pictures that may be one.
-        min_correlation: correlation of their details from which they are one, 0 to 1.
+        warn_auc: smallest AUC of a probe that separates the classes, 0.5 to 1. The largest AUC
+            of a shortcut in 60 clean sets was 0.636 (docs/truth.md).
+        fail_auc: smallest AUC of a shortcut that makes results void, and of all probes together for suspecting a label,
+            0.5 to 1.
+        significance: largest p-value of a finding, after Holm's correction, 0 to 1. Small, because out-of-fold scores
+            share their training pictures, which makes a probe's p-value too small.
+        min_slice_fraction: smallest share of all images in a tested slice, 0 to 1.
+        min_slice_purity: smallest lower end of the Wilson interval of a pure slice's purity, 0 to 1.
+        min_end_purity: the same for the images that a probe is most confident about; lower, because probes err too.
+        fail_slice_fraction: smallest share of all images in one property's pure slices that makes results void, 0 to 1.
+        max_bits: largest pHash distance, of 64 bits, of the same picture twice.
+        min_correlation: smallest correlation of the details of the same picture twice, 0 to 1.
     """
 
     warn_auc: float = 0.70
@@ -207,20 +206,20 @@ class AuditSettings:
 
 @dataclass(frozen=True)
 class AuditInputs:
-    """What the audit looks at; position i is the same image everywhere.
+    """The inputs of the audit; position i is the same image in all of them.
 
     Attributes:
-        names: file names, as the evidence shows them.
+        names: file names, for the evidence.
         labels: int64 (N,), class index, 0 for the positive class.
         class_names: name of class 0 and of class 1.
-        properties: N rows, the columns of `data.properties` side by side, for the card.
-        pairs: look-alikes from `data.hashes.closest_pairs`, up to `max_bits` or farther, with their `correlation`
-            from `data.hashes.detail_correlations`.
+        properties: N rows, all columns of `data.properties`.
+        pairs: look-alikes from `data.splits.closest_pairs`, up to `max_bits` or farther, with their `correlation` from
+            `data.splits.detail_correlations`.
         probes: from `probes.run_probes`; may be empty.
         file_digests: one digest per file's bytes.
         pixel_digests: one digest per decoded picture.
         splits: name of the split each image is in, or None without splits.
-        content_columns: columns that follow from what is on a picture: no slice is cut by them.
+        content_columns: columns that follow from the content of a picture; they are on the card but not sliced.
     """
 
     names: Sequence[str]
@@ -236,10 +235,10 @@ class AuditInputs:
 
 
 def audit(inputs: AuditInputs, settings: AuditSettings | None = None) -> Card:
-    """Look for everything by which these images could be told apart, or told twice, without looking at faces.
+    """Look for everything that separates the classes without looking at faces, for duplicates, and for wrong labels.
 
     Raises:
-        DataError: an input has another length than there are labels.
+        DataError: an input's length differs from the number of labels.
     """
     settings = settings or AuditSettings()
     _check_lengths(inputs)
@@ -247,7 +246,7 @@ def audit(inputs: AuditInputs, settings: AuditSettings | None = None) -> Card:
     suspects = likely_wrong_labels(
         inputs.probes, inputs.labels, min_probe_auc=settings.warn_auc, min_auc=settings.fail_auc
     )
-    findings = [  # of equal weight, a property by its name comes before a probe that sees it too
+    findings = [  # at equal severity and share, a named property precedes the probe that sees it
         *pure_slice_findings(
             inputs.properties.drop(columns=list(inputs.content_columns)),
             inputs.labels,

@@ -1,6 +1,6 @@
-"""What an audit has to say, as Markdown for people and as JSON for machines.
+"""The result of an audit: findings, card and verdict, as Markdown for people and as JSON for programs.
 
-Owns the finding, the card and the verdict in plain language. The checks that lead to findings are in `audit`.
+The checks behind the findings are in `audit` and `findings`.
 """
 
 import json
@@ -14,7 +14,7 @@ __all__ = ["SEVERITIES", "Card", "Finding", "Severity"]
 
 Severity = Literal["fail", "warn", "info"]
 SEVERITIES: tuple[Severity, ...] = ("fail", "warn", "info")
-"""Worst first: fail makes a result on these images void, warn inflates it, info is good to know."""
+"""Worst first: fail voids results on these images, warn inflates them, info is good to know."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Finding:
 
     Attributes:
         severity: one of `SEVERITIES`.
-        check: which check found it: "probe", "trace", "slice", "two labels", "straddle", "duplicate" or "labels".
-        sentence: what was found and what follows from it, for somebody who knows no statistics.
+        check: that found it: "probe", "trace", "slice", "two labels", "straddle", "duplicate", "labels" or "skipped".
+        sentence: what was found and what follows from it, in words that need no statistics.
         evidence: the figures behind it, JSON values only.
-        share: share of the images concerned, 0 to 1; orders findings of one severity.
+        share: share of the images concerned, 0 to 1; orders findings of equal severity.
     """
 
     severity: Severity
@@ -43,10 +43,10 @@ class Card:
     Attributes:
         counts: images of each class, in the order of the class index.
         findings: worst first.
-        probes: every probe's result, alarming or not.
-        files: property -> class -> {"median", "min", "max"} of a measured property (None where no image has
-            it), or {"counts": {value: images}} of one with few values.
-        settings: the thresholds the findings were judged by.
+        probes: the results of all probes.
+        files: property -> class -> {"median", "min", "max"} of a measured property (None if no image has it), or
+            {"counts": {value: number of images}} of one with few values.
+        settings: the thresholds of the findings.
     """
 
     counts: Mapping[str, int]
@@ -61,19 +61,23 @@ class Card:
         return self.findings[0].severity if self.findings else None
 
     @property
+    def alarms(self) -> list[Finding]:
+        """Findings that void or inflate results, worst first."""
+        return [finding for finding in self.findings if finding.severity != "info"]
+
+    @property
     def traces(self) -> list[Finding]:
-        """Findings about traces of processing: no alarm, but not to be passed over either."""
+        """Findings about traces of processing: not alarms, but part of the verdict."""
         return [finding for finding in self.findings if finding.check == "trace"]
 
     @property
     def verdict(self) -> str:
-        """The audit in a few sentences: the worst alarm, then a trace of processing, else that nothing was found."""
-        alarms = [finding for finding in self.findings if finding.severity != "info"]
+        """The audit in a few sentences: the worst alarm and a trace of processing, or that nothing was found."""
         traces = [finding.sentence for finding in self.traces[:1]]
-        if alarms:
-            others = len(alarms) - 1
+        if self.alarms:
+            others = len(self.alarms) - 1
             more = [] if others == 0 else [f"{others} more {'finding' if others == 1 else 'findings'} below."]
-            return " ".join([alarms[0].sentence, *more, *traces])
+            return " ".join([self.alarms[0].sentence, *more, *traces])
         shortcuts = [probe for probe in self.probes if probe.kind == "shortcut"]
         if not shortcuts:
             return "Nothing was found that gives the label away, but no probe was run."

@@ -1,8 +1,8 @@
-"""Is one configuration better than another on the same images? The one rule that every verdict here follows.
+"""Is one configuration better than another on the same images? The rule behind every verdict.
 
-Two things are asked of a difference: that it is no accident of the images (exact McNemar test on probabilities averaged
-over the seeds), and none of the seeds (exact rank-sum test on the errors of single seeds). Which images those are, and
-that the test set was sealed before, is for the caller to ensure.
+A difference must be explained neither by the choice of images (exact McNemar test on probabilities averaged over the
+seeds) nor by the choice of seeds (exact rank-sum test on the accuracies of single seeds). The caller chooses the images
+and ensures that the test set was sealed.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from scipy import stats
 
 from fakeface_lab.errors import DataError
 from fakeface_lab.evaluation.intervals import (
+    THRESHOLD,
     BoolArray,
     FloatArray,
     Interval,
@@ -22,7 +23,13 @@ from fakeface_lab.evaluation.intervals import (
     check_fraction,
     check_mask,
 )
-from fakeface_lab.evaluation.significance import SIGNIFICANCE, SeedTest, detectable_difference, seed_test
+from fakeface_lab.evaluation.significance import (
+    SIGNIFICANCE,
+    SeedTest,
+    detectable_difference,
+    holm,
+    seed_test,
+)
 
 __all__ = [
     "Comparison",
@@ -32,28 +39,27 @@ __all__ = [
     "Verdict",
     "adjusted",
     "compare",
-    "holm",
     "log_losses",
     "mcnemar",
 ]
 
 Verdict = Literal["better", "worse", "not distinguishable", "cannot be decided"]
-# Five discordant images all on one side give p = 0.0625: no outcome could be significant.
+# With five discordant images, all on one side, p is 0.0625: no outcome could be significant.
 MIN_DISCORDANT = 6
 _POWER = 0.8
-# Keras clips probabilities so before it takes their logarithm.
+# Keras clips probabilities at this value before it takes their logarithm.
 _SMALLEST_PROBABILITY = 1e-7
 
 
 class Judgement(Protocol):
-    """What a search ends with: how its winner stands beside the documented configuration."""
+    """How a search's winner compares with the documented configuration."""
 
     @property
     def verdict(self) -> Verdict:
-        """What the candidate is beside the reference."""
+        """Whether the candidate is better than the reference."""
 
     def sentence(self, candidate: str, reference: str) -> str:
-        """The verdict and its evidence in plain words, in one line."""
+        """The verdict and its evidence in words, on one line."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +67,13 @@ class PairedTest:
     """Exact McNemar test of A against B on the same images.
 
     Attributes:
-        num_images: images both have decided.
-        num_only_a: images only A has right (b in the usual table).
-        num_only_b: images only B has right (c).
+        num_images: images that both decided.
+        num_only_a: images that only A has right (b in the usual table).
+        num_only_b: images that only B has right (c).
         num_neither: images that both have wrong.
-        p_value: two-sided, in (0, 1]; of several comparisons adjusted, see `adjusted`.
-        num_comparisons: comparisons that this one belongs to.
-        min_discordant: images that must tell the two apart before any outcome could be significant.
+        p_value: two-sided, in (0, 1]; adjusted if there are several comparisons, see `adjusted`.
+        num_comparisons: size of the family of comparisons that this one belongs to.
+        min_discordant: smallest number of discordant images at which an outcome can be significant.
     """
 
     num_images: int
@@ -80,12 +86,12 @@ class PairedTest:
 
     @property
     def num_discordant(self) -> int:
-        """Images that one has right and the other wrong: the only ones that tell the two apart."""
+        """Number of images that exactly one of the two has right; only these carry evidence."""
         return self.num_only_a + self.num_only_b
 
     @property
     def verdict(self) -> Verdict:
-        """What A is beside B, at p < 0.05."""
+        """Whether A is better than B, at p < 0.05."""
         if self.num_discordant < self.min_discordant:
             return "cannot be decided"
         if self.p_value >= SIGNIFICANCE:
@@ -94,10 +100,10 @@ class PairedTest:
 
     @property
     def detectable_difference(self) -> float | None:
-        """Smallest true difference in error rate that these images show with 80 % power; None: none.
+        """Smallest true difference in error rate that these images show with 80 % power; None if there is none.
 
-        For models that err independently, the better of them as often as the better one here, at the significance level
-        that the hardest of several comparisons meets; see `power.detectable_difference`.
+        Assumes independent errors, the observed error rate of the better model, and the strictest significance level
+        among the comparisons; see `significance.detectable_difference`.
         """
         fewest_errors = self.num_neither + min(self.num_only_a, self.num_only_b)
         return detectable_difference(
@@ -108,15 +114,15 @@ class PairedTest:
 def mcnemar(is_correct_a: ArrayLike, is_correct_b: ArrayLike) -> PairedTest:
     """Exact McNemar test on paired decisions (McNemar 1947; Dietterich 1998 for classifiers).
 
-    Among the images that only one side has right, each side wins half of the time if the two are equally
-    good; the p-value is that of `scipy.stats.binomtest`.
+    If the two are equally good, each wins half of the images that only one of them has right; the p-value is that of
+    `scipy.stats.binomtest`.
 
     Args:
         is_correct_a: bool (N,), whether A is right about each image.
         is_correct_b: bool (N,), the same for B, in the same order.
 
     Raises:
-        DataError: no image, another dtype, or lengths that differ.
+        DataError: no image, wrong dtype, or different lengths.
     """
     a = check_mask(is_correct_a, "is_correct_a")
     b = check_mask(is_correct_b, "is_correct_b", a.size)
@@ -128,13 +134,13 @@ def mcnemar(is_correct_a: ArrayLike, is_correct_b: ArrayLike) -> PairedTest:
 
 @dataclass(frozen=True)
 class LogLoss:
-    """The log loss of two models on the same images: what a training minimises. No verdict depends on it.
+    """The log loss of two models on the same images, which training minimises. No verdict depends on it.
 
     Attributes:
         candidate: mean over the images, in nats.
         reference: the same.
-        interval: 95 % interval of candidate minus reference, by a paired percentile bootstrap over the images; None
-            where no image tells the two apart.
+        interval: 95 % interval of candidate minus reference, by a paired percentile bootstrap over the images; None if
+            the two have the same loss on every image.
     """
 
     candidate: float
@@ -143,7 +149,7 @@ class LogLoss:
 
     @property
     def sentence(self) -> str:
-        """The two figures and their difference in plain words."""
+        """The two figures and their difference in words."""
         text = (
             f"Log loss {self.candidate:.4f} against {self.reference:.4f}, difference "
             f"{self.candidate - self.reference:+.4f}"
@@ -156,7 +162,7 @@ class LogLoss:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A candidate beside a reference, each trained with the same number of seeds.
+    """A candidate compared with a reference, both trained with the same number of seeds.
 
     Attributes:
         test: candidate as A, reference as B, on seed-averaged probabilities.
@@ -170,11 +176,11 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        """What the candidate is beside the reference."""
+        """Whether the candidate is better than the reference."""
         return self.test.verdict if self.seeds.is_apart else _unsure(self.test.verdict)
 
     def sentence(self, candidate: str = "the candidate", reference: str = "the reference") -> str:
-        """The verdict, what it rests on and what these images could have shown, in one line."""
+        """The verdict, its evidence, and the difference that these images could have shown, on one line."""
         test = self.test
         evidence = (
             f"of {test.num_images} images {test.num_only_a} are right with {candidate} alone, "
@@ -216,25 +222,25 @@ def compare(
     is_positive: ArrayLike,
     candidate_scores: ArrayLike,
     reference_scores: ArrayLike,
-    threshold: float = 0.5,
+    threshold: float = THRESHOLD,
     num_resamples: int = 10_000,
 ) -> Comparison:
     """Compare a candidate with a reference on the same images: the verdict rule.
 
-    The probabilities are averaged over the seeds of each side first, so that the test of the images sees one decision
-    per image and side and several seeds are not taken for more images. That test alone speaks of the models that were
-    trained. Retrained with other seeds they would differ again, so "better" and "worse" need the seeds to lie apart as
-    well (Bouthillier et al. 2021: a comparison must randomise the sources of variation that it wants to speak about).
+    The probabilities are first averaged over the seeds of each side, so that the paired test sees one decision per
+    image and side, and several seeds do not count as more images. That test alone is about the trained models. If
+    retrained with other seeds they would differ again, so "better" and "worse" also require the seeds to be separated
+    (Bouthillier et al. 2021: a comparison must randomise the sources of variation that it makes a claim about).
 
     Args:
         is_positive: bool (N,).
-        candidate_scores: float64 (K, N), probability of the positive class in [0, 1], a row per seed.
-        reference_scores: float64 (K, N), as many seeds.
+        candidate_scores: float64 (K, N), probability of the positive class in [0, 1], one row per seed.
+        reference_scores: float64 (K, N), the same number of seeds.
         threshold: decided positive above it, in (0, 1).
         num_resamples: of the bootstrap of the log loss.
 
     Raises:
-        DataError: other dtypes or shapes, no image or seed, a score that is NaN or outside [0, 1].
+        DataError: wrong dtypes or shapes, no image or seed, or a score that is NaN or outside [0, 1].
         ConfigError: a threshold outside (0, 1).
     """
     check_fraction(threshold, "threshold")
@@ -275,10 +281,10 @@ def _log_loss(candidate: FloatArray, reference: FloatArray, num_resamples: int) 
 
 
 def adjusted(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Several comparisons with their p-values adjusted (Holm 1979), in the order given; each verdict follows.
+    """Several comparisons with their p-values adjusted (Holm 1979), in the order given; the verdicts follow from them.
 
-    With them goes the number of images that must tell two models apart: six are significant alone, but not as the only
-    significant one of two comparisons, where it takes seven.
+    The required number of discordant images rises too: six on one side are significant in a single comparison, but as
+    the only significant one of two comparisons it takes seven.
     """
     p_values = [comparison.test.p_value for comparison in comparisons]
     return [
@@ -296,24 +302,8 @@ def adjusted(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 
 def _min_discordant(other_p_values: Sequence[float]) -> int:
-    """Return how many discordant images, all on one side, are significant beside the other comparisons."""
+    """Return the smallest number of discordant images, all on one side, that is significant next to the others."""
     num_discordant = MIN_DISCORDANT
     while holm([0.5 ** (num_discordant - 1), *other_p_values])[0] >= SIGNIFICANCE:
         num_discordant += 1
     return num_discordant
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted for being several (Holm 1979), in the order given: compare them with 0.05 as usual.
-
-    Raises:
-        DataError: a value that is NaN or outside [0, 1].
-    """
-    values: FloatArray = np.asarray(p_values, dtype=np.float64)
-    if not ((values >= 0.0) & (values <= 1.0)).all():
-        raise DataError(f"p-values are {list(p_values)}, allowed is 0 to 1")
-    order = np.argsort(values, kind="stable")
-    factors = np.arange(values.size, 0, -1)
-    adjusted = np.empty_like(values)
-    adjusted[order] = np.minimum(np.maximum.accumulate(values[order] * factors), 1.0)
-    return [float(value) for value in adjusted]

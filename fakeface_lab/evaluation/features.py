@@ -1,7 +1,6 @@
-"""What each picture probe is shown: a few numbers of one picture, and the words that say which.
+"""The input of each picture probe: a few numbers of one picture, forensic features first, then those of shortcuts.
 
-Owns the shortcuts' features and the list of probes; what forensic probes see is in `forensic_features`. How probes are
-trained and scored is in `probes`.
+Owns the features and the list of probes; `probes` trains and scores them.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import fft
+
+from fakeface_lab.evaluation.intervals import FloatArray
 
 __all__ = [
     "PICTURE_PROBES",
@@ -27,17 +28,24 @@ __all__ = [
     "spectrum_features",
 ]
 
-FloatArray = NDArray[np.float64]
+Images = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
+Kind = Literal["majority", "shortcut", "forensic"]
 
 _SPECTRUM_BINS = 64
 _RESIDUAL_STEP = 2.0  # gray levels; coarser than a camera's noise, finer than an edge
-_RESIDUAL_STEPS = 2  # to either side of 0; larger residuals are clipped
-_BLOCK_PX = 8  # JPEG's
-# Of JPEG's 63 AC coefficients the coarse ones are the most often not 0, so their histograms show the quantiser best;
-# the fine ones are what subsampled chroma has lost.
+_RESIDUAL_STEPS = 2  # on either side of 0; larger residuals are clipped
+_BLOCK_PX = 8  # of JPEG
+# Of JPEG's 63 AC coefficients the coarse ones are most often not 0, so their histograms show the quantiser best;
+# subsampling of the chroma removes the fine ones.
 _COARSE_MODES = ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (2, 1), (1, 2), (0, 3), (3, 0))
 _FINE_MODES = ((7, 7), (0, 7), (7, 0), (4, 4), (5, 0), (0, 5))
 _MAX_LUMA_STEP, _MAX_CHROMA_STEP = 20, 8  # largest coefficient counted
+
+THUMBNAIL_PX = 16
+_BORDER_CELLS = 2  # of 16 on each side: what remains of a portrait if its face is covered
+_CORNER_FRACTION = 32 / 300  # of the side
+_CORNER_CELLS = 4
+_HISTOGRAM_BINS = 16
 
 
 def spectrum_features(pixels: NDArray[np.uint8]) -> FloatArray:
@@ -47,7 +55,7 @@ def spectrum_features(pixels: NDArray[np.uint8]) -> FloatArray:
     vertical, horizontal = fft.fftfreq(gray.shape[0]), fft.rfftfreq(gray.shape[1])
     radius = np.hypot(vertical[:, None], horizontal[None, :])  # cycles per pixel, 0.5 is the finest along an axis
     ring = np.floor(radius * 2 * _SPECTRUM_BINS).astype(np.int64)
-    inside = ring < _SPECTRUM_BINS  # the corners beyond 0.5 cycles hold diagonals only
+    inside = ring < _SPECTRUM_BINS  # beyond 0.5 cycles there are only diagonals
     totals = np.bincount(ring[inside], weights=power[inside], minlength=_SPECTRUM_BINS)
     counts = np.bincount(ring[inside], minlength=_SPECTRUM_BINS)
     return np.asarray(np.log(totals / np.maximum(counts, 1) + 1e-3))  # the floor keeps a flat picture finite
@@ -56,8 +64,8 @@ def spectrum_features(pixels: NDArray[np.uint8]) -> FloatArray:
 def residual_features(pixels: NDArray[np.uint8]) -> FloatArray:
     """How often three neighbouring second differences occur together, (125,): resampling, blur and sharpening.
 
-    Co-occurrences of quantised, clipped residuals along rows and columns, made alike under reversal and change of
-    sign (Fridrich and Kodovsky 2012, "Rich Models for Steganalysis"); square roots of their shares.
+    Co-occurrences of quantised, clipped residuals along rows and columns, symmetrised under reversal and change of sign
+    (Fridrich and Kodovsky 2012, "Rich Models for Steganalysis"); square roots of their shares.
     """
     gray, num_values = _luma_and_chroma(pixels)[0], 2 * _RESIDUAL_STEPS + 1
     counts = np.zeros((num_values,) * 3)
@@ -86,7 +94,7 @@ def block_features(pixels: NDArray[np.uint8]) -> FloatArray:
 
 
 def level_features(pixels: NDArray[np.uint8]) -> FloatArray:
-    """How much rarer or more frequent each level is than its neighbours, (254,): the gaps that a tone curve leaves.
+    """How much more or less frequent each level is than its neighbours, (254,): the gaps that a tone curve leaves.
 
     Second differences of the log histogram, mean over the channels (Stamm and Liu 2010, "Forensic Detection of Image
     Manipulation Using Statistical Intrinsic Fingerprints").
@@ -116,25 +124,15 @@ def _coefficient_shares(plane: NDArray[np.float32], modes: tuple[tuple[int, int]
     return np.concatenate(shares)
 
 
-Images = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
-Kind = Literal["majority", "shortcut", "forensic"]
-
-THUMBNAIL_PX = 16
-_BORDER_CELLS = 2  # of 16 on each side: what is left of a portrait when its face is covered
-_CORNER_FRACTION = 32 / 300
-_CORNER_CELLS = 4
-_HISTOGRAM_BINS = 16
-
-
 @dataclass(frozen=True)
 class PictureProbe:
     """What one probe sees of a picture.
 
     Attributes:
-        name: short name, as in a metric's key.
+        name: short name, used in metric keys.
         kind: "shortcut" or "forensic".
-        sees: what it is shown, in words that follow "sees only".
-        features: takes uint8 (H, W, 3), gives an array of one size for all pictures.
+        sees: its input, in words that follow "sees only".
+        features: takes uint8 (H, W, 3), returns an array of the same size for all pictures.
     """
 
     name: str

@@ -1,7 +1,6 @@
-"""Intervals: Wilson for every rate, a class-wise bootstrap for what is no rate.
+"""Numbers with their uncertainty: Wilson intervals of rates, bootstrap intervals of other scores, rates per group.
 
-Owns what an uncertain number looks like (`Rate`, `Interval`). Which rates and scores are worth having is
-decided in `scores`.
+Also what every module here shares: which class is positive, the default threshold, and the checks of input arrays.
 """
 
 import re
@@ -16,6 +15,7 @@ from scipy import stats
 from fakeface_lab.errors import ConfigError, DataError
 
 __all__ = [
+    "THRESHOLD",
     "BoolArray",
     "FloatArray",
     "Interval",
@@ -26,6 +26,7 @@ __all__ = [
     "check_fraction",
     "check_mask",
     "metric_key",
+    "positives",
     "slice_accuracies",
     "wilson",
 ]
@@ -33,20 +34,28 @@ __all__ = [
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
 
+THRESHOLD = 0.5
+"""An image is decided positive if its score is above this, unless the model at hand carries its own threshold."""
+
+
+def positives(labels: ArrayLike) -> BoolArray:
+    """Which images belong to the positive class, the one to detect: bool (N,), True for class index 0."""
+    return np.asarray(np.asarray(labels) == 0)
+
 
 def check_mask(values: ArrayLike, name: str, num_images: int | None = None) -> BoolArray:
-    """One True or False per image, checked.
+    """Return one True or False per image after checking it.
 
-    Integers are refused: class index 0 is the positive class here, so an index taken for a truth value would
-    turn every metric around without a sound.
+    Integers are rejected: class index 0 is the positive class here, so an index taken for a truth value would silently
+    invert every metric.
 
     Args:
         values: bool (N,), at least one image.
-        name: what the error calls it.
-        num_images: the length it must have, if that is known.
+        name: of the array, for the error message.
+        num_images: the required length, if known.
 
     Raises:
-        DataError: another dtype or shape, no image, or another length.
+        DataError: wrong dtype, shape or length, or no image.
     """
     mask = np.asarray(values)
     if mask.ndim != 1 or mask.size == 0:
@@ -59,27 +68,27 @@ def check_mask(values: ArrayLike, name: str, num_images: int | None = None) -> B
 
 
 def check_detection(is_positive: ArrayLike, scores: ArrayLike) -> tuple[BoolArray, FloatArray]:
-    """The truth, bool (N,), and the probability of the positive class, float64 (N,) in [0, 1], checked.
+    """Return the truth, bool (N,), and the probability of the positive class, float64 (N,), after checking both.
 
     Raises:
-        DataError: wrong dtype, shapes that differ, no image, or a score that is NaN or outside [0, 1].
+        DataError: wrong dtype, different shapes, no image, or a score that is NaN or outside [0, 1].
     """
     truth = check_mask(is_positive, "is_positive")
     values = np.asarray(scores, dtype=np.float64)
     if values.shape != truth.shape:
         raise DataError(f"scores have shape {values.shape}, is_positive has {truth.shape}; pass one score per image")
-    bad = ~((values >= 0.0) & (values <= 1.0))  # written this way round, NaN is bad too
+    bad = ~((values >= 0.0) & (values <= 1.0))  # NaN fails both comparisons
     if bad.any():
         first = int(np.argmax(bad))
         raise DataError(
-            f"{int(bad.sum())} of {values.size} scores are no probability (first: image {first}, "
+            f"{int(bad.sum())} of {values.size} scores are not probabilities (first: image {first}, "
             f"{values[first]}); allowed is 0 to 1"
         )
     return truth, values
 
 
 def check_fraction(value: float, name: str) -> float:
-    """The value itself if it lies strictly between 0 and 1.
+    """Return the value after checking that it lies strictly between 0 and 1.
 
     Raises:
         ConfigError: it does not.
@@ -90,10 +99,10 @@ def check_fraction(value: float, name: str) -> float:
 
 
 def metric_key(name: str) -> str:
-    """A class or group name in lower snake case, fit for an MLflow metric: `Real Face` becomes `real_face`.
+    """Return a class or group name in lower snake case, for use in a metric's key: `Real Face` becomes `real_face`.
 
     Raises:
-        ConfigError: nothing of the name is left.
+        ConfigError: the name has no letter or digit.
     """
     key = re.sub(r"\W+", "_", name.lower()).strip("_")
     if not key:
@@ -116,15 +125,15 @@ class Interval:
 
 @dataclass(frozen=True)
 class Rate:
-    """A share of images, with the counts and the interval that belong to it.
+    """A share of images with its counts and its interval.
 
     Attributes:
         num_correct: images counted, 0 to `num_total`.
-        num_total: images looked at, at least 1.
+        num_total: all images, at least 1.
         value: num_correct / num_total, in [0, 1].
         low: lower end of the interval, in [0, value].
         high: upper end of the interval, in [value, 1].
-        confidence: how often such an interval holds the true rate, in (0, 1).
+        confidence: how often such an interval contains the true rate, in (0, 1).
     """
 
     num_correct: int
@@ -155,20 +164,20 @@ class Rate:
 def wilson(num_correct: int, num_total: int, confidence: float = 0.95) -> Rate:
     """The rate num_correct / num_total with its Wilson score interval (Wilson 1927; Newcombe 1998).
 
-    Unlike the normal interval it stays inside [0, 1] and does not shrink to nothing at 0 or at no errors.
+    Unlike the normal interval it stays inside [0, 1] and keeps its width at rates of 0 and 1.
 
     Raises:
-        DataError: no image, or counts that contradict each other.
+        DataError: no image, or contradictory counts.
         ConfigError: a confidence outside (0, 1).
     """
     check_fraction(confidence, "confidence")
     if num_total < 1:
         raise DataError(f"a rate over {num_total} images does not exist; pass at least one image")
     if not 0 <= num_correct <= num_total:
-        raise DataError(f"{num_correct} of {num_total} images is no rate, allowed is 0 to {num_total}")
+        raise DataError(f"{num_correct} of {num_total} images is not a rate, allowed is 0 to {num_total}")
     interval = stats.binomtest(num_correct, num_total).proportion_ci(confidence, method="wilson")
     value = num_correct / num_total
-    # At 0 and at all the end of the interval is the rate itself, up to the last bit.
+    # At rates of 0 and 1 one end equals the rate, except for the last bit.
     low, high = min(float(interval.low), value), max(float(interval.high), value)
     return Rate(num_correct, num_total, value, low, high, confidence)
 
@@ -181,29 +190,26 @@ def bootstrap_interval(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> Interval | None:
-    """Bias-corrected and accelerated bootstrap interval (Efron 1987, in SciPy), class by class.
+    """Bias-corrected and accelerated bootstrap interval (Efron 1987, in SciPy), stratified by class.
 
-    Positives and negatives are resampled apart, so that no resample loses a class. Meant for ROC AUC and
-    average
-    precision: `bootstrap_interval(roc_auc_score, is_positive, scores)`. Rates have `wilson`, which stays
-        honest
-    where the bootstrap does not.
+    Positives and negatives are resampled separately, so that every resample has both classes. Meant for ROC AUC and
+    average precision: `bootstrap_interval(roc_auc_score, is_positive, scores)`. For rates use `wilson`, which stays
+    valid without errors, where each resample of a bootstrap has the same value.
 
     Args:
-        statistic: takes is_positive, bool (N,), and scores, float64 (N,), of one resample and gives one
-            number.
+        statistic: takes is_positive, bool (N,), and scores, float64 (N,), of one resample and returns one number.
         is_positive: bool (N,).
         scores: float64 (N,), probability of the positive class in [0, 1].
         confidence: in (0, 1).
-        num_resamples: how many resamples are drawn.
+        num_resamples: number of resamples.
         seed: of the resampling.
 
     Returns:
-        The interval, or None where resampling cannot give one: each resample has the same value (a perfect
-        AUC has no misranked pair to lose), or a class has fewer than two images.
+        The interval, or None if resampling cannot give one: each resample has the same value (a perfect AUC has no
+        misranked pair), or a class has fewer than two images.
 
     Raises:
-        DataError: the arrays are not as said above.
+        DataError: wrong dtypes or shapes, no image, or a score that is NaN or outside [0, 1].
         ConfigError: a confidence outside (0, 1).
     """
     check_fraction(confidence, "confidence")
@@ -217,7 +223,7 @@ def bootstrap_interval(
         return float(statistic(np.arange(drawn.size) < positive_scores.size, drawn))
 
     with warnings.catch_warnings():
-        # A degenerate distribution is an answer here (None), not an accident.
+        # A degenerate distribution is an expected outcome here: the result is None.
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         warnings.simplefilter("ignore", RuntimeWarning)
         result = stats.bootstrap(
@@ -239,9 +245,9 @@ class SliceAccuracies:
 
     Attributes:
         accuracies: by group name, in the order given; None for a group without images.
-        too_small: groups with fewer images than the minimum: too few to be called the worst.
-        worst: the group with the lowest accuracy among the others (of equals the larger one), or None if
-            all are too small.
+        too_small: groups with fewer images than the minimum, which cannot be the worst.
+        worst: the group with the lowest accuracy among the others (the largest in case of a tie), or None if all are
+            too small.
         min_images: the minimum.
     """
 
@@ -254,19 +260,19 @@ class SliceAccuracies:
     def worst_accuracy(self) -> Rate | None:
         """Worst group accuracy (Sagawa et al. 2020), None if all groups are too small.
 
-        Its interval is one of simultaneous intervals over the groups judged (Bonferroni: each at 1 - 0.05 / their
-        number), because the group was picked for being the worst of them.
+        Its interval is one of simultaneous intervals over the judged groups (Bonferroni: each at 1 - 0.05 / their
+        number), because the group was picked as the worst of them.
         """
         rate = None if self.worst is None else self.accuracies[self.worst]
         return rate and wilson(rate.num_correct, rate.num_total, 1 - 0.05 / self.num_judged)
 
     @property
     def num_judged(self) -> int:
-        """Groups that could have been the worst."""
+        """Number of groups that could have been the worst."""
         return len(self.accuracies) - len(self.too_small)
 
     def metrics(self) -> dict[str, float]:
-        """`accuracy_<group>` for each group with images, and `worst_group_accuracy`, as `Rate.metrics`."""
+        """`accuracy_<group>` per group with images, and `worst_group_accuracy`, each as in `Rate.metrics`."""
         flat: dict[str, float] = {}
         for name, rate in self.accuracies.items():
             if rate is not None:
@@ -285,22 +291,21 @@ class SliceAccuracies:
 
 
 def slice_accuracies(is_correct: ArrayLike, slices: Mapping[str, ArrayLike], min_images: int = 20) -> SliceAccuracies:
-    """Accuracy with its Wilson interval in each named group; groups may overlap and leave images out.
+    """Accuracy with its Wilson interval in each named group; groups may overlap and need not cover all images.
 
     Args:
         is_correct: bool (N,), whether the model is right about each image.
         slices: group name to bool (N,), which images belong to it.
-        min_images: below this a group is named as too small; at 20 images an interval is about 0.4 wide at
-            worst.
+        min_images: smaller groups are listed as too small; with 20 images an interval is at most about 0.4 wide.
 
     Raises:
         DataError: an array that is not bool (N,).
-        ConfigError: a minimum below 1, or two names that make the same metric.
+        ConfigError: a minimum below 1, or two names with the same metric key.
     """
     if min_images < 1:
         raise ConfigError(f"min_images is {min_images}, allowed is 1 or more")
     if len({metric_key(name) for name in slices}) < len(slices):
-        raise ConfigError(f"two of the groups {', '.join(slices)} make the same metric name; rename one")
+        raise ConfigError(f"two of the groups {', '.join(slices)} have the same metric name; rename one")
     correct = check_mask(is_correct, "is_correct")
     accuracies: dict[str, Rate | None] = {}
     for name, members in slices.items():

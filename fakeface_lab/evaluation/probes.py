@@ -1,11 +1,11 @@
-"""Probes: small models that see almost nothing of a picture. What they get right needs no detector.
+"""Probes: small models that see almost nothing of a picture, so that what they get right needs no detector.
 
-Owns how a probe is trained and scored, and the arrays that show what it looks at; what it is shown is in
-`probe_features`. A shortcut probe sees framing, colours or the file; forensic ones see the traces that
-generators and processing leave in pixels. What a score means for the data set is decided in `audit`.
+Owns how a probe is trained and scored; its features are in `features`. Shortcut probes see framing, colours or the
+file; forensic probes see the traces that generators and processing leave in pixels. `audit` decides what a score means
+for the data set.
 
-Each is `StandardScaler` + `LogisticRegression`, on a table `HistGradientBoostingClassifier` (scikit-learn).
-Classes are not weighted: the figure to beat is an accuracy, so the probes go for accuracy too.
+A probe of pixels is `StandardScaler` + `LogisticRegression`, one of a table `HistGradientBoostingClassifier`
+(scikit-learn). Classes are not weighted: the figure to beat is an accuracy, so the probes maximise accuracy too.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from sklearn.preprocessing import StandardScaler
 
 from fakeface_lab.errors import DataError
 from fakeface_lab.evaluation.features import PICTURE_PROBES, THUMBNAIL_PX, Images, Kind, feature_table
-from fakeface_lab.evaluation.intervals import Rate, wilson
+from fakeface_lab.evaluation.intervals import THRESHOLD, BoolArray, FloatArray, Rate, positives, wilson
 
 __all__ = [
     "ProbeResult",
@@ -37,9 +37,8 @@ __all__ = [
 ]
 
 IntArray = NDArray[np.int64]
-FloatArray = NDArray[np.float64]
 
-_MIN_VALUE_FRACTION = 0.01  # of the images, below which a text is not a category of its own
+_MIN_VALUE_FRACTION = 0.01  # of the images; rarer texts do not get a category of their own
 _FILE_SEES = "the file's shape, format and metadata"
 _COLOUR_COLUMNS = ["is_gray", "saturation", "colourfulness", "mean_red", "mean_green", "mean_blue"]
 
@@ -49,10 +48,10 @@ class ProbeResult:
     """What one probe gets right on pictures it was not trained on.
 
     Attributes:
-        name: short name, as in a metric's key.
-        kind: "majority" (guesses), "shortcut" (should be no better than guessing) or "forensic" (may be).
-        sees: what it is shown, in words that follow "sees only".
-        accuracy: share of right decisions, positive when the score is above 0.5.
+        name: short name, used in metric keys.
+        kind: "majority" (guesses), "shortcut" (should be no better than guessing) or "forensic" (may be better).
+        sees: its input, in words that follow "sees only".
+        accuracy: share of right decisions at `THRESHOLD`.
         auc: area under the ROC curve, 0 to 1; 0.5 for the majority.
         scores: float64 (N,), probability of the positive class (index 0), in [0, 1].
     """
@@ -68,26 +67,24 @@ class ProbeResult:
 def run_probes(
     images: Images, properties: pd.DataFrame | None, labels: IntArray, folds: IntArray, seed: int = 0
 ) -> list[ProbeResult]:
-    """Train every probe by cross-validation and score it out of fold.
+    """Train every probe with cross-validation and score it out of fold.
 
     Args:
         images: uint8 (N, H, W, 3), RGB; may be memory-mapped.
-        properties: N rows, the columns of `data.properties` side by side, without those that follow from the
-            content; None leaves out the two probes that see only colour figures or only the file. Text columns are
-            taken as categories.
+        properties: N rows, all columns of `data.properties` except those that follow from the content; None leaves out
+            the two probes that see only colour figures or only the file. Text columns are categories.
         labels: int64 (N,), 0 for the positive class, 1 for the negative one.
-        folds: int64 (N,), the fold that scores each picture; the network's own, so that figures compare.
+        folds: int64 (N,), the fold that scores each picture.
         seed: of the boosted trees.
 
     Returns:
         The majority, then one result per probe; `accuracy` and `auc` over the pooled out-of-fold scores.
 
     Raises:
-        DataError: lengths that differ, labels other than 0 and 1, or a fold that leaves one class to train
-            on.
+        DataError: different lengths, labels other than 0 and 1, or a fold without which only one class is left.
     """
     _check(len(images), labels, folds)
-    is_positive = labels == 0
+    is_positive = positives(labels)
     results = [_majority(is_positive, folds)]
     for probe in PICTURE_PROBES:
         scores = _out_of_fold(_linear(), feature_table(images, probe), is_positive, folds)
@@ -112,30 +109,30 @@ def probe_on_split(
     test_labels: IntArray,
     properties: pd.DataFrame | None = None,
 ) -> ProbeResult:
-    """Train the best quick shortcut probe on a run's own training split and score it on its own test split.
+    """Train the best of the fast shortcut probes on a run's training split and score it on the run's test split.
 
-    The probe is chosen by cross-validation inside the training split, so the figure is not a best of several
-    looks at the test split. Meant for the explained share.
+    The probe is chosen by cross-validation within the training split, so its figure is not the best of several looks at
+    the test split. Used for the explained share.
 
     Args:
         train_images: uint8 (N, H, W, 3), RGB.
         train_labels: int64 (N,), 0 for the positive class, 1 for the negative one.
         test_images: uint8 (M, H, W, 3), RGB.
         test_labels: int64 (M,).
-        properties: N + M rows, of the training pictures and then of the test pictures, as `run_probes` takes them for
-            the file; None leaves out the probe that sees only the file.
+        properties: N + M rows, first the training and then the test pictures, with the columns that `run_probes` uses
+            for the file; None leaves out the probe that sees only the file.
 
     Returns:
         The chosen probe's result on the M test pictures.
 
     Raises:
-        DataError: lengths that differ, labels other than 0 and 1, or a class with one training picture.
+        DataError: different lengths, labels other than 0 and 1, or a class with a single training picture.
     """
     num_folds = 3
     _check(len(test_images), test_labels)
     folds = stratified_folds(train_labels, np.arange(len(train_labels)), min(num_folds, _smallest(train_labels)))
     _check(len(train_images), train_labels, folds)
-    is_positive = train_labels == 0
+    is_positive = positives(train_labels)
     candidates: list[tuple[str, str, Any, FloatArray, Callable[[Images], FloatArray]]] = [
         (probe.name, probe.sees, _linear(), feature_table(train_images, probe), partial(feature_table, probe=probe))
         for probe in PICTURE_PROBES
@@ -151,15 +148,15 @@ def probe_on_split(
     ]
     name, sees, model, table, test_table = candidates[int(np.argmax(accuracies))]
     scores = model.fit(table, is_positive).predict_proba(test_table(test_images))[:, 1]
-    return _result(name, "shortcut", sees, test_labels == 0, scores)
+    return _result(name, "shortcut", sees, positives(test_labels), scores)
 
 
 def stratified_folds(labels: IntArray, groups: IntArray, num_folds: int = 5, seed: int = 0) -> IntArray:
-    """Give each picture the fold that scores it: classes spread evenly, groups kept whole.
+    """Assign each picture the fold that scores it: classes spread evenly, groups kept whole.
 
     Args:
         labels: int64 (N,).
-        groups: int64 (N,), for instance near-duplicate groups; `np.arange(N)` for none.
+        groups: int64 (N,), e.g. near-duplicate groups; `np.arange(N)` for none.
         num_folds: at least 2.
         seed: of the shuffling.
 
@@ -172,7 +169,7 @@ def stratified_folds(labels: IntArray, groups: IntArray, num_folds: int = 5, see
     if not 2 <= num_folds <= _smallest(labels):
         raise DataError(
             f"{num_folds} folds cannot be made: allowed are 2 to the size of the smallest class, here "
-            f"{_smallest(labels)}; add pictures or take fewer folds"
+            f"{_smallest(labels)}; add pictures or use fewer folds"
         )
     folds = np.zeros(len(labels), dtype=np.int64)
     splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
@@ -182,7 +179,7 @@ def stratified_folds(labels: IntArray, groups: IntArray, num_folds: int = 5, see
 
 
 def mean_faces(images: Images, labels: IntArray) -> FloatArray:
-    """Average picture of each class, float64 (2, H, W, 3), 0 to 255, in the order of the class index."""
+    """Mean picture of each class, float64 (2, H, W, 3), 0 to 255, in the order of the class index."""
     sums = np.zeros((2, *np.shape(images[0])))
     for pixels, label in zip(images, labels, strict=True):
         sums[label] += pixels
@@ -194,11 +191,11 @@ def thumbnail_weights(images: Images, labels: IntArray) -> FloatArray:
     """Weights of the thumbnail probe trained on all pictures.
 
     Returns:
-        float64 (16, 16, 3): change of the log-odds of the positive class when the value grows by one standard
-        deviation. Above 0 speaks for the positive class.
+        float64 (16, 16, 3): change of the log-odds of the positive class per standard deviation of the value. Values
+        above 0 are evidence for the positive class.
     """
     _check(len(images), labels)
-    model = _linear().fit(feature_table(images, PICTURE_PROBES[0]), labels == 0)
+    model = _linear().fit(feature_table(images, PICTURE_PROBES[0]), positives(labels))
     return np.asarray(model[-1].coef_.reshape(THUMBNAIL_PX, THUMBNAIL_PX, 3), dtype=np.float64)
 
 
@@ -207,37 +204,37 @@ def _linear() -> Any:
 
 
 def _boosted(seed: int) -> Any:
-    # Few and shallow trees: the defaults are made for larger tables.
+    # Few and shallow trees, because the defaults are meant for larger tables.
     return HistGradientBoostingClassifier(max_iter=50, max_depth=3, random_state=seed)
 
 
 def _numeric(table: pd.DataFrame) -> FloatArray:
-    """The table with each text as one column per value; rare values are one, or each photograph would be its own."""
+    """The table with one column per value of each text; rare values share one, or each photograph would get its own."""
     text = list(table.select_dtypes(exclude=["number", "bool"]))
     shown = table.copy()
     for name in text:
         is_rare = table[name].map(table[name].value_counts()) < _MIN_VALUE_FRACTION * len(table)
         shown[name] = table[name].mask(is_rare, "rare")
-    # The boosted trees refuse a column without one value, as the JPEG quality is in a fold without a JPEG.
+    # The boosted trees reject a column without any value, such as the JPEG quality in a fold without a JPEG.
     return pd.get_dummies(shown, columns=text).to_numpy(dtype=np.float64, na_value=-1.0)
 
 
-def _out_of_fold(model: Any, table: FloatArray, is_positive: NDArray[np.bool_], folds: IntArray) -> FloatArray:
+def _out_of_fold(model: Any, table: FloatArray, is_positive: BoolArray, folds: IntArray) -> FloatArray:
     scores = cross_val_predict(model, table, is_positive, cv=PredefinedSplit(folds), method="predict_proba")
     return np.asarray(scores[:, 1], dtype=np.float64)
 
 
-def _majority(is_positive: NDArray[np.bool_], folds: IntArray) -> ProbeResult:
+def _majority(is_positive: BoolArray, folds: IntArray) -> ProbeResult:
     scores = np.zeros(len(folds))
     for fold in np.unique(folds):
         scores[folds == fold] = is_positive[folds != fold].mean()
-    # Shares that differ from fold to fold are no ranking of pictures: its AUC is one half by definition.
-    accuracy = wilson(int(((scores > 0.5) == is_positive).sum()), len(scores))
+    # Class shares that differ between folds do not rank pictures, so its AUC is one half by definition.
+    accuracy = wilson(int(((scores > THRESHOLD) == is_positive).sum()), len(scores))
     return ProbeResult("majority", "majority", "the number of pictures in each class", accuracy, 0.5, scores)
 
 
-def _result(name: str, kind: Kind, sees: str, is_positive: NDArray[np.bool_], scores: FloatArray) -> ProbeResult:
-    accuracy = wilson(int(((scores > 0.5) == is_positive).sum()), len(scores))
+def _result(name: str, kind: Kind, sees: str, is_positive: BoolArray, scores: FloatArray) -> ProbeResult:
+    accuracy = wilson(int(((scores > THRESHOLD) == is_positive).sum()), len(scores))
     return ProbeResult(name, kind, sees, accuracy, float(roc_auc_score(is_positive, scores)), scores)
 
 

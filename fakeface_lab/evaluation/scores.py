@@ -1,7 +1,7 @@
-"""How well a model separates the two classes: the documented figures, and the panel that detection needs.
+"""How good the scores of one model are: the documented figures, the detection panel, and calibration.
 
-Owns which figures there are and what they are called in a run. Intervals come from `intervals`; whether one
-model is better than another is decided in `comparison`.
+Owns which figures there are and what they are called in a run. Intervals come from `intervals`; whether one model is
+better than another is decided in `comparison`.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from sklearn import metrics as sk
 
 from fakeface_lab.errors import ConfigError, DataError
 from fakeface_lab.evaluation.intervals import (
+    THRESHOLD,
     BoolArray,
     FloatArray,
     Rate,
@@ -33,29 +34,28 @@ __all__ = [
 ]
 
 MAX_FPR = 0.05
-# A false positive rate is only read off where it stands for this many negatives at least.
+# A recall at MAX_FPR is only reported if that rate amounts to at least this many negatives.
 MIN_FALSE_POSITIVES = 5
 PREVALENCES = (0.5, 0.1, 0.01)
+NUM_SIMULATIONS = 1000  # of a calibrated model
 
 
 def documented_scores(probabilities: ArrayLike, labels: ArrayLike) -> dict[str, float]:
     """Accuracy and F1 computed the way the documented result was.
 
-    Both softmax outputs are compared with 0.5 and flattened over images and classes, as are the one-hot
-    labels; then scikit-learn's `accuracy_score` and binary `f1_score`. Each image thereby counts once for
-    each class, and unless both outputs are 0.5 the F1 is the accuracy again and not the F1 of either class
-    (`detection_scores` has those).
+    Both softmax outputs are compared with 0.5 and flattened over images and classes, as are the one-hot labels; then
+    come scikit-learn's `accuracy_score` and binary `f1_score`. Each image thus counts once per class, and unless both
+    outputs are 0.5 the F1 equals the accuracy and is not the F1 of either class (`detection_scores` has those).
 
     Args:
-        probabilities: float32 (N, 2), softmax output, a column per class index.
+        probabilities: float32 (N, 2), softmax output, one column per class index.
         labels: int (N,), class index, 0 or 1.
 
     Returns:
         `documented_accuracy` and `documented_f1`, both in [0, 1].
 
     Raises:
-        DataError: wrong shapes, no image, a label that is not 0 or 1, or an output that is NaN or no
-            probability.
+        DataError: wrong shapes, no image, a label that is not 0 or 1, or an output that is not a probability.
     """
     outputs, classes = np.asarray(probabilities), np.asarray(labels)
     if outputs.ndim != 2 or outputs.shape[1] != 2 or outputs.shape[0] == 0:
@@ -63,10 +63,10 @@ def documented_scores(probabilities: ArrayLike, labels: ArrayLike) -> dict[str, 
     if classes.shape != outputs.shape[:1]:
         raise DataError(f"labels have shape {classes.shape}, needed is {outputs.shape[:1]}: one per image")
     if not np.issubdtype(classes.dtype, np.integer) or not np.isin(classes, (0, 1)).all():
-        raise DataError("labels hold something else than the class indices 0 and 1; pass int (num_images,)")
+        raise DataError("labels hold values other than the class indices 0 and 1; pass int (num_images,)")
     if not ((outputs >= 0) & (outputs <= 1)).all():
         raise DataError("probabilities hold NaN or a value outside 0 to 1; pass the softmax output")
-    predicted = (outputs > 0.5).astype(int).ravel()
+    predicted = (outputs > THRESHOLD).astype(int).ravel()
     actual = np.eye(2, dtype=int)[classes].ravel()
     return {
         "documented_accuracy": float(sk.accuracy_score(actual, predicted)),
@@ -76,13 +76,13 @@ def documented_scores(probabilities: ArrayLike, labels: ArrayLike) -> dict[str, 
 
 @dataclass(frozen=True)
 class PredictiveValue:
-    """How often "positive" is right where positives are as frequent as `prevalence` (Bayes' rule).
+    """How often "positive" is right if positives are as frequent as `prevalence` (Bayes' rule).
 
     Attributes:
         prevalence: share of positives where the model is used, in (0, 1).
-        value: from the recalls as measured, in [0, 1]; None if the model calls no image positive.
+        value: from the measured recalls, in [0, 1]; None if the model calls no image positive.
         low: from the lower ends of both recalls, in [0, 1]; with few negatives far below the value.
-        high: from the upper ends. Each recall's interval is wide enough for the two to hold at 95 % together.
+        high: from the upper ends. The recalls' intervals are wide enough to hold jointly at 95 %.
     """
 
     prevalence: float
@@ -93,11 +93,11 @@ class PredictiveValue:
 
 @dataclass(frozen=True)
 class DetectionScores:
-    """One model on one set of images; what needs both classes is None where only one is there.
+    """One model on one set of images; figures that need both classes are None if only one is present.
 
     Attributes:
         class_names: the positive class first.
-        threshold: an image is decided positive when its score is above it.
+        threshold: an image is decided positive if its score is above it.
         tp: positives decided positive.
         fn: positives decided negative.
         fp: negatives decided positive.
@@ -105,19 +105,18 @@ class DetectionScores:
         accuracy: share of right decisions.
         recall_positive: share of positives found (true positive rate); None without positives.
         recall_negative: share of negatives recognised (true negative rate); None without negatives.
-        precision_positive: share of right decisions among "positive"; None if there are none.
+        precision_positive: share of right decisions among those for "positive"; None without any.
         precision_negative: the same for "negative".
         balanced_accuracy: mean of both recalls, in [0, 1].
-        f1_positive: harmonic mean of precision and recall with this class as the one looked for, in [0, 1].
+        f1_positive: harmonic mean of precision and recall of the positive class, in [0, 1].
         f1_negative: the same for the negative class.
-        roc_auc: chance that a positive scores above a negative, ties half, in [0, 1].
-        average_precision: of the positive class, in (0, 1]; another number if the classes are swapped.
-        equal_error_rate: where misses and false alarms are equally frequent, interpolated on the ROC, in
-            [0, 1].
-        brier: mean squared distance of score and truth, in [0, 1], lower is better.
+        roc_auc: probability that a positive scores above a negative, ties count half, in [0, 1].
+        average_precision: of the positive class, in (0, 1]; changes if the classes are swapped.
+        equal_error_rate: rate at which misses and false alarms are equally frequent, interpolated on the ROC.
+        brier: mean squared distance between score and truth, in [0, 1], lower is better.
         log_loss: mean negative log-likelihood in nats, 0 or more, lower is better.
-        tpr_at_max_fpr: best recall of positives with at most 5 % false positives; the threshold is picked on
-            these very images. None where 5 % of the negatives is fewer than 5 images: not resolvable.
+        tpr_at_max_fpr: best recall of positives with at most 5 % false positives; the threshold is picked on the same
+            images. None if 5 % of the negatives are fewer than 5 images.
         predictive_values: at 50, 10 and 1 % positives; empty with one class.
     """
 
@@ -146,8 +145,8 @@ class DetectionScores:
     def metrics(self) -> dict[str, float]:
         """Flat metrics for a run, such as `accuracy`, `accuracy_low`, `recall_fake`, `num_fake_as_real`.
 
-        Rates bring their interval (`_low`, `_high`) and counts (`_num_correct`, `_num_total`). What is None
-        here is missing there.
+        Rates come with their interval (`_low`, `_high`) and counts (`_num_correct`, `_num_total`). Figures that are
+        None are left out.
         """
         positive, negative = (metric_key(name) for name in self.class_names)
         rates = {
@@ -183,7 +182,7 @@ class DetectionScores:
 
 
 def detection_scores(
-    is_positive: ArrayLike, scores: ArrayLike, class_names: tuple[str, str], threshold: float = 0.5
+    is_positive: ArrayLike, scores: ArrayLike, class_names: tuple[str, str], threshold: float = THRESHOLD
 ) -> DetectionScores:
     """The detection panel of one model on one set of images.
 
@@ -191,17 +190,16 @@ def detection_scores(
         is_positive: bool (N,).
         scores: float64 (N,), probability of the positive class in [0, 1].
         class_names: the positive class first, for example ("fake", "real").
-        threshold: decided positive above it, in (0, 1); carried over from elsewhere, never fitted on these
-            images.
+        threshold: decided positive above it, in (0, 1); never fitted on these images.
 
     Raises:
-        DataError: other dtypes or shapes, no image, a score that is NaN or outside [0, 1].
-        ConfigError: a threshold outside (0, 1), or class names that make the same metric.
+        DataError: wrong dtypes or shapes, no image, or a score that is NaN or outside [0, 1].
+        ConfigError: a threshold outside (0, 1), or class names with the same metric key.
     """
     truth, values = check_detection(is_positive, scores)
     check_fraction(threshold, "threshold")
     if metric_key(class_names[0]) == metric_key(class_names[1]):
-        raise ConfigError(f"the classes {class_names} make the same metric names; give them different names")
+        raise ConfigError(f"the classes {class_names} have the same metric name; rename one")
     decided = values > threshold
     tp, fn = int((truth & decided).sum()), int((truth & ~decided).sum())
     fp, tn = int((~truth & decided).sum()), int((~truth & ~decided).sum())
@@ -237,7 +235,7 @@ def _rate_or_none(num_correct: int, num_total: int) -> Rate | None:
 
 def _equal_error_rate(truth: BoolArray, values: FloatArray) -> float:
     fpr, tpr, _ = sk.roc_curve(truth, values)
-    # fpr - (1 - tpr) rises from -1 to 1 and strictly so, since each point of the curve moves right or up.
+    # fpr - (1 - tpr) rises strictly from -1 to 1, because each point of the curve moves right or up.
     return float(np.interp(0.0, fpr + tpr - 1.0, fpr))
 
 
@@ -254,13 +252,10 @@ def _predictive_value(prevalence: float, tp: int, fn: int, fp: int, tn: int) -> 
         right, wrong = tpr * prevalence, (1.0 - tnr) * (1.0 - prevalence)
         return right / (right + wrong)
 
-    # Two intervals have to hold at once (Bonferroni), so each gets half of the 5 %.
+    # Two intervals have to hold jointly (Bonferroni), so each gets half of the 5 %.
     tpr, tnr = wilson(tp, tp + fn, 0.975), wilson(tn, tn + fp, 0.975)
     value = ppv(tpr.value, tnr.value) if tp + fp else None
     return PredictiveValue(prevalence, value, low=ppv(tpr.low, tnr.low), high=ppv(tpr.high, tnr.high))
-
-
-NUM_SIMULATIONS = 1000
 
 
 @dataclass(frozen=True)
@@ -268,10 +263,10 @@ class ReliabilityBin:
     """The images of one bin: one point of a reliability diagram.
 
     Attributes:
-        mean_score: what the model says, in [0, 1].
-        positive: what is so: share of positives, with counts and Wilson interval.
-        null_low: with calibrated scores the share of positives lies above this in 97.5 % of all cases.
-        null_high: and below this (consistency bars, Broecker and Smith 2007).
+        mean_score: mean predicted probability, in [0, 1].
+        positive: observed share of positives, with counts and Wilson interval.
+        null_low: 2.5 % quantile of the share if the scores are calibrated (consistency bars, Broecker and Smith 2007).
+        null_high: 97.5 % quantile.
     """
 
     mean_score: float
@@ -285,9 +280,8 @@ class Calibration:
     """Calibration of one model on one set of images.
 
     Attributes:
-        ece: expected calibration error over bins of equal mass, in [0, 1]; above 0 even for a calibrated
-            model.
-        null_mean: mean ECE of a calibrated model with these very scores.
+        ece: expected calibration error over bins of equal mass, in [0, 1]; above 0 even for a calibrated model.
+        null_mean: mean ECE of a calibrated model with the same scores.
         null_high: its 95 % quantile.
         bins: the reliability table, by rising score.
     """
@@ -299,7 +293,7 @@ class Calibration:
 
     @property
     def is_miscalibrated(self) -> bool:
-        """Whether the error is larger than chance explains (at 95 %)."""
+        """Whether the error is larger than chance explains, at the 95 % level."""
         return self.ece > self.null_high
 
     def metrics(self) -> dict[str, float]:
@@ -312,26 +306,26 @@ class Calibration:
 
 
 def calibration(is_positive: ArrayLike, scores: ArrayLike, seed: int = 0) -> Calibration:
-    """Expected calibration error with equal-mass bins beside what a calibrated model has by chance.
+    """Expected calibration error with equal-mass bins, compared with what a calibrated model has by chance.
 
-    Bins of equal mass have less bias than bins of equal width (Roelofs et al. 2022); 5 below 300 images,
-    else 10. Images with the same score share a bin, so that their order is of no account; saturated scores
-    then fill fewer bins. The null draws each image's class from its score, 1,000 times.
+    Bins of equal mass have less bias than bins of equal width (Roelofs et al. 2022); there are 5 below 300 images, else
+    10. Images with equal scores share a bin, so that their order does not matter; saturated scores then fill fewer
+    bins. The null distribution draws each image's class from its score, 1,000 times.
 
     Args:
-        is_positive: bool (N,); one class alone is allowed.
+        is_positive: bool (N,); a single class is allowed.
         scores: float64 (N,), probability of the positive class in [0, 1].
         seed: of the simulations.
 
     Raises:
-        DataError: other dtypes or shapes, no image, a score that is NaN or outside [0, 1].
+        DataError: wrong dtypes or shapes, no image, or a score that is NaN or outside [0, 1].
     """
     truth, values = check_detection(is_positive, scores)
     bins = _equal_mass_bins(values)
     counts = np.bincount(bins)
     mean_scores = np.bincount(bins, weights=values) / counts
     rng = np.random.default_rng(seed)
-    # One simulation at a time: memory stays that of the images, however many there are.
+    # One simulation at a time, so that memory does not grow with their number.
     null_shares = np.array(
         [np.bincount(bins, weights=rng.random(values.size) < values) / counts for _ in range(NUM_SIMULATIONS)]
     )
@@ -339,26 +333,17 @@ def calibration(is_positive: ArrayLike, scores: ArrayLike, seed: int = 0) -> Cal
     weights = counts / values.size
     null_eces = np.abs(null_shares - mean_scores) @ weights
     null_low, null_high = np.quantile(null_shares, [0.025, 0.975], axis=0)
-    table = tuple(
-        ReliabilityBin(
-            mean_score=float(mean_scores[i]),
-            positive=wilson(int(truth[bins == i].sum()), int(counts[i])),
-            null_low=float(null_low[i]),
-            null_high=float(null_high[i]),
-        )
-        for i in range(counts.size)
-    )
+    rates = [wilson(int(truth[bins == index].sum()), int(num_images)) for index, num_images in enumerate(counts)]
+    ece = float(np.abs(shares - mean_scores) @ weights)
+    table = zip(mean_scores.tolist(), rates, null_low.tolist(), null_high.tolist(), strict=True)
     return Calibration(
-        ece=float(np.abs(shares - mean_scores) @ weights),
-        null_mean=float(null_eces.mean()),
-        null_high=float(np.quantile(null_eces, 0.95)),
-        bins=table,
+        ece, float(null_eces.mean()), float(np.quantile(null_eces, 0.95)), tuple(ReliabilityBin(*row) for row in table)
     )
 
 
 def _equal_mass_bins(values: FloatArray) -> NDArray[np.intp]:
-    """Bin of each image, int (N,), numbered from 0 by rising score without gaps."""
+    """Bin of each image, int (N,), numbered from 0 by rising score, without gaps."""
     num_bins = 5 if values.size < 300 else 10
-    # The mean rank of equal scores keeps them together, in the bin where their middle lies.
+    # The mean rank of equal scores keeps them together, in the bin of their midpoint.
     position = (rankdata(values) - 0.5) / values.size
     return np.unique((position * num_bins).astype(np.intp), return_inverse=True)[1]

@@ -1,8 +1,7 @@
-"""What the best score of a search is worth, and whether the search looked far enough.
+"""What the best score of a search is worth, and whether the search space was wide enough.
 
-The best of many trials on the same images is too good: it was picked for being lucky as well. Owns the
-correction for that, the expected best after fewer trials, and the check for values on the edge of their
-range. Trains nothing.
+The best of many trials on the same images is optimistic, because it was picked partly for its luck. Owns the correction
+for that, the expected best after fewer trials, and the check for best values at the edge of their range.
 """
 
 import math
@@ -31,18 +30,18 @@ EDGE_FRACTION = 0.1
 
 @dataclass(frozen=True)
 class SelectedScore:
-    """The best score of a search, as found and as it can be expected on new images.
+    """The best score of a search, as found and as expected on new images.
 
     Attributes:
         naive: score of the best trial over all images, as a leaderboard shows it.
-        held_out: what a trial picked this way scores on images it was not picked on.
-        low: lower end of its 95 % interval, a conservative one.
+        held_out: mean score of a trial picked this way on images it was not picked on.
+        low: lower end of its conservative 95 % interval.
         high: upper end.
         num_trials: trials to pick from.
-        num_epochs: epochs of all trials, where the pick among them is covered; None where it is not.
+        num_epochs: epochs of all trials if the pick among them is corrected for too; otherwise None.
         num_images: images they were scored on.
         maximize: whether higher is better.
-        is_lowest: whether the score is the lowest of several figures, which chance makes too low.
+        is_lowest: whether the score is the lowest of several figures, which is too low by chance.
     """
 
     naive: float
@@ -57,15 +56,15 @@ class SelectedScore:
 
     @property
     def is_more_than_found(self) -> bool:
-        """Whether the score on images that were held out is better than the one found."""
+        """Whether the score on held-out images is better than the one found."""
         return self.held_out > self.naive if self.maximize else self.held_out < self.naive
 
     @property
     def corrected(self) -> float:
-        """What to expect on new images.
+        """The score to expect on new images.
 
-        Being picked cannot have made a mean worse: the one found stands where the held-out one is better. A lowest
-        figure of several may rightly be higher on new images than where it was found.
+        Selection cannot make a mean worse, so if the held-out score is better the one found stands. The lowest of
+        several figures, however, may well be higher on new images.
         """
         return self.naive if self.is_more_than_found and not self.is_lowest else self.held_out
 
@@ -79,12 +78,12 @@ class SelectedScore:
         if self.is_more_than_found and not self.is_lowest:
             text += (
                 f"nothing to take off for the selection of {covered} (on held-out images it is {self.held_out:.4f}, no "
-                f"worse: the models differ by more than their luck)"
+                f"worse: the models differ by more than luck)"
             )
         else:
             text += f"{self.corrected:.4f} corrected for the selection of {covered}"
             if self.is_more_than_found:
-                text += " (more than was found: the lowest figure of several conditions is itself too low by chance)"
+                text += " (more than was found, because the lowest of several conditions is too low by chance)"
         return f"{text}, conservative 95 % interval {self.low:.4f}-{self.high:.4f}"
 
 
@@ -96,28 +95,28 @@ def selection_corrected(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> SelectedScore:
-    """Correct the best of several trials for having been picked: BBC-CV (Tsamardinos et al. 2018).
+    """Correct the best of several trials for its selection: BBC-CV (Tsamardinos et al. 2018).
 
     Resamples the images, picks the best column on those drawn, and scores it on those left out; the mean over all
-    resamples is the corrected score, their percentiles its interval. The interval is conservative: as only about a
-    third of the images is left out each time, it is wider than it need be. Columns that tie on a resample share it
-    equally. Nothing is trained again.
+    resamples is the corrected score, their percentiles its interval. The interval is wider than necessary, because only
+    about a third of the images is left out each time. Columns that tie on a resample share it equally. Nothing is
+    retrained.
 
-    A trial that keeps the best of its epochs was picked twice on the same images. With a column for each epoch of each
-    trial both picks are repeated in every resample.
+    A trial that keeps the best of its epochs was picked twice on the same images. With one column per epoch of each
+    trial, both picks are repeated in every resample.
 
     Args:
         scores: (N, C), score of each image under each trial, or under each epoch of each trial: bool or 0/1 for
             accuracy, or any per-image figure whose mean is the metric, for example the loss. All on the same images,
             none of them trained on.
         maximize: whether higher is better.
-        num_trials: how many trials the columns are epochs of; None where each column is a trial.
+        num_trials: number of trials if the columns are epochs; None if each column is a trial.
         confidence: of the interval, in (0, 1).
-        num_resamples: how many resamples are drawn.
+        num_resamples: number of resamples.
         seed: of the resampling.
 
     Raises:
-        DataError: another shape, fewer than two images, no trial, or a score that is not finite.
+        DataError: wrong shape, fewer than two images, no trial, or a score that is not finite.
         ConfigError: a confidence outside (0, 1).
     """
     check_fraction(confidence, "confidence")
@@ -133,7 +132,7 @@ def selection_corrected(
     for _ in range(num_resamples):
         times_drawn = np.bincount(rng.integers(num_images, size=num_images), minlength=num_images)
         left_out = times_drawn == 0
-        if not left_out.any():  # happens with a handful of images only
+        if not left_out.any():  # possible with a handful of images
             continue
         in_bag = times_drawn @ gains
         left_out_scores.append(matrix[left_out][:, in_bag == in_bag.max()].mean())
@@ -152,29 +151,29 @@ def selection_corrected(
 
 
 def expected_best(trial_scores: ArrayLike, algorithm: str, maximize: bool = True) -> FloatArray:
-    """Best score to expect after 1, 2, ... T random trials, without bias (U-statistic, Tang et al. 2020).
+    """Unbiased estimate of the best score after 1, 2, ... T random trials (U-statistic, Tang et al. 2020).
 
-    The mean of the best over all subsets of n of the T trials. These are validation scores, so all but the
-    first carry the optimism that `selection_corrected` removes.
+    The mean of the best over all subsets of n of the T trials. These are validation scores, so all but the first carry
+    the optimism that `selection_corrected` removes.
 
     Args:
-        trial_scores: (T,), finite, of trials drawn independently from one distribution: leave out a first
-            trial that was set by hand.
-        algorithm: which algorithm suggested them. Only "random" draws independent trials; the others learn
-            from earlier trials or walk through a list, and their order carries meaning.
+        trial_scores: (T,), finite, of trials drawn independently from one distribution, without a first trial that was
+            set by hand.
+        algorithm: the algorithm that suggested them. Only "random" draws independent trials; the others learn from
+            earlier trials or enumerate a list.
         maximize: whether higher is better.
 
     Returns:
         float64 (T,), in the unit of the scores; entry n - 1 is for n trials.
 
     Raises:
-        ConfigError: another algorithm than "random".
-        DataError: another shape, no trial, or a score that is not finite.
+        ConfigError: an algorithm other than "random".
+        DataError: wrong shape, no trial, or a score that is not finite.
     """
     if algorithm != "random":
         raise ConfigError(
-            f"the expected best per number of trials does not exist for algorithm {algorithm!r}: its "
-            f"trials are not independent draws; allowed is 'random'"
+            f"the expected best after fewer trials is undefined for algorithm {algorithm!r}, whose trials are not "
+            f"independent draws; allowed is 'random'"
         )
     values: FloatArray = np.asarray(trial_scores, dtype=np.float64)
     if values.ndim != 1 or values.size == 0:
@@ -186,7 +185,7 @@ def expected_best(trial_scores: ArrayLike, algorithm: str, maximize: bool = True
     rank = np.arange(1, num_trials + 1)
     best = np.empty(num_trials)
     for n in range(1, num_trials + 1):
-        # The i-th smallest is the best of C(i-1, n-1) of the C(T, n) subsets; logarithms, as both overflow.
+        # The i-th smallest is the best of C(i-1, n-1) of the C(T, n) subsets; in logarithms, because both overflow.
         among = rank[n - 1 :]
         log_share = _log_comb(among - 1, n - 1) - _log_comb(np.array([num_trials]), n)
         best[n - 1] = np.exp(log_share) @ ascending[n - 1 :]
@@ -200,12 +199,12 @@ def _log_comb(n: np.ndarray[tuple[int, ...], np.dtype[np.int_]], k: int) -> Floa
 
 @dataclass(frozen=True)
 class SearchRange:
-    """Where a hyperparameter was searched.
+    """The range in which a hyperparameter was searched.
 
     Attributes:
         low: smallest value, included.
         high: largest value, included, above `low`.
-        is_log: whether values were drawn evenly in their logarithm; then `low` is above 0.
+        is_log: whether values were drawn uniformly in their logarithm; then `low` is above 0.
     """
 
     low: float
@@ -215,13 +214,13 @@ class SearchRange:
 
 @dataclass(frozen=True)
 class EdgeValue:
-    """A best value on the edge of its range: the optimum may lie outside.
+    """A best value at the edge of its range; the optimum may lie outside.
 
     Attributes:
         name: of the hyperparameter.
-        value: the best trial's.
+        value: of the best trial.
         side: which edge.
-        range: where it was searched.
+        range: in which it was searched.
     """
 
     name: str
@@ -238,21 +237,21 @@ class EdgeValue:
 
 
 def edge_values(best: Mapping[str, float], ranges: Mapping[str, SearchRange]) -> tuple[EdgeValue, ...]:
-    """The best trial's values in the outer 10 % of their range, measured as it was sampled.
+    """The best trial's values in the outer 10 % of their range, on the scale on which it was sampled.
 
     Args:
-        best: hyperparameter name to value; those without a range (choices, switches) are passed over.
-        ranges: hyperparameter name to range; one with equal ends was not searched and is passed over.
+        best: hyperparameter name to value; those without a range (choices, switches) are ignored.
+        ranges: hyperparameter name to range; one with equal ends was not searched and is ignored.
 
     Raises:
-        ConfigError: a range that is no range, or a value outside its own.
+        ConfigError: an invalid range, or a value outside its range.
     """
     found = []
     for name, value in best.items():
         if name not in ranges or ranges[name].low == ranges[name].high:
             continue
         position = _position(name, value, ranges[name])
-        # A hair of tolerance, so that 0.7 in 0.25 to 0.75 counts as 0.3 does.
+        # A tolerance, so that 0.7 in 0.25 to 0.75 counts just as 0.3 does.
         if position <= EDGE_FRACTION + 1e-9:
             found.append(EdgeValue(name, value, "low", ranges[name]))
         elif position >= 1.0 - EDGE_FRACTION - 1e-9:
@@ -261,7 +260,7 @@ def edge_values(best: Mapping[str, float], ranges: Mapping[str, SearchRange]) ->
 
 
 def _position(name: str, value: float, searched: SearchRange) -> float:
-    """Where in its range a value lies, from 0 to 1."""
+    """Relative position of a value in its range, 0 to 1."""
     low, high = searched.low, searched.high
     if not -math.inf < low < high < math.inf or (searched.is_log and low <= 0):
         needed = "0 < low < high" if searched.is_log else "low < high"

@@ -1,5 +1,6 @@
-"""Is a difference between two configurations larger than that between seeds of one of them?"""
+"""Significance tests behind a verdict: the power of McNemar's test, the spread over seeds, several tests at once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb
 
@@ -12,16 +13,20 @@ from scipy.stats import binom
 from fakeface_lab.errors import DataError
 from fakeface_lab.evaluation.intervals import FloatArray, Interval, check_fraction
 
-__all__ = ["SIGNIFICANCE", "SeedTest", "detectable_difference", "mcnemar_power", "seed_test"]
+__all__ = ["SIGNIFICANCE", "SeedTest", "detectable_difference", "holm", "mcnemar_power", "seed_test"]
+
+SIGNIFICANCE = 0.05
+MIN_CONFIGURATION_SEEDS = 3
 
 _NEGLIGIBLE = 1e-9
+_NUM_RESAMPLES = 9_999  # with up to seven seeds per side there are fewer permutations, and the test is exact
 
 
 def mcnemar_power(num_images: int, error_rate_a: float, error_rate_b: float, alpha: float = 0.05) -> float:
     """Probability that the exact McNemar test finds A better than B, for two models that err independently.
 
-    The unconditional power of Duffy (1984), summed over all numbers of discordant images. Models that err on the same
-    hard images have fewer discordant ones, hence more power for the same difference: this is a lower bound for them.
+    The unconditional power (Duffy 1984), summed over all numbers of discordant images. Models that err on the same hard
+    images have fewer discordant ones and more power for the same difference, so this is a lower bound for them.
 
     Args:
         num_images: images that both models decide.
@@ -47,16 +52,16 @@ def mcnemar_power(num_images: int, error_rate_a: float, error_rate_b: float, alp
         return 0.0
     low, high = (int(binom.ppf(share, num_images, only_a + only_b)) for share in (_NEGLIGIBLE, 1 - _NEGLIGIBLE))
     num_discordant = np.arange(max(low, 1), high + 1)
-    # The largest number of images right with B alone at which the two-sided p-value is still below alpha; -1: none.
+    # Largest number of images that only B has right with a two-sided p-value still below alpha; -1 if there is none.
     most: FloatArray = np.asarray(binom.ppf(alpha / 2, num_discordant, 0.5) - 1)
-    # The test asks for less than alpha, the quantile for no more.
+    # The test requires p < alpha, the quantile only p <= alpha.
     most -= np.asarray(2 * binom.cdf(most, num_discordant, 0.5) >= alpha)
     seen: FloatArray = np.asarray(binom.cdf(most, num_discordant, only_b / (only_a + only_b)))
     return float(np.asarray(binom.pmf(num_discordant, num_images, only_a + only_b)) @ seen)
 
 
 def detectable_difference(num_images: int, error_rate: float, alpha: float = 0.05, power: float = 0.8) -> float | None:
-    """Smallest true difference in error rate that the exact McNemar test shows with this power.
+    """Smallest true difference in error rate that the exact McNemar test detects with this power.
 
     Args:
         num_images: images that both models decide.
@@ -65,7 +70,7 @@ def detectable_difference(num_images: int, error_rate: float, alpha: float = 0.0
         power: in (0, 1).
 
     Returns:
-        In (0, 1 - error_rate]; None where no difference would be shown that often.
+        In (0, 1 - error_rate]; None if no difference would be detected that often.
 
     Raises:
         DataError: no image, or a rate outside [0, 1].
@@ -82,19 +87,14 @@ def detectable_difference(num_images: int, error_rate: float, alpha: float = 0.0
     return float(brentq(excess, 0.0, largest, xtol=1e-6))
 
 
-SIGNIFICANCE = 0.05
-MIN_CONFIGURATION_SEEDS = 3
-_NUM_RESAMPLES = 9_999  # up to seven seeds a side all permutations are fewer, and counted exactly
-
-
 @dataclass(frozen=True)
 class SeedTest:
-    """The figures of single seeds of two configurations, and whether they lie apart.
+    """The figures of single seeds of two configurations, and whether they are separated.
 
     Attributes:
-        candidate: lowest and highest figure of the candidate's seeds; a spread, no confidence interval.
+        candidate: lowest and highest figure of the candidate's seeds; a range, not a confidence interval.
         reference: the same for the reference.
-        num_seeds: seeds on each side.
+        num_seeds: seeds per side.
         p_value: two-sided, of the exact rank-sum test; 1 with a single seed.
     """
 
@@ -105,19 +105,19 @@ class SeedTest:
 
     @property
     def max_p_value(self) -> float:
-        """The p-value up to which the seeds count as apart.
+        """Largest p-value at which the seeds count as separated.
 
-        0.05; below four seeds the smallest that there is: each seed of one side better than each of the other.
+        0.05; with fewer than four seeds the smallest possible one: each seed of one side beats each of the other.
         """
         return max(SIGNIFICANCE, 2 / comb(2 * self.num_seeds, self.num_seeds))
 
     @property
     def is_apart(self) -> bool:
-        """Whether the sides differ by more than their own seeds do; a single seed each cannot deny it."""
+        """Whether the sides differ by more than their own seeds do; always true with a single seed per side."""
         return self.num_seeds == 1 or self.p_value <= self.max_p_value + 1e-12
 
     def sentence(self, figure: str, candidate: str, reference: str) -> str:
-        """The spread in plain words; below three seeds also what the comparison is not about."""
+        """The range in words; with fewer than three seeds also the limit of what the comparison says."""
         text = f"{figure} of single seeds: {candidate} {self._spread(self.candidate)}, "
         text += f"{reference} {self._spread(self.reference)}"
         if self.num_seeds > 1:
@@ -136,21 +136,21 @@ class SeedTest:
 
 
 def seed_test(candidate: ArrayLike, reference: ArrayLike) -> SeedTest:
-    """Compare two configurations by a figure of each seed: the exact rank-sum test (Wilcoxon 1945), midranks for ties.
+    """Compare two configurations by one figure per seed: exact rank-sum test (Wilcoxon 1945), midranks for ties.
 
-    It holds whatever the figures are distributed like, a rare seed that collapses included.
+    Valid for any distribution of the figures, including a rare seed that collapses.
 
     Args:
         candidate: float (num_seeds,), one figure per seed.
-        reference: float (num_seeds,), as many.
+        reference: float (num_seeds,), the same number of seeds.
 
     Raises:
-        DataError: numbers of seeds that differ, or none.
+        DataError: different numbers of seeds, or no seed.
     """
     a, b = (np.asarray(side, dtype=np.float64) for side in (candidate, reference))
     if a.ndim != 1 or a.shape != b.shape or a.size == 0:
         raise DataError(
-            f"the sides have {a.size} and {b.size} seeds: compare equal numbers of seeds, at least one a side"
+            f"the sides have {a.size} and {b.size} seeds: compare equal numbers of seeds, at least one per side"
         )
     p_value = 1.0
     if a.size > 1:
@@ -169,3 +169,19 @@ def seed_test(candidate: ArrayLike, reference: ArrayLike) -> SeedTest:
 
 def _range(figures: FloatArray) -> Interval:
     return Interval(float(figures.min()), float(figures.max()))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values adjusted for multiple tests (Holm 1979), in the order given; compare them with 0.05 as usual.
+
+    Raises:
+        DataError: a value that is NaN or outside [0, 1].
+    """
+    values: FloatArray = np.asarray(p_values, dtype=np.float64)
+    if not ((values >= 0.0) & (values <= 1.0)).all():
+        raise DataError(f"p-values are {list(p_values)}, allowed is 0 to 1")
+    order = np.argsort(values, kind="stable")
+    factors = np.arange(values.size, 0, -1)
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(np.maximum.accumulate(values[order] * factors), 1.0)
+    return [float(value) for value in adjusted]

@@ -1,6 +1,6 @@
-"""Figures of a data set audit: what the classes look like on average, and which pictures look the same.
+"""Figures of an audit: mean faces, the thumbnail probe's weights, the closest pairs, images with suspect labels.
 
-Owns how they look. The arrays come from `evaluation.probes`, the pairs from `data.hashes`.
+The arrays come from `evaluation.probes`, the pairs from `data.splits`.
 """
 
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["closest_pairs_sheet", "mean_faces_figure", "printable", "suspects_sheet", "thumbnail_weights_figure"]
+from fakeface_lab.figures import SIGNED_COLOURS
 
-SIGNED_COLOURS = "PuOr_r"  # orange: class 0, purple: class 1
+__all__ = ["closest_pairs_sheet", "mean_faces_figure", "printable", "suspects_sheet", "thumbnail_weights_figure"]
 
 
 def mean_faces_figure(means: ArrayLike, class_names: Sequence[str]) -> Figure:
-    """The average picture of each class and the difference of their brightness.
+    """The mean picture of each class and the difference of their brightness.
 
-    A sharp average means that the pictures of that class are framed alike.
+    A sharp mean shows that the pictures of that class are framed alike.
 
     Args:
         means: float (2, H, W, 3), 0 to 255, from `mean_faces`.
@@ -44,7 +44,7 @@ def mean_faces_figure(means: ArrayLike, class_names: Sequence[str]) -> Figure:
 
 
 def thumbnail_weights_figure(weights: ArrayLike, class_names: Sequence[str]) -> Figure:
-    """Where brightness speaks for which class to the thumbnail probe: all channels together, then each.
+    """Where brightness is evidence for which class to the thumbnail probe: the sum of all channels, then each one.
 
     Args:
         weights: float (h, w, 3), above 0 for class 0, from `thumbnail_weights`.
@@ -71,14 +71,14 @@ def closest_pairs_sheet(
     captions: Sequence[str],
     max_pairs: int = 12,
 ) -> Figure:
-    """Contact sheet of the closest pairs, two side by side: are these the same picture or only look-alikes?
+    """Contact sheet of the closest pairs, two side by side: the same picture twice, or only look-alikes?
 
     Args:
         images: uint8 (N, H, W, 3), RGB; may be memory-mapped, only the shown ones are read.
-        pairs: from `data.hashes.closest_pairs`, with `correlation`, closest first; where `is_mirrored`, the first
-            is mirrored.
-        captions: one per image, for instance its name and class.
-        max_pairs: pairs shown at most.
+        pairs: from `data.splits.closest_pairs`, with `correlation`, closest first; if `is_mirrored`, the first picture
+            is shown mirrored.
+        captions: one per image, e.g. its name and class.
+        max_pairs: largest number of pairs shown.
     """
     shown = pairs.head(max_pairs)
     num_columns = max(1, min(3, len(shown)))
@@ -110,14 +110,14 @@ def suspects_sheet(
     probabilities: Sequence[float],
     max_images: int = 24,
 ) -> Figure:
-    """Contact sheet of the images whose label is in doubt, most suspicious first.
+    """Contact sheet of the images with suspect labels, most suspicious first.
 
     Args:
         images: uint8 (N, H, W, 3), RGB; may be memory-mapped, only the shown ones are read.
         rows: which of them, at least one.
-        captions: one per row, for instance its name and class.
-        probabilities: one per row, of the label that it has, by all probes together.
-        max_images: images shown at most.
+        captions: one per row, e.g. its name and class.
+        probabilities: one per row, of its label according to all probes together.
+        max_images: largest number of images shown.
     """
     shown = list(zip(rows, captions, probabilities, strict=True))[:max_images]
     num_columns = min(6, len(shown))
@@ -141,5 +141,5 @@ def _draw_signed(panel: Axes, values: NDArray[np.float64]) -> float:
 
 
 def printable(name: str) -> str:
-    """Return a name that Matplotlib can draw: no dollar sign is taken for mathematics, no byte for half a letter."""
+    """Return a name that Matplotlib can draw: dollar signs escaped, bytes that are not UTF-8 replaced."""
     return name.encode("utf-8", "replace").decode().replace("$", r"\$")

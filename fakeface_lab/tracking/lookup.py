@@ -18,8 +18,8 @@ from mlflow.models import get_model_info
 from mlflow.tracking import MlflowClient
 
 from fakeface_lab.errors import ModelError, NotFoundError, TrackingError
-from fakeface_lab.tracking.twins import furthest, twins_of
 from fakeface_lab.tracking.store import Store, all_experiments, open_store, quote, resolve_tracking_uri, search_runs
+from fakeface_lab.tracking.twins import furthest, twins_of
 
 __all__ = [
     "FoundModel",

@@ -96,7 +96,7 @@ def test_sixteen_bit_gray_and_float_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.full((9, 9), 40_000, np.uint16)).save(tmp_path / "gray.png")
     Image.fromarray(np.full((9, 9), 0.5, np.float32)).save(tmp_path / "float.tiff")
     for name in ("gray.png", "float.tiff"):
-        with pytest.raises(UnusableImageError, match="more than 8 bits a channel: convert it to 8 bits first"):
+        with pytest.raises(UnusableImageError, match="more than 8 bits per channel: convert it to 8 bits first"):
             decode_image(tmp_path / name, 9)
 
 
@@ -107,14 +107,14 @@ def test_sixteen_bit_colour_keeps_its_upper_bytes(tmp_path: Path) -> None:
     (tmp_path / "deep.png").write_bytes(tf.io.encode_png(tf.constant(values)).numpy())
     pixels, remarks = decode_image(tmp_path / "deep.png", 9)
     np.testing.assert_array_equal(pixels, values >> 8)
-    assert remarks == ["16 bits a channel reduced to the upper 8"]
+    assert remarks == ["16 bits per channel reduced to the upper 8"]
 
 
 def test_animated_and_many_pages_are_refused(tmp_path: Path) -> None:
     frames = [_picture(seed=seed) for seed in range(3)]
     for name in ("a.gif", "a.tiff", "a.webp", "a.png"):
         frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
-        with pytest.raises(UnusableImageError, match="animated or several pages: which frame is meant"):
+        with pytest.raises(UnusableImageError, match="animated or several pages: it is unclear which frame to use"):
             decode_image(tmp_path / name, 9)
 
 
@@ -188,7 +188,7 @@ def test_every_bad_file_is_counted_with_its_reason(messy: Path, project: Path) -
         "fake/truncated.jpg": "truncated or damaged",
         "fake/notes.txt": "not an image",
         "fake/zero.png": "empty file",
-        "fake/dangling.png": "link to a file that is not there",
+        "fake/dangling.png": "broken link",
         "fake/both.png": "the same file lies in both classes",
         "real/both_too.png": "the same file lies in both classes",
     }

@@ -66,7 +66,7 @@ def test_class_order_does_not_follow_the_sorted_names(
 
 def test_unknown_names_need_to_be_told_which_class_is_to_be_detected(project: Path, tmp_path: Path) -> None:
     root = _fill(tmp_path / "set", ("cats", "dogs"))
-    with pytest.raises(DataError, match="which class is to be detected\\? Say --positive cats or --positive dogs"):
+    with pytest.raises(DataError, match="which class is to be detected\\? Pass --positive cats or --positive dogs"):
         find_source(str(root), None, project, SIZE_PX)
     assert find_source(str(root), "dogs", project, SIZE_PX).class_names == ("dogs", "cats")
     with pytest.raises(DataError, match=r"--positive birds: no such class folder in .*; there are cats and dogs"):
@@ -161,7 +161,7 @@ def test_kaggle_archive_with_a_folder_above_the_classes(project: Path, kaggle_ca
 
 def test_broken_download_without_a_network_says_what_to_do_at_once(project: Path, kaggle_cache: Path) -> None:
     _kaggle_version(kaggle_cache, 1, complete=False)
-    expected = r"Kaggle gave no download \(\w+\); download hamzaboulahia/hardfakevsrealfaces .* or use --data demo"
+    expected = r"Kaggle failed \(\w+\); download hamzaboulahia/hardfakevsrealfaces .* or use --data demo"
     started = time.monotonic()
     with pytest.raises(DataError, match=expected) as info:
         find_source(DOCUMENTED_NAME, None, project, SIZE_PX)

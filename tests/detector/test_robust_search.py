@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.metrics import balanced_accuracy_score
 from statsmodels.stats.proportion import proportion_confint
 
-from fakeface_lab.assess.tracked_model import load_model
+from fakeface_lab.assess.tracked_model import load_tracked_model
 from fakeface_lab.compare import main as compare_main
 from fakeface_lab.data.images import load_images
 from fakeface_lab.data.sources import find_source
@@ -113,7 +113,7 @@ def test_each_trial_keeps_its_scores_under_each_change(searched: Searched) -> No
 
 def test_scores_are_those_of_the_kept_model_to_the_last_bit(searched: Searched) -> None:
     (final, *_) = searched.finals
-    model = load_model(find_model(open_for_models(None, searched.project), final.info.run_id))
+    model = load_tracked_model(find_model(open_for_models(None, searched.project), final.info.run_id))
     images = load_images(find_source(str(searched.images), None, searched.project, SIZE_PX), SIZE_PX)
     test = make_split(images, "sealed", 0).test
     stored = read_stress_scores(searched.store, [final])

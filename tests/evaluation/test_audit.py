@@ -124,7 +124,7 @@ def test_duplicates_across_the_splits_are_counted() -> None:
     assert near.evidence["pairs"][0] == ["0.jpg", "200.jpg"]
     assert near.sentence == (
         "21 pairs of images look the same but are in different splits: the model is tested on pictures it "
-        "has learnt by heart."
+        "was trained on."
     )
     without_splits = audit(replace(inputs, splits=None))
     severities = {finding.evidence["kind"]: finding.severity for finding in found(without_splits, "duplicate")}

@@ -113,5 +113,5 @@ def test_one_class_is_enough_and_nan_is_refused() -> None:
     assert perfect.ece == 0.0
     assert not perfect.is_miscalibrated
     assert calibration(np.zeros(10, bool), np.ones(10)).is_miscalibrated
-    with pytest.raises(DataError, match="scores are no probability"):
+    with pytest.raises(DataError, match="scores are not probabilities"):
         calibration([True], [float("nan")])

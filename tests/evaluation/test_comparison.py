@@ -14,8 +14,9 @@ from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from fakeface_lab.errors import ConfigError, DataError
-from fakeface_lab.evaluation.comparison import Comparison, adjusted, compare, holm, mcnemar
+from fakeface_lab.evaluation.comparison import Comparison, adjusted, compare, mcnemar
 from fakeface_lab.evaluation.intervals import BoolArray, FloatArray
+from fakeface_lab.evaluation.significance import holm
 
 
 def decisions(num_only_a: int, num_only_b: int, num_images: int = 258) -> tuple[BoolArray, BoolArray]:
@@ -217,7 +218,7 @@ def test_holm_refuses_what_is_no_p_value(p_values: list[float]) -> None:
         ([0.1, 0.9], [[0.1, 0.9]], r"candidate_scores have shape \(2,\), needed is \(num_seeds, 2\)"),
         ([[0.1, 0.9]], np.zeros((0, 2)), r"reference_scores have shape \(0, 2\)"),
         ([[0.1, 0.9, 0.2]], [[0.1, 0.9]], "pass one score per image"),
-        ([[0.1, 0.9], [0.1, np.nan]], [[0.1, 0.9]], "1 of 2 scores are no probability"),
+        ([[0.1, 0.9], [0.1, np.nan]], [[0.1, 0.9]], "1 of 2 scores are not probabilities"),
     ],
 )
 def test_compare_refuses(candidate: Any, reference: Any, message: str) -> None:

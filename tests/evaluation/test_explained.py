@@ -1,4 +1,4 @@
-"""The explained share at its ends, between them, and where there is none; and what is said of it."""
+"""The explained share at and between its ends, without one, and the sentence about it."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest, bootstrap
 
 from fakeface_lab.errors import DataError
-from fakeface_lab.evaluation.explanation import explain, explained_share
+from fakeface_lab.evaluation.explanation import explain_by_probe, explained_share
 from fakeface_lab.evaluation.intervals import wilson
 from fakeface_lab.evaluation.probes import ProbeResult
 
@@ -54,14 +54,15 @@ def test_percentages_and_nan_are_refused(bad: float) -> None:
         explained_share(0.9, 0.9, bad)
 
 
-def test_share_is_told_where_the_accuracy_is_above_chance() -> None:
-    found = explain(thumbnail_probe(236), LABELS, right_about(257))
+def test_share_is_reported_if_the_accuracy_is_above_chance() -> None:
+    found = explain_by_probe(thumbnail_probe(236), LABELS, right_about(257))
     assert found.share == pytest.approx((236 - 140) / (257 - 140))
     assert found.interval is not None
     low, high = found.interval.low, found.interval.high
     assert found.sentence == (
         f"A simple model that sees only 16x16 thumbnails has 0.82 of the accuracy above chance (95 % interval "
-        f"{low:.2f}-{high:.2f}; 0.915 against 0.996, chance 0.543): most of this accuracy needs no look at faces."
+        f"{low:.2f}-{high:.2f}; 0.915 against 0.996, chance 0.543): most of this accuracy does not require looking at "
+        f"faces."
     )
     assert found.metrics() == {
         "majority_accuracy": 140 / 258,
@@ -89,7 +90,7 @@ def test_interval_is_that_of_a_paired_bootstrap_of_the_images(num_by_probe: int,
         method="percentile",
         rng=np.random.default_rng(1),
     ).confidence_interval
-    found = explain(probe, LABELS, model).interval
+    found = explain_by_probe(probe, LABELS, model).interval
     assert found is not None
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.025)
 
@@ -99,13 +100,13 @@ def test_interval_is_that_of_a_paired_bootstrap_of_the_images(num_by_probe: int,
     [(257, ": this accuracy does not show that faces were looked at."), (150, "chance 0.543).")],
 )
 def test_consequence_follows_from_the_share(num_correct_by_probe: int, end: str) -> None:
-    assert explain(thumbnail_probe(num_correct_by_probe), LABELS, right_about(257)).sentence.endswith(end)
+    assert explain_by_probe(thumbnail_probe(num_correct_by_probe), LABELS, right_about(257)).sentence.endswith(end)
 
 
 def test_accuracy_whose_interval_holds_the_majority_is_not_better_than_chance() -> None:
     accuracy = wilson(150, 258)  # ten images more than chance gets right
     assert accuracy.low < 140 / 258 < accuracy.value
-    found = explain(thumbnail_probe(145), LABELS, right_about(150))
+    found = explain_by_probe(thumbnail_probe(145), LABELS, right_about(150))
     assert found.share is None
     assert found.metrics() == {"majority_accuracy": 140 / 258}
     assert found.sentence == (
@@ -116,7 +117,7 @@ def test_accuracy_whose_interval_holds_the_majority_is_not_better_than_chance() 
 
 @given(st.integers(0, 258))
 def test_no_share_without_an_accuracy_above_chance(num_correct: int) -> None:
-    found = explain(thumbnail_probe(258), LABELS, right_about(num_correct))
+    found = explain_by_probe(thumbnail_probe(258), LABELS, right_about(num_correct))
     interval = binomtest(num_correct, 258).proportion_ci(0.95, method="wilson")
     assert (found.share is not None) == (interval.low > 140 / 258)
     assert ("not better than chance" in found.sentence) == (found.share is None)
@@ -124,4 +125,4 @@ def test_no_share_without_an_accuracy_above_chance(num_correct: int) -> None:
 
 def test_decisions_about_other_images_are_refused() -> None:
     with pytest.raises(DataError, match="is_correct has 257 images, the others have 258"):
-        explain(thumbnail_probe(200), LABELS, right_about(200)[1:])
+        explain_by_probe(thumbnail_probe(200), LABELS, right_about(200)[1:])

@@ -132,5 +132,5 @@ def test_no_interval_for_a_class_of_one_image() -> None:
 
 
 def test_bootstrap_refuses_nan() -> None:
-    with pytest.raises(DataError, match=r"1 of 2 scores are no probability \(first: image 1, nan\)"):
+    with pytest.raises(DataError, match=r"1 of 2 scores are not probabilities \(first: image 1, nan\)"):
         bootstrap_interval(roc_auc_score, [True, False], [0.5, float("nan")])

@@ -289,7 +289,7 @@ def test_one_class_gives_what_one_class_can(only_positive: bool) -> None:
 @pytest.mark.parametrize(
     ("is_positive", "scores", "message"),
     [
-        ([True, False], [0.1, float("nan")], r"1 of 2 scores are no probability \(first: image 1, nan\)"),
+        ([True, False], [0.1, float("nan")], r"1 of 2 scores are not probabilities \(first: image 1, nan\)"),
         ([True, False], [1.5, -2.0], r"2 of 2 .*first: image 0, 1\.5.*allowed is 0 to 1"),
         ([True, False], [0.1], "pass one score per image"),
         ([], [], "at least one image"),
@@ -305,7 +305,7 @@ def test_the_panel_refuses(is_positive: Any, scores: Any, message: str) -> None:
 def test_thresholds_and_class_names_are_checked() -> None:
     with pytest.raises(ConfigError, match=r"threshold is 1\.0, allowed is more than 0"):
         detection_scores([True, False], [0.1, 0.2], NAMES, threshold=1.0)
-    with pytest.raises(ConfigError, match="the same metric names"):
+    with pytest.raises(ConfigError, match="the same metric name"):
         detection_scores([True, False], [0.1, 0.2], ("Fake", "fake"))
     with pytest.raises(ConfigError, match="no letter or digit"):
         metric_key("--")

@@ -66,5 +66,5 @@ def test_one_seed_cannot_deny_anything() -> None:
 
 @pytest.mark.parametrize(("a", "b"), [([1, 2], [1]), ([], [])])
 def test_unequal_numbers_are_refused(a: list[float], b: list[float]) -> None:
-    with pytest.raises(DataError, match="compare equal numbers of seeds, at least one a side"):
+    with pytest.raises(DataError, match="compare equal numbers of seeds, at least one per side"):
         seed_test(a, b)

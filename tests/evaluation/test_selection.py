@@ -59,7 +59,7 @@ def test_a_lowest_figure_may_be_corrected_upwards_and_says_why() -> None:
     assert "0.6772 as found, 0.6822 corrected for the selection of the trial; that of its epoch is not cov" in str(
         found
     )
-    assert "(more than was found: the lowest figure of several conditions is itself too low by chance)" in str(found)
+    assert "(more than was found, because the lowest of several conditions is too low by chance)" in str(found)
 
 
 def test_a_trial_that_is_truly_better_keeps_its_score() -> None:

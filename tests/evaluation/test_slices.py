@@ -71,7 +71,7 @@ def test_wrong_masks_are_refused_by_name() -> None:
         slice_accuracies(IS_CORRECT, {"gray": np.ones(3, bool)})
     with pytest.raises(DataError, match="group 'gray' has dtype int64, needed is bool"):
         slice_accuracies(IS_CORRECT, {"gray": INDEX})
-    with pytest.raises(ConfigError, match="make the same metric name"):
+    with pytest.raises(ConfigError, match="have the same metric name"):
         slice_accuracies(IS_CORRECT, {"Gray": INDEX < 5, "gray": INDEX < 6})
     with pytest.raises(ConfigError, match="min_images is 0, allowed is 1 or more"):
         slice_accuracies(IS_CORRECT, {}, min_images=0)

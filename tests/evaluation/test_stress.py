@@ -26,7 +26,7 @@ from fakeface_lab.evaluation.stress.suite import (
     objective_values,
     stress_report,
 )
-from fakeface_lab.figures.stress import FAMILY_AXES
+from fakeface_lab.figures.scores import FAMILY_AXES
 
 BY_NAME = {condition.name: condition for condition in CONDITIONS}
 

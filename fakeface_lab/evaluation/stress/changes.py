@@ -1,6 +1,6 @@
-"""How a picture is changed under stress: one function per change, each of a single picture at its own size.
+"""The changes of the stress suite: one function per family, each applied to a single picture at its own size.
 
-Which changes and levels make up the suite is in `stress`.
+`suite` says at which levels.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ __all__ = ["CHANGES", "apply"]
 
 Pixels = NDArray[np.uint8]
 
-PADDING_GRAY = 128  # mid-gray of 0..255: the canvas around a shrunken image
+PADDING_GRAY = 128  # of 0..255: the canvas around a shrunken image
 
 
 def _jpeg(image: Pixels, quality: float) -> Pixels:
@@ -51,7 +51,7 @@ def _flip(image: Pixels, _level: float) -> Pixels:
 
 
 def _shift(image: Pixels, percent: float, *, down: bool = True, right: bool = True) -> Pixels:
-    """Move the content; its edge is continued where it leaves a gap."""
+    """Move the content and fill the gap by repeating its edge."""
     height, width = image.shape[:2]
     rows, columns = round(height * percent / 100), round(width * percent / 100)
     padded = np.pad(image, ((rows, rows), (columns, columns), (0, 0)), mode="edge")
@@ -68,7 +68,7 @@ def _crop(image: Pixels, percent: float) -> Pixels:
 
 
 def _pad(image: Pixels, percent: float, mode: Literal["constant", "edge", "symmetric"] = "constant") -> Pixels:
-    """Surround the picture and scale it back to its size: with gray, its edge or its reflection."""
+    """Surround the picture with gray, its edge or its reflection, and scale it back to its size."""
     height, width = image.shape[:2]
     missing = round(height * percent / 100) - height, round(width * percent / 100) - width
     borders = [(side // 2, side - side // 2) for side in missing] + [(0, 0)]
@@ -78,7 +78,7 @@ def _pad(image: Pixels, percent: float, mode: Literal["constant", "edge", "symme
 
 
 def _noise(image: Pixels, sigma: float) -> Pixels:
-    """Add Gaussian noise whose seed is the picture's content: whatever else is scored, it is the same."""
+    """Add Gaussian noise seeded by the picture's content, so that it does not depend on what else is scored."""
     seed = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
     rng = np.random.default_rng(int.from_bytes(seed, "little"))
     noise = rng.standard_normal(image.shape, dtype=np.float32)
@@ -87,7 +87,7 @@ def _noise(image: Pixels, sigma: float) -> Pixels:
 
 
 def _rotate(image: Pixels, degrees: float) -> Pixels:
-    """Turn counter-clockwise about the centre; what comes in at the corners is the reflected picture."""
+    """Rotate counter-clockwise about the centre and fill the corners with the reflected picture."""
     turned = rotate(image, degrees, axes=(1, 0), reshape=False, order=1, mode="reflect", output=np.float32)
     return np.rint(turned).astype(np.uint8)
 
@@ -129,21 +129,21 @@ CHANGES: Mapping[str, Callable[[Pixels, float], Pixels]] = {
     "pad_edge": partial(_pad, mode="edge"),
     "pad_reflect": partial(_pad, mode="symmetric"),
 }
-"""Family to what it does to a picture, uint8 (H, W, 3), at a level; size and type stay."""
+"""Family to its change: uint8 (H, W, 3) and a level to uint8 (H, W, 3)."""
 
 
 def apply(condition: Condition, image: Pixels) -> Pixels:
-    """Change one property of a picture; a pure function of condition and pixels.
+    """Change one property of a picture; the result depends only on the condition and the pixels.
 
     Args:
         condition: an entry of `CONDITIONS`, or another level of one of its families.
         image: uint8 (H, W, 3), RGB in 0..255, any size; not modified.
 
     Returns:
-        uint8 (H, W, 3); for a change that leaves nothing to do it may be the input.
+        uint8 (H, W, 3); may be the input itself if nothing changes.
 
     Raises:
-        DataError: the picture has another type or shape.
+        DataError: the picture has a wrong dtype or shape.
         KeyError: the family does not exist.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:

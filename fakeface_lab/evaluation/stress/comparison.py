@@ -1,7 +1,7 @@
-"""Is one configuration better than another when the images are changed? Its objective on both, and how sure that is.
+"""Is one configuration better than another under stress? Their objectives with the uncertainty of the difference.
 
-The rule of verdict for a search that maximised an objective of `stress_objective`; every other search is judged by
-`comparison`. Which images those are, and that the test set was sealed before, is for the caller to ensure.
+The verdict rule of a search that maximised one of `objective.OBJECTIVES`; `evaluation.comparison` judges all others.
+The caller chooses the images and ensures that the test set was sealed.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ class StressSide:
     Attributes:
         value: the objective, in [0, 1].
         clean: accuracy on the unchanged images.
-        worst_condition: name of the condition of the lowest balanced accuracy.
+        worst_condition: name of the condition with the lowest balanced accuracy.
         worst: accuracy under it.
     """
 
@@ -50,18 +50,18 @@ class StressSide:
 
 @dataclass(frozen=True)
 class StressComparison:
-    """A candidate beside a reference on the same images under the same conditions.
+    """A candidate compared with a reference on the same images under the same conditions.
 
     Attributes:
         objective: one of `OBJECTIVES`.
-        num_conditions: conditions, the unchanged images among them.
+        num_conditions: number of conditions, including the unchanged images.
         candidate: one side.
         reference: the other side.
         interval: 95 % interval of the difference of the objective, candidate minus reference.
         standard_error: of that difference over the images.
         seeds: the objective of single seeds.
-        num_discordant: images that count differently for the two: right under the worst condition of the one and
-            wrong under that of the other, or, where the objective is the mean, right under more conditions.
+        num_discordant: images that count differently for the two: right under one side's worst condition and wrong
+            under the other's, or, if the objective is the mean, right under different numbers of conditions.
     """
 
     objective: str
@@ -80,7 +80,7 @@ class StressComparison:
 
     @property
     def verdict(self) -> Verdict:
-        """What the candidate is beside the reference, by the interval of the difference and by the seeds."""
+        """Whether the candidate is better, by the interval of the difference and by the seeds."""
         if self.num_discordant < MIN_DISCORDANT:
             return "cannot be decided"
         if not self._is_beyond_chance or not self.seeds.is_apart:
@@ -93,11 +93,11 @@ class StressComparison:
 
     @property
     def detectable_difference(self) -> float:
-        """Smallest true difference of the objective that these images show with 80 % power, by the normal law."""
+        """Smallest true difference of the objective that these images show with 80 % power; normal approximation."""
         return float((norm.ppf((1 + _CONFIDENCE) / 2) + norm.ppf(_POWER)) * self.standard_error)
 
     def sentence(self, candidate: str = "the candidate", reference: str = "the reference") -> str:
-        """The verdict, its evidence and the spread over seeds in plain words, in one line."""
+        """The verdict, its evidence and the range over seeds in words, on one line."""
         a, b = self.candidate, self.reference
         evidence = (
             f"{self.objective} ({_MEANING[self.objective]} over {self.num_conditions} conditions) on "
@@ -151,27 +151,27 @@ def compare_under_stress(
 ) -> StressComparison:
     """Compare a candidate with a reference by their objective: paired bootstrap over the images.
 
-    Each resample draws as many fakes and as many reals as there are, with replacement, the same ones for both models
-    and under all conditions, and finds the worst condition of each model anew. The interval is the basic one (Davison
-    and Hinkley 1997, section 5.2; `scipy.stats.bootstrap(method="basic")`): the lowest of several noisy means is too
-    low by an amount that differs between the models, and the basic interval takes that off where the percentile
-    interval adds it a second time. In simulations of 258 images and five equally bad conditions against a single bad
-    one it held the truth in 94 % of cases, the percentile interval in 84 % (`benchmarks/stress_interval.py`). Below six
-    images that tell the two apart no interval is to be believed, and the verdict says so. "Better" and "worse" need the
-    seeds to lie apart as well, as in `comparison.compare`.
+    Each resample draws the images of each class with replacement, the same ones for both models and all conditions, and
+    determines the worst condition of each model anew. The interval is the basic one (Davison and Hinkley 1997, section
+    5.2; `scipy.stats.bootstrap(method="basic")`): the lowest of several noisy means is too low by an amount that
+    differs between the models, which the basic interval subtracts and the percentile interval adds a second time. In
+    simulations of 258 images and five equally bad conditions against a single bad one it contained the truth in 94 % of
+    cases, the percentile interval in 84 % (`benchmarks/stress_interval.py`). With fewer than six discordant images no
+    interval can be trusted, and the verdict is "cannot be decided". "Better" and "worse" also require the seeds to be
+    separated, as in `evaluation.comparison.compare`.
 
     Args:
         is_positive: bool (N,); both classes occur.
         conditions: names of the C conditions, `clean` among them.
         candidate_scores: float64 (K, C, N), probability of the positive class in [0, 1], by seed and condition;
-            averaged over the seeds, and decided positive above 0.5.
-        reference_scores: float64 (K, C, N), as many seeds.
+            averaged over the seeds, and decided positive above `THRESHOLD`.
+        reference_scores: float64 (K, C, N), the same number of seeds.
         objective: one of `OBJECTIVES`.
-        num_resamples: how many resamples are drawn.
+        num_resamples: number of resamples.
         seed: of the resampling.
 
     Raises:
-        DataError: other shapes, one class only, no clean scores, a score that is NaN or outside [0, 1].
+        DataError: wrong shapes, only one class, no clean scores, or a score that is NaN or outside [0, 1].
         ConfigError: an unknown objective.
     """
     truth = check_truth(is_positive, objective)
@@ -184,7 +184,7 @@ def compare_under_stress(
     found = sides[0].value - sides[1].value
     resampled = _resampled_differences(of_candidate, of_reference, truth, objective, num_resamples, seed)
     low, high = np.quantile(resampled, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
-    # The ends are sums of fractions: what is 0 must not come out beside it by the last bit.
+    # The ends are sums of fractions; an end of 0 must not differ from it in the last bit.
     interval = Interval(round(2 * found - float(high), 12), round(2 * found - float(low), 12))
     if objective == "worst_stress":
         columns = [list(conditions).index(side.worst_condition) for side in sides]
@@ -204,7 +204,7 @@ def _resampled_differences(
     num_resamples: int,
     seed: int,
 ) -> FloatArray:
-    """Return the difference of the objective on each resample, (num_resamples,); both sides get the same images."""
+    """Return the difference of the objective on each resample, (num_resamples,); both sides have the same images."""
     rng = np.random.default_rng(seed)
     parts = []
     for first in range(0, num_resamples, _CHUNK_NUM_RESAMPLES):

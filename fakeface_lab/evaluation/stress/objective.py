@@ -1,15 +1,15 @@
 """The objective of a search for robustness on resampled images: the lowest or the mean balanced accuracy.
 
-Owns how images are drawn again and how the best of many trials is corrected for the selection. Conditions are
-defined in `stress`, which also computes the objective of a single model; scikit-learn is not loaded here, so that a
-recorded verdict is printed at once.
+Owns how images are resampled and how the best of many trials is corrected for its selection. `suite` defines the
+conditions and the objective of a single model; this module does not load scikit-learn, so that a recorded verdict is
+printed without delay.
 """
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fakeface_lab.errors import ConfigError, DataError
-from fakeface_lab.evaluation.intervals import BoolArray, FloatArray, check_detection, check_mask
+from fakeface_lab.evaluation.intervals import THRESHOLD, BoolArray, FloatArray, check_detection, check_mask
 from fakeface_lab.evaluation.selection import SelectedScore
 
 __all__ = [
@@ -26,36 +26,35 @@ __all__ = [
 OBJECTIVES = ("worst_stress", "mean_stress")
 
 _CONFIDENCE = 0.95
-_THRESHOLD = 0.5
 _HELD_OUT_FRACTION = 0.2
 
 
 def stress_selection_corrected(
     is_positive: ArrayLike, scores: ArrayLike, objective: str, num_resamples: int = 1000, seed: int = 0
 ) -> SelectedScore:
-    """Correct the best of several trials for having been picked by its objective.
+    """Correct the best of several trials for its selection by the objective.
 
-    The pick is repeated on random four fifths of the images, class by class, and the trial scored on the fifth that was
-    held out; the mean over all splits is the corrected score. Which condition is a trial's worst is found on the images
-    that pick, and its balanced accuracy measured on the others: a lowest value that is picked and measured on the same
-    images is too low, as a highest is too high. In simulations the mean was within 0.005 of the truth, where the
-    bootstrap of `selection.selection_corrected`, whose resamples hold 63 % of the images, picked too poorly
-    (`benchmarks/selection_correction.py`). The interval is that bootstrap's (BBC-CV, Tsamardinos et al. 2018).
+    The pick is repeated on random four fifths of the images of each class, and the picked trial is scored on the
+    held-out fifth; the mean over all splits is the corrected score. A trial's worst condition is determined on the four
+    fifths too and its balanced accuracy measured on the rest, because a lowest value that is picked and measured on the
+    same images is too low, just as a highest is too high. In simulations the mean was within 0.005 of the truth, while
+    the bootstrap of `selection.selection_corrected`, whose resamples contain 63 % of the images, picked too poorly
+    (`benchmarks/selection_correction.py`). The interval is that of the bootstrap (BBC-CV, Tsamardinos et al. 2018).
 
     Args:
         is_positive: bool (N,); both classes occur.
         scores: float64 (T, C, N), probability of the positive class in [0, 1], by trial and condition.
         objective: one of `OBJECTIVES`.
-        num_resamples: how many resamples are drawn.
+        num_resamples: number of resamples.
         seed: of the resampling.
 
     Raises:
-        DataError: other shapes, fewer than two images of a class, a score that is NaN or outside [0, 1].
+        DataError: wrong shapes, fewer than two images of a class, or a score that is NaN or outside [0, 1].
         ConfigError: an unknown objective.
     """
     truth = check_truth(is_positive, objective)
     if min(int(truth.sum()), int((~truth).sum())) < 2:
-        raise DataError("a class has a single image, none of it could be left out; pass at least 2 images of each")
+        raise DataError("a class has a single image, which cannot be left out; pass at least 2 images of each")
     matrix = check_stress_scores(scores, truth)
     num_trials, num_conditions, num_images = matrix.shape
     is_correct = are_correct(matrix.reshape(-1, num_images), truth)
@@ -83,7 +82,7 @@ def stress_selection_corrected(
 
 
 def _hold_out(truth: BoolArray, num_splits: int, rng: np.random.Generator) -> FloatArray:
-    """Return 1 where an image is held out, else 0, (num_splits, N): a random fifth of each class, at least one."""
+    """Return 1 for held-out images, else 0, (num_splits, N): a random fifth of each class, at least one image."""
     held_out = np.zeros((num_splits, truth.size))
     for of_class in (truth, ~truth):
         rows = np.flatnonzero(of_class)
@@ -94,7 +93,7 @@ def _hold_out(truth: BoolArray, num_splits: int, rng: np.random.Generator) -> Fl
 
 
 def _picked(in_bag: FloatArray, out_of_bag: FloatArray, objective: str) -> FloatArray:
-    """Return (B,): what the trials picked in bag, (B, T, C), have out of bag; those that tie share it equally."""
+    """Return (B,): the out-of-bag value of the trials picked in bag, (B, T, C); ties count equally."""
     values = objective_of(in_bag, objective)
     # Equal fractions may differ in the last bit.
     is_best = np.isclose(values, values.max(axis=1, keepdims=True), rtol=0, atol=1e-12)[:, :, None]
@@ -107,7 +106,7 @@ def _picked(in_bag: FloatArray, out_of_bag: FloatArray, objective: str) -> Float
 
 
 def resample(truth: BoolArray, num_resamples: int, rng: np.random.Generator) -> FloatArray:
-    """Return how often each image is drawn, (num_resamples, N); as many of each class as there are."""
+    """Return how often each image is drawn, (num_resamples, N); the class sizes stay."""
     times_drawn = np.empty((num_resamples, truth.size))
     for of_class in (truth, ~truth):
         size = int(of_class.sum())
@@ -116,7 +115,7 @@ def resample(truth: BoolArray, num_resamples: int, rng: np.random.Generator) -> 
 
 
 def balanced_accuracies(counts: FloatArray, is_correct: FloatArray, truth: BoolArray) -> FloatArray:
-    """Return (B, K), from how often each image counts, (B, N), and which are right, (N, K)."""
+    """Return (B, K), from the weight of each image, (B, N), and which are right, (N, K)."""
     positive, negative = (
         counts[:, of_class] @ is_correct[of_class] / counts[:, of_class].sum(axis=1, keepdims=True)
         for of_class in (truth, ~truth)
@@ -132,16 +131,16 @@ def objective_of(balanced: FloatArray, objective: str) -> FloatArray:
 
 
 def are_correct(scores: FloatArray, truth: BoolArray) -> FloatArray:
-    """Return 1 where the decision is right, else 0: (N, K) from scores (K, N)."""
-    correct: FloatArray = ((scores > _THRESHOLD) == truth).T.astype(np.float64)
+    """Return 1 for right decisions, else 0: (N, K) from scores (K, N)."""
+    correct: FloatArray = ((scores > THRESHOLD) == truth).T.astype(np.float64)
     return correct
 
 
 def check_truth(is_positive: ArrayLike, objective: str) -> BoolArray:
-    """Return the truth, bool (N,), checked, and the objective with it.
+    """Return the truth, bool (N,), after checking it and the objective.
 
     Raises:
-        DataError: wrong dtype or shape, no image, or one class only.
+        DataError: wrong dtype or shape, no image, or only one class.
         ConfigError: an unknown objective.
     """
     if objective not in OBJECTIVES:
@@ -153,10 +152,10 @@ def check_truth(is_positive: ArrayLike, objective: str) -> BoolArray:
 
 
 def check_stress_scores(scores: ArrayLike, truth: BoolArray, num_conditions: int | None = None) -> FloatArray:
-    """Return the scores by run, condition and image, float64 (R, C, N) in [0, 1], checked.
+    """Return the scores by run, condition and image, float64 (R, C, N) in [0, 1], after checking them.
 
     Raises:
-        DataError: another shape, another number of conditions where it is given, or a score that is no probability.
+        DataError: wrong shape or number of conditions, or a score that is not a probability.
     """
     values: FloatArray = np.asarray(scores, dtype=np.float64)
     is_shaped = values.ndim == 3 and min(values.shape) > 0 and values.shape[2] == truth.size

@@ -1,9 +1,8 @@
 """The stress suite: the same images with one property changed at a time, and what a model then decides.
 
-Owns which changes there are, at which levels, and the table that compares decisions under each change with the clean
-ones; how a picture is changed is in `stress_changes`. Does not run a model, read files or draw. Levels follow the
-robustness grids of UniversalFakeDetect and SIDBench (JPEG quality, Gaussian sigma); framing, colour and noise are added
-because aligned faces invite shortcuts there.
+Owns the conditions, the table that compares decisions under each with the clean ones, and the objective of a search for
+robustness. Levels follow the robustness grids of UniversalFakeDetect and SIDBench (JPEG quality, Gaussian sigma);
+framing, colour and noise are added because aligned faces invite shortcuts there.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import roc_auc_score
 
 from fakeface_lab.errors import DataError
-from fakeface_lab.evaluation.intervals import Rate, wilson
+from fakeface_lab.evaluation.intervals import THRESHOLD, Rate, positives, wilson
 
 __all__ = [
     "CLEAN",
@@ -29,8 +28,8 @@ __all__ = [
 ]
 
 SUITE_VERSION = 2
-"""Raised when a condition's name comes to mean another change: 1 changed pictures after resizing them to the model's
-size and drew noise by position; 2 changes them at their own size, and noise follows from the picture."""
+"""Incremented whenever the meaning of a condition's name changes. Version 1 changed pictures after resizing them to the
+model's size and seeded noise by position; version 2 changes them at their own size and seeds noise by content."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,11 @@ class Condition:
     """One change of one property.
 
     Attributes:
-        name: short and stable, used as metric suffix and table index, e.g. "crop_70".
-        family: the change, one of `stress_changes.CHANGES`.
-        level: how much, in the family's unit (JPEG quality 1..95; sigma in px; rescaling factor; shift, crop
-            and padding in percent of the side; rotation in degrees; brightness and contrast in percent; noise sigma
-            in gray levels of 255; 0 where there is only one level).
+        name: short and stable, used in metric keys and as table index, e.g. "crop_70".
+        family: the change, a key of `changes.CHANGES`.
+        level: in the family's unit (JPEG quality 1..95; sigma in px; rescaling factor; shift, crop and padding in
+            percent of the side; rotation in degrees; brightness and contrast in percent; noise sigma in gray levels
+            of 255; 0 if there is only one level).
     """
 
     name: str
@@ -77,8 +76,8 @@ CONDITIONS: tuple[Condition, ...] = (
     *_family("pad_edge", 130),
     *_family("pad_reflect", 130),
 )
-# One strong level each of compression, sharpness and both directions of framing: four extra passes over the
-# validation images per scored epoch is what a search can afford.
+# One strong level each of compression, sharpness and both directions of framing, because each adds a pass over the
+# validation images per scored model.
 SEARCH_CONDITIONS: tuple[Condition, ...] = tuple(
     condition for condition in CONDITIONS if condition.name in {"clean", "jpeg_50", "blur_2", "crop_70", "pad_130"}
 )
@@ -86,17 +85,16 @@ SEARCH_CONDITIONS: tuple[Condition, ...] = tuple(
 
 @dataclass(frozen=True)
 class StressReport:
-    """What the suite does to one model.
+    """The decisions of one model under the suite.
 
     Attributes:
-        table: one row a condition in suite order (index: its name), columns family, level, num_images, then
-            value, `_low` and `_high` (95 % Wilson) of accuracy, recall_<class> for both classes and flip_rate
-            (share of decisions that differ from the clean ones), balanced_accuracy and roc_auc, all in [0,
-            1].
-        worst_condition: where the recall of one class falls furthest below its clean value.
-        worst_class: the class whose recall that is.
-        means: mean over the changed conditions (clean left out) of each rate and of roc_auc.
-        sentence: the worst collapse in plain words, for someone who reads nothing else.
+        table: one row per condition in suite order (index: its name), columns family, level, num_images, then value,
+            `_low` and `_high` (95 % Wilson) of accuracy, recall_<class> of both classes and flip_rate (share of
+            decisions that differ from the clean ones), balanced_accuracy and roc_auc, all in [0, 1].
+        worst_condition: under which the recall of a class falls furthest below its clean value.
+        worst_class: that class.
+        means: mean over the changed conditions (without clean) of each rate, balanced_accuracy and roc_auc.
+        sentence: the largest fall in words.
     """
 
     table: pd.DataFrame
@@ -110,20 +108,19 @@ def stress_report(
     class_names: Sequence[str],
     labels: ArrayLike,
     scores_by_condition: Mapping[str, ArrayLike],
-    threshold: float = 0.5,
+    threshold: float = THRESHOLD,
 ) -> StressReport:
     """Compare decisions under each condition with the clean decisions on the same images.
 
     Args:
         class_names: two names; index 0 is the positive class.
         labels: int (N,), class index of each image; both classes occur.
-        scores_by_condition: name of a condition in `CONDITIONS` -> float (N,), probability of the positive
-            class; "clean" and at least one change must be there.
-        threshold: decided positive when the score is above it; carried over from clean data, never refitted.
+        scores_by_condition: name of a condition in `CONDITIONS` -> float (N,), probability of the positive class;
+            "clean" and at least one change are required.
+        threshold: decided positive above it; that of clean data, never refitted.
 
     Raises:
-        DataError: an unknown or missing condition, a wrong length, a score that is no probability, one class
-            only.
+        DataError: an unknown or missing condition, a wrong length, an invalid probability, or only one class.
     """
     is_positive, scores = _checked(labels, scores_by_condition)
     if CLEAN.name not in scores or len(scores) < 2:
@@ -150,14 +147,13 @@ def stress_report(
 
 
 def objective_values(
-    labels: ArrayLike, scores_by_condition: Mapping[str, ArrayLike], threshold: float = 0.5
+    labels: ArrayLike, scores_by_condition: Mapping[str, ArrayLike], threshold: float = THRESHOLD
 ) -> dict[str, float]:
-    """Two numbers a search can maximise: {"worst_stress": ..., "mean_stress": ...}, both in [0, 1].
+    """Two objectives a search can maximise: {"worst_stress": ..., "mean_stress": ...}, both in [0, 1].
 
-    Each condition counts by its balanced accuracy (mean of both recalls, so that calling everything one class
-    is worth 0.5 whatever the class sizes); "worst_stress" is the lowest, "mean_stress" the mean. All
-    conditions given count, the clean one like the others. Arguments and errors as in `stress_report`;
-    `SEARCH_CONDITIONS` is the subset to score in a search.
+    The lowest and the mean balanced accuracy over the given conditions, including the clean one. Balanced accuracy is
+    the mean of both recalls, so that a constant decision is worth 0.5 whatever the class sizes. A search scores
+    `SEARCH_CONDITIONS`. Arguments and errors are those of `stress_report`.
     """
     is_positive, scores = _checked(labels, scores_by_condition)
     if not scores:
@@ -172,7 +168,7 @@ def objective_values(
 def _checked(
     labels: ArrayLike, scores_by_condition: Mapping[str, ArrayLike]
 ) -> tuple[NDArray[np.bool_], dict[str, NDArray[np.float64]]]:
-    is_positive = np.asarray(labels) == 0
+    is_positive = positives(labels)
     if is_positive.all() or not is_positive.any():
         raise DataError(f"the {is_positive.size} images under stress are all of one class: give images of both classes")
     unknown = sorted(set(scores_by_condition) - {condition.name for condition in CONDITIONS})
@@ -182,7 +178,7 @@ def _checked(
     for name, values in scores.items():
         if values.shape != is_positive.shape or not np.all((values >= 0) & (values <= 1)):
             raise DataError(
-                f"the scores under {name!r} must be {is_positive.size} probabilities in [0, 1], one a label: "
+                f"the scores under {name!r} must be {is_positive.size} probabilities in [0, 1], one per label: "
                 f"got shape {values.shape} with values from {values.min(initial=np.inf):g} "
                 f"to {values.max(initial=-np.inf):g}"
             )
