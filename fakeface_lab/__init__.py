@@ -1,21 +1,21 @@
 """Trustworthy hyperparameter search: KerasTuner on MLflow, with an audit of the data.
 
-Importing this package does not load TensorFlow; accessing `Tuner` does.
+Importing this package does not load TensorFlow; accessing `Search` or `Tuner` does.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fakeface_lab.search.tuner import Tuner
+    from fakeface_lab.search import Search, Tuner
 
-__all__ = ["Tuner", "__version__"]
+__all__ = ["Search", "Tuner", "__version__"]
 
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> object:
-    if name == "Tuner":
-        from fakeface_lab.search.tuner import Tuner
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from fakeface_lab import search
 
-        return Tuner
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(search, name)

@@ -33,6 +33,12 @@ LAYERS = [
 LAYER_OF = {unit: number for number, layer in enumerate(LAYERS) for unit in layer}
 
 MAX_PROGRAM_LINES = 120
+MAX_LINES = 350
+MAX_MODULES = 89
+MAX_SEARCH_LINES = 3500
+MAX_FILES = {"": 16, "detector": 16}
+MAX_FILES_ELSEWHERE = 12
+MAX_ENGINE_MODULES = 45
 
 
 def _module_name(path: Path) -> str:
@@ -116,12 +122,52 @@ def test_only_their_owner_imports_a_library(path: Path) -> None:
     for name in _imports(_tree(path)):
         library = name.split(".")[0]
         if library == "mlflow":
-            # The search's only memory is the MLflow store, so it handles MLflow's runs as they are.
-            assert unit in {"tracking", "search", "detector"}, f"{name}: `tracking` owns MLflow"
+            assert unit == "tracking", f"{name}: `tracking` owns MLflow"
         if library == "keras_tuner":
             assert unit in {"backend", "detector", "search", "training"}, f"{name}: knows no KerasTuner"
         if library == "kagglehub":
             assert _module_name(path) == "data.sources"
+
+
+@each_file
+def test_only_tracking_talks_to_the_store(path: Path) -> None:
+    if _unit(_module_name(path)) != "tracking":
+        clients = [node.lineno for node in ast.walk(_tree(path)) if getattr(node, "attr", "") == "client"]
+        assert clients == [], "ask a function of `tracking`"
+
+
+@each_file
+def test_a_file_is_read_in_one_sitting(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+
+
+def test_there_are_few_rooms() -> None:
+    assert len(FILES) <= MAX_MODULES
+    for folder in {path.parent for path in FILES}:
+        name = "" if folder == PACKAGE else folder.relative_to(PACKAGE).as_posix()
+        assert len(list(folder.glob("*.py"))) <= MAX_FILES.get(name, MAX_FILES_ELSEWHERE), name
+    lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in (PACKAGE / "search").rglob("*.py"))
+    assert lines <= MAX_SEARCH_LINES
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "search").rglob("*.py")), ids=_named)
+def test_the_search_knows_no_faces(path: Path) -> None:
+    words = re.findall(r"\b(?:faces?|fakes?|images?|detectors?|documented|stylegan)\b", path.read_text("utf-8"), re.I)
+    assert words == []
+
+
+def test_the_search_engine_stands_alone() -> None:
+    code = (
+        "import sys, fakeface_lab.search\n"
+        "from fakeface_lab.search import Search, Tuner\n"
+        "print(*(name for name in sys.modules if name.partition('.')[0] in ('fakeface_lab', 'imagehash', 'kagglehub')))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    output = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    ours = [name for name in output.stdout.split() if name.startswith("fakeface_lab")]
+    assert output.stdout.split() == ours
+    assert len(ours) <= MAX_ENGINE_MODULES
+    assert not {name for name in ours if name.split(".")[1:2] in (["data"], ["evaluation"], ["detector"], ["assess"])}
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if "evaluation" in path.parts], ids=_named)

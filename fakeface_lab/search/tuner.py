@@ -29,7 +29,7 @@ from fakeface_lab.search.shown_trials import shown_trials
 from fakeface_lab.search.suggest.oracles import reseeded
 from fakeface_lab.terminal import console
 from fakeface_lab.tracking.models import as_model_input, fetch_model
-from fakeface_lab.tracking.runs import TrackedRun
+from fakeface_lab.tracking.runs import StoredRun
 from fakeface_lab.tracking.store import Store, open_store, resolve_tracking_uri
 from fakeface_lab.tracking.writer import PatientWriter
 from fakeface_lab.training.fit_arguments import FitArguments, bind_fit_arguments, has_own_fit
@@ -170,8 +170,7 @@ class Tuner(keras_tuner.Tuner):
         found = find_search(store, self.project_name)
         if found is None or self._restart:
             return
-        parent = TrackedRun(store, _writer(), found, store.work_folder, None)  # type: ignore[arg-type]  # read only
-        self._show(Ledger(parent))
+        self._show(Ledger(StoredRun(store, _writer(), found)))
 
     def _get_tuner_fname(self) -> str:
         """Return no file: KerasTuner looks for one to reload."""

@@ -31,6 +31,7 @@ __all__ = [
     "find_run",
     "get_run",
     "latest_runs",
+    "load_keras_model",
     "logged_models",
     "open_for_models",
     "open_for_reading",
@@ -185,6 +186,21 @@ def fetch_artifact(store: Store, run: Run, name: str, folder: str | Path) -> Pat
         raise NotFoundError(f"run {run.info.run_name}: has no {name}; was it stopped before its end?") from err
 
 
+def load_keras_model(address: str) -> Any:
+    """Return the model with this address (`models:/...`) as it was saved.
+
+    Raises:
+        ModelError: its files are missing or damaged, or it has layers whose code is not known here.
+    """
+    try:
+        return mlflow.keras.load_model(address)
+    except (MlflowException, OSError, TypeError, ValueError) as err:
+        raise ModelError(
+            f"{address}: cannot be loaded ({str(err).splitlines()[0]}); can this machine reach the artifacts of the store, "
+            f"and are the model's own layers registered with Keras?"
+        ) from err
+
+
 @dataclass(frozen=True)
 class FoundModel:
     """A model that a run has logged.
@@ -202,18 +218,8 @@ class FoundModel:
     metadata: Mapping[str, Any]
 
     def network(self) -> Any:
-        """Return the Keras model as it was saved.
-
-        Raises:
-            ModelError: its files are missing or damaged, or were written by an incompatible Keras.
-        """
-        try:
-            return mlflow.keras.load_model(self.uri)
-        except (MlflowException, OSError, ValueError) as err:
-            raise ModelError(
-                f"{self.uri} (run {self.run.info.run_name}): cannot be loaded ({str(err).splitlines()[0]}); can this "
-                f"machine reach the artifacts of the store?"
-            ) from err
+        """Return the Keras model as it was saved; errors as in `load_keras_model`."""
+        return load_keras_model(self.uri)
 
     def artifact(self, name: str, folder: str) -> Path:
         """Copy one file that the run has logged to `folder` and return its path; see `fetch_artifact`."""

@@ -20,7 +20,7 @@ from mlflow.types import Schema, TensorSpec
 
 from fakeface_lab.backend import keras
 from fakeface_lab.files import sync
-from fakeface_lab.tracking.lookup import logged_models
+from fakeface_lab.tracking.lookup import load_keras_model, logged_models
 from fakeface_lab.tracking.provenance import package_versions
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import Store
@@ -37,6 +37,7 @@ __all__ = [
     "fetch_model",
     "get_version",
     "is_whole",
+    "load_logged_model",
     "log_model",
     "model_of_run",
     "package_model",
@@ -263,6 +264,16 @@ def fetch_model(store: Store, run_id: str, folder: Path) -> tuple[Path, Any] | N
     description = Model.load(str(local))
     example = description.load_input_example(str(local)) if description.saved_input_example_info else None
     return weights, example
+
+
+def load_logged_model(store: Store, run_id: str) -> keras.Model | None:
+    """Return the Keras model that a run logged, as it was saved, or None.
+
+    Raises:
+        ModelError: its files are gone or damaged, or it has layers whose code is not known here.
+    """
+    address = model_of_run(store, run_id)
+    return None if address is None else load_keras_model(address)
 
 
 @dataclass(frozen=True)
