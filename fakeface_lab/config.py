@@ -22,13 +22,14 @@ from pydantic_settings import (
 
 from fakeface_lab.errors import ConfigError, without_credentials
 
-__all__ = ["Settings", "find_project", "load_settings"]
+__all__ = ["Settings", "Value", "find_project", "load_settings"]
 
 ENV_PREFIX = "FAKEFACE_"
 
 RANGE_WORDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 SettingsT = TypeVar("SettingsT", bound="Settings")
+Value = int | float | str  # of a hyperparameter; a bool is an int
 
 
 class Settings(BaseSettings):

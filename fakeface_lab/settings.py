@@ -6,7 +6,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import CliPositionalArg
 
-from fakeface_lab.config import Settings
+from fakeface_lab.config import Settings, Value
 
 __all__ = [
     "DEFAULT_SPACE",
@@ -21,12 +21,10 @@ __all__ = [
     "RunSettings",
     "TrainingSettings",
     "TuneSettings",
-    "Value",
 ]
 
 Algorithm = Literal["random", "grid", "bayesian", "hyperband"]
 Objective = Literal["val_loss", "val_accuracy", "worst_stress", "mean_stress"]
-Value = int | float | str
 
 
 class Hyperparameters(BaseModel):

@@ -98,7 +98,7 @@ def test_imports_run_one_way(path: Path) -> None:
     module = _module_name(path)
     if module == "":
         # Importing the package loads nothing; type checkers and the first use of `Tuner` see where it is.
-        assert list(_imports(_tree(path), lazy=False)) == ["typing.TYPE_CHECKING"]
+        assert set(_imports(_tree(path), lazy=False)) <= {"typing.TYPE_CHECKING", "typing.Any"}
         assert set(_imports(_tree(path))) == {"typing.TYPE_CHECKING", "fakeface_lab.search.tuner.Tuner"}
         return
     assert _unit(module) in LAYER_OF, f"{_named(path)}: say in LAYERS what it may import"
@@ -132,7 +132,8 @@ def test_only_their_owner_imports_a_library(path: Path) -> None:
 @each_file
 def test_only_tracking_talks_to_the_store(path: Path) -> None:
     if _unit(_module_name(path)) != "tracking":
-        clients = [node.lineno for node in ast.walk(_tree(path)) if getattr(node, "attr", "") == "client"]
+        nodes = (node for node in ast.walk(_tree(path)) if isinstance(node, ast.Attribute))
+        clients = [node.lineno for node in nodes if node.attr == "client"]
         assert clients == [], "ask a function of `tracking`"
 
 
@@ -142,7 +143,8 @@ def test_a_file_is_read_in_one_sitting(path: Path) -> None:
 
 
 def test_there_are_few_rooms() -> None:
-    assert len(FILES) <= MAX_MODULES
+    modules = [path for path in FILES if len(_tree(path).body) > 1]  # a package's docstring alone is none
+    assert len(modules) <= MAX_MODULES
     for folder in {path.parent for path in FILES}:
         name = "" if folder == PACKAGE else folder.relative_to(PACKAGE).as_posix()
         assert len(list(folder.glob("*.py"))) <= MAX_FILES.get(name, MAX_FILES_ELSEWHERE), name

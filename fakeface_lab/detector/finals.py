@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlflow.exceptions import MlflowException
-
 from fakeface_lab.detector.judging import judge_finals, judge_runs
 from fakeface_lab.errors import NotFoundError, SearchError
 from fakeface_lab.evaluation.comparison import Judgement
@@ -20,7 +18,15 @@ from fakeface_lab.search.ledger.ledger import Ledger, LedgerRun, LedgerTrial
 from fakeface_lab.search.run.driver import Driver
 from fakeface_lab.search.run.engine import Assignment, EngineMaker, Event, Work
 from fakeface_lab.tracking.datasets import record_opening
-from fakeface_lab.tracking.models import model_of_run
+from fakeface_lab.tracking.lookup import get_run
+from fakeface_lab.tracking.models import (
+    alias_version,
+    create_registered_model,
+    describe_version,
+    get_version,
+    register_version,
+    set_alias,
+)
 from fakeface_lab.tracking.owner import remove_folder
 from fakeface_lab.tracking.runs import Run, StoredRun, TrackedRun
 from fakeface_lab.tracking.store import Store
@@ -211,7 +217,7 @@ def register(parent: TrackedRun, finals: Finals, name: str, objective: str) -> R
     Raises:
         SearchError: a model is not in the store any more.
     """
-    tags = parent.writer.call(lambda: parent.store.client.get_run(parent.run_id)).data.tags
+    tags = parent.read().data.tags
     done, plan = (json.loads(tags.get(tag, "{}")) for tag in (_DONE_TAG, _PLAN_TAG))
     these = _fingerprint([*finals.best, *finals.documented])
     if done.get("runs") != these:
@@ -223,28 +229,26 @@ def _current(
     parent: TrackedRun, plan: dict[str, Any], these: str, finals: Finals, name: str, objective: str
 ) -> dict[str, Any]:
     """Return the plan of an earlier process, if it is for these finals and no other search moved the champion since."""
-    if plan.get("runs") == these and _champion(parent.store, name) in (plan["held"], plan["aliases"].get(CHAMPION)):
+    if plan.get("runs") == these and alias_version(parent.store, name, CHAMPION) in (
+        plan["held"],
+        plan["aliases"].get(CHAMPION),
+    ):
         return plan
     made = _plan(parent.store, finals, name, objective) | {"name": name, "runs": these}
-    parent.store.client.set_tag(parent.run_id, _PLAN_TAG, json.dumps(made))
+    parent.set_tags({_PLAN_TAG: json.dumps(made)})
     return made
 
 
 def _apply(parent: TrackedRun, plan: dict[str, Any]) -> dict[str, Any]:
-    client = parent.store.client
     for alias, version in plan["aliases"].items():
-        client.set_registered_model_alias(plan["name"], alias, str(version))
-    client.set_tag(parent.run_id, _DONE_TAG, json.dumps(plan))
+        set_alias(parent.store, plan["name"], alias, version)
+    parent.set_tags({_DONE_TAG: json.dumps(plan)})
     return plan
 
 
 def _plan(store: Store, finals: Finals, name: str, objective: str) -> dict[str, Any]:
-    try:
-        store.client.create_registered_model(name)
-    except MlflowException as err:
-        if err.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-    held = _champion(store, name)
+    create_registered_model(store, name)
+    held = alias_version(store, name, CHAMPION)
     candidate = _version(store, name, finals.best)
     aliases = {CANDIDATE: candidate}
     champion, reason = held, "nobody is champion: the documented configuration failed"
@@ -265,47 +269,32 @@ def _plan(store: Store, finals: Finals, name: str, objective: str) -> dict[str, 
 
 def _challenge(store: Store, name: str, best: Sequence[Run], champion: int, objective: str) -> str:
     """Return what the best is beside the champion, or why that cannot be said."""
-    version = store.client.get_model_version(name, str(champion))
+    version = get_version(store, name, champion)
     run_ids = json.loads(version.tags.get(_JUDGED_TAG, json.dumps([version.run_id])))
     try:
-        champions = [store.client.get_run(run_id) for run_id in run_ids]
+        champions = [get_run(store, run_id) for run_id in run_ids]
+    except NotFoundError:
+        return "not comparable, its runs are no longer in the store"
+    try:
         return judge_runs(store, best, champions, objective).verdict
-    except MlflowException as err:
-        if err.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return "not comparable, its runs are not in the store any more"
     except (NotFoundError, SearchError) as err:
         return f"not comparable, {err}"
 
 
-def _champion(store: Store, name: str) -> int | None:
-    version = store.client.get_registered_model(name).aliases.get(CHAMPION)
-    return None if version is None else int(version)
-
-
 def _version(store: Store, name: str, runs: Sequence[Run]) -> int:
-    """Return the version of the first seed's model, made where there is none, and say on it what was judged."""
-    client, first = store.client, runs[0]
-    found = client.search_model_versions(f"run_id = '{first.info.run_id}'")
-    version = next((str(known.version) for known in found if known.name == name), None)
+    """Return the version of the first seed's model, created if needed, and say on it what was judged."""
+    first = runs[0]
+    version = register_version(store, name, first.info.run_id)
     if version is None:
-        source = model_of_run(store, first.info.run_id)
-        if source is None:
-            raise SearchError(f"run {first.info.run_name}: its model is not in {store.uri} any more; use --restart")
-        # A server takes no address of a model without being told that model's id.
-        model_id = source.removeprefix("models:/")
-        version = str(client.create_model_version(name, source, first.info.run_id, model_id=model_id).version)
+        raise SearchError(f"run {first.info.run_name}: its model is no longer in {store.uri}; use --restart")
     accuracies = [str(run.data.metrics.get("test_accuracy")) for run in runs]
     facts = {_JUDGED_TAG: json.dumps([run.info.run_id for run in runs]), "test_accuracy": accuracies[0]}
-    for key, value in facts.items():
-        client.set_model_version_tag(name, version, key, value)
-    client.update_model_version(
-        name,
-        version,
+    describe_version(
+        store, name, version, facts,
         f"{first.info.run_name}: test accuracy {accuracies[0]} by itself. Verdicts about it average the probabilities "
         f"of {len(runs)} seeds (test accuracy {', '.join(accuracies)}); registered is the first, whatever it scored.",
-    )
-    return int(version)
+    )  # fmt: skip
+    return version
 
 
 def _fingerprint(runs: Sequence[Run]) -> str:

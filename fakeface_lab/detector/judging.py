@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from fakeface_lab.config import Value
 from fakeface_lab.detector.standings import THRESHOLD, Standing, evaluation_set_of, require_same_images
 from fakeface_lab.errors import SearchError
 from fakeface_lab.evaluation.comparison import Comparison, Judgement, adjusted, compare, log_losses
@@ -23,7 +24,7 @@ from fakeface_lab.evaluation.selection import (
 from fakeface_lab.evaluation.stress.comparison import compare_under_stress
 from fakeface_lab.evaluation.stress.objective import OBJECTIVES as STRESS_OBJECTIVES
 from fakeface_lab.evaluation.stress.objective import stress_selection_corrected
-from fakeface_lab.settings import Hyperparameters, Range, Value
+from fakeface_lab.settings import Hyperparameters, Range
 from fakeface_lab.tracking.lookup import Run, get_run
 from fakeface_lab.tracking.scores import read_epoch_scores, read_scores, read_stress_scores
 from fakeface_lab.tracking.store import Store

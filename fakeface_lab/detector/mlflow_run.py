@@ -16,12 +16,11 @@ from fakeface_lab.data.splits import Split
 from fakeface_lab.detector.fit import Training
 from fakeface_lab.settings import Hyperparameters
 from fakeface_lab.tracking.datasets import find_audit
-from fakeface_lab.tracking.lookup import Run
+from fakeface_lab.tracking.lookup import Run, find_latest
 from fakeface_lab.tracking.models import log_model
-from fakeface_lab.tracking.provenance import host_facts, package_versions
+from fakeface_lab.tracking.owner import host_facts, package_versions
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import Store
-from fakeface_lab.tracking.twins import find_latest
 from fakeface_lab.tracking.writer import PatientWriter
 from fakeface_lab.training.outcome import ARTIFACTS, MODEL, Outcome
 from fakeface_lab.training.recorder import EpochRecord

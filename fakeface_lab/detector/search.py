@@ -201,11 +201,8 @@ def _seal(ledger: Ledger) -> str:
     """Return how often the test images were opened; empty where this search has not looked at them."""
     parent = ledger.parent
 
-    def describe() -> str:
-        opened = parent.store.client.get_run(parent.run_id).data.tags.get(OPENED_TAG)
-        return describe_openings(parent.store, opened) if opened else ""
-
-    return parent.writer.call(describe)
+    opened = parent.read().data.tags.get(OPENED_TAG)
+    return parent.writer.call(lambda: describe_openings(parent.store, opened)) if opened else ""
 
 
 def _selection(ledger: Ledger, settings: TuneSettings) -> SelectionReport:

@@ -15,13 +15,14 @@ from keras_tuner import oracles as kt_oracles
 from pydantic import ValidationError
 
 from fakeface_lab.backend import keras_tuner
+from fakeface_lab.config import Value
 from fakeface_lab.data.sources import DOCUMENTED_NAME
 from fakeface_lab.errors import ConfigError
 from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.suggest.oracles import num_trials_at_most
-from fakeface_lab.settings import Hyperparameters, Range, TuneSettings, Value
+from fakeface_lab.settings import Hyperparameters, Range, TuneSettings
 from fakeface_lab.terminal import format_secs
-from fakeface_lab.tracking.lookup import Run
+from fakeface_lab.tracking.lookup import Run, fetch_artifact
 from fakeface_lab.tracking.store import join_text
 
 __all__ = ["Plan", "build_space", "num_parameters", "plan_search", "to_hyperparameters", "write_best_settings"]
@@ -215,9 +216,8 @@ def write_best_settings(ledger: Ledger, best: Run, folder: Path) -> str:
     params = best.data.params
     parent = ledger.parent
     with tempfile.TemporaryDirectory() as partial:
-        client = parent.store.client
-        copy = parent.writer.call(lambda: client.download_artifacts(best.info.run_id, "settings.json", partial))
-        recorded = json.loads(Path(copy).read_text(encoding="utf-8"))
+        copy = parent.writer.call(lambda: fetch_artifact(parent.store, best, "settings.json", partial))
+        recorded = json.loads(copy.read_text(encoding="utf-8"))
     settings: dict[str, str | int | float | None] = {
         "name": f"best of {parent.name}"[:200],
         "data": _data_setting(best),

@@ -16,7 +16,7 @@ from typing import Any
 from fakeface_lab.backend import keras, keras_tuner
 from fakeface_lab.search.run.engine import Assignment
 from fakeface_lab.tracking.models import INPUT_PREFIX, log_model, package_model
-from fakeface_lab.tracking.provenance import host_facts, package_versions
+from fakeface_lab.tracking.owner import host_facts, package_versions
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.training.fit_arguments import FitArguments
 from fakeface_lab.training.hypermodel import ModelRecipe, train_hypermodel

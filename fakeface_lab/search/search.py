@@ -1,11 +1,12 @@
 """A finished or running search, read from the store: nothing is written, and whoever drives it is not disturbed."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import pandas as pd
+from keras_tuner.engine import trial as kt_trial
 
-from fakeface_lab.backend import keras
+from fakeface_lab.backend import keras, keras_tuner
 from fakeface_lab.config import find_project
 from fakeface_lab.errors import ModelError, NotFoundError, SearchError
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
@@ -17,7 +18,41 @@ from fakeface_lab.tracking.runs import StoredRun
 from fakeface_lab.tracking.writer import PatientWriter
 from fakeface_lab.training.objective import Objective
 
-__all__ = ["Search"]
+__all__ = ["Search", "ShownTrials", "shown_trials"]
+
+_STATUSES = {"finished": "COMPLETED", "failed": "FAILED", "running": "RUNNING"}
+
+
+@dataclass(frozen=True)
+class ShownTrials:
+    """What an oracle is given to show.
+
+    Attributes:
+        trials: KerasTuner's, by trial id.
+        run_ids: by trial id, the run in MLflow that has the trial's model.
+    """
+
+    trials: dict[str, kt_trial.Trial] = field(default_factory=dict)
+    run_ids: dict[str, str] = field(default_factory=dict)
+
+
+def shown_trials(ledger: Ledger, space: keras_tuner.HyperParameters) -> ShownTrials:
+    """Return all trials of a search, the oldest first; `space` describes their hyperparameters."""
+    shown = ShownTrials()
+    for trial in ledger.trials:
+        record = trial.record
+        hp = space.copy()
+        hp.values = {**record.values, **record.bracket_values}
+        made = kt_trial.Trial(hp, str(record.sequence), _STATUSES[record.status])
+        made.score = record.score
+        made.best_step = int(trial.tags.get("kept_epoch", "0"))
+        made.message = trial.tags.get("status_reason") or None
+        shown.trials[made.trial_id] = made
+        # A repeated configuration has the result of an earlier trial, and its model.
+        source = trial.tags.get("duplicate_of")
+        shown.run_ids[made.trial_id] = shown.run_ids[source] if source is not None else trial.run_id
+    return shown
+
 
 _PATIENCE_SECS = 60.0
 

@@ -1,30 +1,104 @@
 """One call of `Tuner.search`, from the oracle and the work to the report: opened, placed, run, closed."""
 
 import io
+import time
 from typing import Any
 
 import cloudpickle
 import numpy as np
+from rich.live import Live
+from rich.text import Text
 
 from fakeface_lab.backend import keras_tuner, num_cores, set_up_process, tf
 from fakeface_lab.errors import ConfigError
 from fakeface_lab.search.hypermodel_work import HypermodelWork
-from fakeface_lab.search.ledger.ledger import Ledger
+from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
 from fakeface_lab.search.ledger.resume import THREADS_TAG, open_search
 from fakeface_lab.search.report.leaderboard import trial_0_name, trials_table
 from fakeface_lab.search.report.report import publish_report
-from fakeface_lab.search.run.engine import EngineMaker, Placement, Work
+from fakeface_lab.search.run.engine import EngineMaker, Event, Placement, Work
 from fakeface_lab.search.run.local_engine import make_engine
-from fakeface_lab.search.run.progress import SearchProgress
 from fakeface_lab.search.run.trials import Limits, Trials
 from fakeface_lab.search.suggest.oracles import default_values, num_trials_at_most, reseeded
-from fakeface_lab.terminal import console, print_places, say, wide_console
+from fakeface_lab.terminal import console, format_secs, print_places, say, wide_console
 from fakeface_lab.tracking.owner import sweep_dead_runs
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.tracking.writer import PatientWriter
 from fakeface_lab.training.objective import Objective
 
-__all__ = ["open_tuner_search", "place", "run_trials", "run_tuner_search"]
+__all__ = ["SearchProgress", "open_tuner_search", "place", "run_trials", "run_tuner_search"]
+
+
+class SearchProgress:
+    """One living line a running trial, and a line that stays for each ended one."""
+
+    def __init__(self, ledger: Ledger, num_trials: int | None) -> None:
+        self._ledger, self._num_trials, self._trial_0 = ledger, num_trials, trial_0_name(ledger.parent.run)
+        self._live = Live(console=console, refresh_per_second=4, transient=True)
+        self._lines: dict[int, str] = {}
+        self._started = time.monotonic()
+        self._num_ended_before = len([trial for trial in ledger.trials if trial.record.status != "running"])
+
+    def __enter__(self) -> "SearchProgress":
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def trial_started(self, trial: LedgerTrial, epochs: int) -> None:
+        """Begin a living line, and say for good where an interrupted trial was."""
+        if trial.epochs_done:
+            console.print(f"{self._title(trial)}: was interrupted after epoch {trial.epochs_done}, taken up again")
+        self._lines[trial.record.sequence] = f"{self._title(trial)}: starting"
+        self._draw()
+
+    def trial_progressed(self, trial: LedgerTrial, event: Event) -> None:
+        """Update the living line."""
+        if event.step is not None:
+            epoch, step, num_steps = event.step
+            total = trial.run.data.tags.get("epochs_planned", "?")
+            self._lines[trial.record.sequence] = f"{self._title(trial)}: epoch {epoch}/{total} step {step}/{num_steps}"
+            self._draw()
+
+    def trial_ended(self, trial: LedgerTrial) -> None:
+        """Print the ended trial and how it compares."""
+        self._lines.pop(trial.record.sequence, None)
+        if trial.record.status == "failed":
+            reason = trial.run.data.tags.get("status_reason", "")
+            console.print(f"{self._title(trial)}: failed: {reason}", style="yellow")
+        else:
+            score = f"{self._ledger.objective.name} {trial.record.score:.4f}"
+            console.print(f"{self._title(trial)}: {score}  {self._standing()}{self._time_left()}")
+        self._draw()
+
+    def died(self, trial: LedgerTrial, reason: str) -> None:
+        """Print why a trial is tried again."""
+        console.print(f"{self._title(trial)}: {reason}; trying again", style="yellow")
+
+    def _title(self, trial: LedgerTrial) -> str:
+        total = f"/{self._num_trials}" if self._num_trials else ""
+        return f"trial {trial.record.sequence + 1}{total} ({trial.run.info.run_name})"
+
+    def _standing(self) -> str:
+        best, first = self._ledger.best_first()[0].record, self._ledger.trials[0].record
+        text = f"best {best.score:.4f} (t{best.sequence:03d})"
+        if first.score is None or best.sequence == 0:
+            return text
+        relation = "better than" if best.score != first.score else "not better than"
+        return f"{text}, {relation} {self._trial_0} {first.score:.4f} (t000)"
+
+    def _time_left(self) -> str:
+        ended = len([trial for trial in self._ledger.trials if trial.record.status != "running"])
+        measured = ended - self._num_ended_before
+        if not self._num_trials or not measured or ended >= self._num_trials:
+            return ""
+        secs_a_trial = (time.monotonic() - self._started) / measured
+        return f", about {format_secs(secs_a_trial * (self._num_trials - ended))} left"
+
+    def _draw(self) -> None:
+        self._live.update(Text("\n".join(self._lines.values()), style="cyan"))
+
 
 # Settings of an oracle that may change while its search goes on, or that have no meaning here.
 _FREE_ORACLE_SETTINGS = (

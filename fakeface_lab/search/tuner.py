@@ -24,8 +24,8 @@ from fakeface_lab.search.hypermodel_work import HypermodelWork
 from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.ledger.resume import choose_threads, find_search
 from fakeface_lab.search.run.engine import Placement
+from fakeface_lab.search.search import shown_trials
 from fakeface_lab.search.session import open_tuner_search, place, run_tuner_search
-from fakeface_lab.search.shown_trials import shown_trials
 from fakeface_lab.search.suggest.oracles import reseeded
 from fakeface_lab.terminal import console
 from fakeface_lab.tracking.models import as_model_input, fetch_model

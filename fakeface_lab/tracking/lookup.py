@@ -6,7 +6,7 @@ Nothing here writes to the store. Loads no TensorFlow.
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,23 +18,27 @@ from mlflow.models import get_model_info
 from mlflow.tracking import MlflowClient
 
 from fakeface_lab.errors import ModelError, NotFoundError, TrackingError
+from fakeface_lab.tracking.writer import is_passing_fault
 from fakeface_lab.tracking.store import Store, all_experiments, open_store, quote, resolve_tracking_uri, search_runs
-from fakeface_lab.tracking.twins import furthest, twins_of
 
 __all__ = [
+    "KEY_TAG",
     "FoundModel",
     "Run",
     "children_of",
     "fetch_artifact",
     "find_evaluations",
+    "find_latest",
     "find_model",
     "find_run",
+    "furthest",
     "get_run",
     "latest_runs",
     "load_keras_model",
     "logged_models",
     "open_for_models",
     "open_for_reading",
+    "twins_of",
 ]
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -183,6 +187,8 @@ def fetch_artifact(store: Store, run: Run, name: str, folder: str | Path) -> Pat
     try:
         return Path(store.client.download_artifacts(run.info.run_id, name, str(folder)))
     except (MlflowException, OSError) as err:
+        if is_passing_fault(err):  # whoever waits for the store waits for this too
+            raise
         raise NotFoundError(f"run {run.info.run_name}: has no {name}; was it stopped before its end?") from err
 
 
@@ -270,3 +276,33 @@ def logged_models(store: Store, run_id: str, experiment_id: str | None = None) -
     """Return the models that a run has logged, complete and old ones first; default experiment: the store's."""
     found = store.client.search_logged_models([experiment_id or store.experiment_id], f"source_run_id = '{run_id}'")
     return sorted(found, key=lambda model: (model.status != LoggedModelStatus.READY, model.creation_timestamp))
+
+
+# Given by whoever makes a run, so that it is found again where the store's answer got lost.
+KEY_TAG = "run_key"
+
+
+def furthest(runs: Sequence[Run]) -> Run:
+    """Return the one of several runs that are meant to be one: only one of them was ever written to."""
+    return max(
+        runs,
+        key=lambda run: (len(run.data.tags) + len(run.data.params) + len(run.data.metrics), -run.info.start_time),
+    )
+
+
+def twins_of(run: Run, runs: Sequence[Run]) -> list[Run]:
+    """Return those of the runs, itself included, that a lost answer of the store made of one."""
+    key = run.data.tags.get(KEY_TAG)
+    return [run] if key is None else [other for other in runs if other.data.tags.get(KEY_TAG) == key]
+
+
+def find_latest(store: Store, fingerprint: str) -> Run | None:
+    """Return the newest run with this fingerprint, finished or to be continued; None if there is none."""
+    query = f"tags.fingerprint = '{fingerprint}'"
+    found = [
+        run
+        for run in search_runs(store.client, [store.experiment_id], query, newest_first=True)
+        # A training that diverged would diverge again.
+        if "diverged" not in run.data.tags.get("status_reason", "")
+    ]
+    return furthest(twins_of(found[0], found)) if found else None

@@ -21,7 +21,7 @@ from mlflow.types import Schema, TensorSpec
 from fakeface_lab.backend import keras
 from fakeface_lab.files import sync
 from fakeface_lab.tracking.lookup import load_keras_model, logged_models
-from fakeface_lab.tracking.provenance import package_versions
+from fakeface_lab.tracking.owner import package_versions
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import Store
 

@@ -13,20 +13,12 @@ from filelock import FileLock, Timeout
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunData
 
 from fakeface_lab.errors import FakefaceLabError, TrackingError, without_credentials
-from fakeface_lab.tracking.owner import OWNER_TAG, PROCESS, lock_of, note_owner, remove_folder
-from fakeface_lab.tracking.provenance import code_tags
-from fakeface_lab.tracking.store import MAX_TAG_CHARS, Store, as_entities
-from fakeface_lab.tracking.twins import KEY_TAG, make_once
+from fakeface_lab.tracking.lookup import KEY_TAG, furthest
+from fakeface_lab.tracking.owner import OWNER_TAG, PROCESS, code_tags, lock_of, note_owner, remove_folder
+from fakeface_lab.tracking.store import MAX_TAG_CHARS, Store, as_entities, quote, search_runs
 from fakeface_lab.tracking.writer import PatientWriter
 
-__all__ = [
-    "Run",
-    "StoredRun",
-    "TrackedRun",
-    "end_at_once",
-    "point",
-    "with_tags",
-]
+__all__ = ["Run", "StoredRun", "TrackedRun", "end_at_once", "make_once", "point", "remove_twins", "with_tags"]
 
 _MAX_POINTS = 1000  # in one write
 
@@ -301,3 +293,31 @@ def with_tags(run: Run, tags: Mapping[str, str]) -> Run:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def make_once(store: Store, writer: PatientWriter, tags: Mapping[str, str], key: str) -> Run:
+    """Return the run whose tag `key` is the one in `tags`, among the children of its parent; made where there is none.
+
+    A server may make a run and die, or the network fail, before the answer arrives: so each attempt looks first, and
+    of several runs that come to light one is left.
+    """
+    query = f"tags.`{key}` = {quote(tags[key])}"
+    if "mlflow.parentRunId" in tags:
+        query += f" and tags.`mlflow.parentRunId` = '{tags['mlflow.parentRunId']}'"
+
+    def find_or_make() -> Run:
+        client, places = store.client, [store.experiment_id]
+        if not search_runs(client, places, query):
+            client.create_run(store.experiment_id, tags=dict(tags))
+        return remove_twins(store, search_runs(client, places, query))
+
+    return writer.call(find_or_make)
+
+
+def remove_twins(store: Store, runs: Sequence[Run]) -> Run:
+    """Delete all but the one of several runs that are meant to be one, and return that one."""
+    kept = furthest(runs)
+    for run in runs:
+        if run is not kept:
+            store.client.delete_run(run.info.run_id)
+    return kept

@@ -160,6 +160,10 @@ class Store:
         """Folder for checkpoints and locks of unfinished runs."""
         return self.project / "mlruns" / ".work"
 
+    def runs(self, query: str, *, newest_first: bool = False) -> list[Run]:
+        """Return all runs of this experiment that match a filter, by their start."""
+        return search_runs(self.client, [self.experiment_id], query, newest_first=newest_first)
+
     def ui_command(self) -> str | None:
         """Return the command that serves MLflow's page for this store; None where a server already does."""
         if not self.is_local:

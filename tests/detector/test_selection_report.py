@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from fakeface_lab.config import Value
 from fakeface_lab.detector.judging import ScoredTrial, selection_report
 from fakeface_lab.errors import NotFoundError, SearchError
 from fakeface_lab.evaluation.selection import selection_corrected
-from fakeface_lab.settings import Range, Value
+from fakeface_lab.settings import Range
 from fakeface_lab.tracking.store import Store, open_store
 
 SPACE = {

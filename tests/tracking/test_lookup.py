@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from fakeface_lab.errors import ModelError, NotFoundError
-from fakeface_lab.tracking.lookup import find_model, find_run, get_run
+from fakeface_lab.tracking.lookup import KEY_TAG, find_model, find_run, get_run
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import Store
-from fakeface_lab.tracking.twins import KEY_TAG
 from fakeface_lab.tracking.writer import PatientWriter
 
 

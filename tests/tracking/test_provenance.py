@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from fakeface_lab.tracking.provenance import code_tags, host_facts, package_versions
+from fakeface_lab.tracking.owner import code_tags, host_facts, package_versions
 
 
 def test_versions_are_those_installed() -> None:
@@ -47,7 +47,7 @@ def git(folder: Path, *words: str) -> str:
 
 def tags_of_copy(root: Path) -> dict[str, str]:
     """The tags as a copy of the package in `root` makes them."""
-    code = "import json; from fakeface_lab.tracking.provenance import code_tags; print(json.dumps(code_tags()))"
+    code = "import json; from fakeface_lab.tracking.owner import code_tags; print(json.dumps(code_tags()))"
     settings = os.environ | {"PYTHONPATH": str(root)}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=root, env=settings, capture_output=True, text=True, check=True

@@ -17,10 +17,10 @@ from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
 from mlflow.tracking import MlflowClient
 
 from fakeface_lab.errors import TrackingError, TrainingDivergedError
+from fakeface_lab.tracking.lookup import KEY_TAG, find_latest
 from fakeface_lab.tracking.owner import sweep_dead_runs
-from fakeface_lab.tracking.runs import TrackedRun
+from fakeface_lab.tracking.runs import TrackedRun, make_once
 from fakeface_lab.tracking.store import Store
-from fakeface_lab.tracking.twins import KEY_TAG, find_latest, make_once
 from fakeface_lab.tracking.writer import PatientWriter
 
 NOW_MS = 1_760_000_000_000

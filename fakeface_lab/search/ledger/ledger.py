@@ -14,11 +14,19 @@ from functools import partial
 from typing import Literal, Self, TypeVar
 
 from fakeface_lab.search.suggest.suggestion import Suggestion, TrialRecord
-from fakeface_lab.tracking.owner import OWNER_TAG, PROCESS
-from fakeface_lab.tracking.provenance import code_tags
-from fakeface_lab.tracking.runs import Run, StoredRun, TrackedRun, end_at_once, point, with_tags
-from fakeface_lab.tracking.store import join_text, search_runs, split_text
-from fakeface_lab.tracking.twins import furthest, make_once, remove_twins
+from fakeface_lab.tracking.lookup import furthest
+from fakeface_lab.tracking.owner import OWNER_TAG, PROCESS, code_tags
+from fakeface_lab.tracking.runs import (
+    Run,
+    StoredRun,
+    TrackedRun,
+    end_at_once,
+    make_once,
+    point,
+    remove_twins,
+    with_tags,
+)
+from fakeface_lab.tracking.store import join_text, split_text
 from fakeface_lab.tracking.writer import PatientWriter
 from fakeface_lab.training.objective import Objective, best_first
 
@@ -272,7 +280,7 @@ class Ledger:
     def _children_now(self, query: str) -> list[Run]:
         parent = self._parent
         of_parent = f"tags.`mlflow.parentRunId` = '{parent.run_id}'"
-        return search_runs(parent.store.client, [parent.store.experiment_id], f"{of_parent} and {query}")
+        return parent.store.runs(f"{of_parent} and {query}")
 
     def _stored(self, child: LedgerRun, writer: PatientWriter | None = None) -> StoredRun:
         return StoredRun(self.parent.store, writer or self.parent.writer, child.run)

@@ -8,9 +8,9 @@ from typing import Any
 from fakeface_lab.errors import SearchError
 from fakeface_lab.search.ledger.heartbeat import refuse_second_driver
 from fakeface_lab.search.ledger.ledger import Ledger
-from fakeface_lab.tracking.runs import Run, StoredRun, TrackedRun
-from fakeface_lab.tracking.store import Store, join_text, quote, search_runs, split_text
-from fakeface_lab.tracking.twins import furthest, remove_twins, twins_of
+from fakeface_lab.tracking.lookup import furthest, twins_of
+from fakeface_lab.tracking.runs import Run, StoredRun, TrackedRun, remove_twins
+from fakeface_lab.tracking.store import Store, join_text, quote, split_text
 from fakeface_lab.tracking.writer import PatientWriter
 
 __all__ = ["THREADS_TAG", "choose_threads", "find_search", "open_search"]
@@ -28,7 +28,7 @@ def find_search(store: Store, name: str) -> Run | None:
 def _current(store: Store, name: str) -> list[Run]:
     """Return the newest parent run that no restart has superseded, with its twins."""
     query = f"tags.search = {quote(name)} and tags.role = 'search'"
-    found = search_runs(store.client, [store.experiment_id], query, newest_first=True)
+    found = store.runs(query, newest_first=True)
     current = [run for run in found if "superseded_by" not in run.data.tags]
     return twins_of(current[0], current) if current else []
 

@@ -18,8 +18,8 @@ import numpy as np
 from keras_tuner import oracles as kt_oracles
 from keras_tuner.engine import hyperparameters as kt_hyperparameters
 
+from fakeface_lab.config import Value
 from fakeface_lab.errors import SearchError
-from fakeface_lab.settings import Value
 
 __all__ = [
     "BRACKET_PREFIX",

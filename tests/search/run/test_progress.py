@@ -8,7 +8,7 @@ import pytest
 from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.ledger.resume import open_search
 from fakeface_lab.search.report.leaderboard import leaderboard, trials_table
-from fakeface_lab.search.run.progress import SearchProgress
+from fakeface_lab.search.session import SearchProgress
 from fakeface_lab.search.suggest.suggestion import Suggestion
 from fakeface_lab.terminal import print_places, say, wide_console
 from fakeface_lab.tracking.store import open_store
