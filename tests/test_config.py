@@ -213,7 +213,7 @@ def test_help_explains_every_setting_with_range_and_default(
         _load("--help", settings_class=settings_class)
     printed = " ".join(capsys.readouterr().out.split()).replace("- ", "-")
     for name, field in _fields(settings_class).items():
-        flag = name.replace("_", "-")
+        flag = (field.alias or name).replace("_", "-")
         # What has no flag is a word on its own: RUN, FILES...
         mention = f"--{flag} " if f"--{flag} " in printed else f" {name.upper()} "
         assert mention in printed
