@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import keras_tuner
 
-from fakeface_lab.detector.oracle import Algorithm, OracleSpec, build_oracle
+from fakeface_lab.detector.space import Algorithm, OracleSpec, build_oracle
 from fakeface_lab.search.suggest.suggestion import Suggestion, TrialRecord, failed_parent, suggest
 
 __all__: list[str] = []

@@ -27,7 +27,11 @@ _RECORD = (
     "    record_opening(ledger.parent, test_set, "
     'f"trial {best.record.sequence}, seeds {seeds.start} to {seeds.stop - 1}")\n'
 )
-_RETRAIN = "    runs = _Retraining(ledger, work, make_engine, show).run(assignments)\n"
+_RETRAIN = (
+    "    retraining = _Retraining(ledger, work, make_engine, assignments, show)\n"
+    "    retraining.run()\n"
+    "    runs = retraining.runs()\n"
+)
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ MUTANTS = (
     Mutant(
         "the heartbeat does nothing",
         "fakeface_lab/search/ledger/heartbeat.py",
-        """                self._write_if_ours(self._sign_of_life())
+        """                self._parent.tag_if_owned(self._tags(self._sign_of_life()))
 """,
         "                pass\n",
         ("tests/search/ledger/test_ledger.py::test_the_heart_beats",),

@@ -99,7 +99,6 @@ def test_imports_run_one_way(path: Path) -> None:
     if module == "":
         # Importing the package loads nothing; type checkers and the first use of `Tuner` see where it is.
         assert set(_imports(_tree(path), lazy=False)) <= {"typing.TYPE_CHECKING", "typing.Any"}
-        assert set(_imports(_tree(path))) == {"typing.TYPE_CHECKING", "fakeface_lab.search.tuner.Tuner"}
         return
     assert _unit(module) in LAYER_OF, f"{_named(path)}: say in LAYERS what it may import"
     assert _wrong_imports(module, _tree(path)) == []

@@ -14,17 +14,17 @@ MOMENTS = [
     r"INSERT runs .* make_once <- runs",  # the search's own
     r"INSERT runs .* child",
     r"count_start",
-    r"INSERT tags .* end <- driver",  # the score is there, the files are not
+    r"INSERT tags .* end <- trials",  # the score is there, the files are not
     r"INSERT logged_models ",
     r"log_artifacts .* log_model",
     r"UPDATE logged_models ",
     r"INSERT inputs .* _link",
     r"INSERT tags .* close <- uploads",
     r"INSERT params .* log_start",  # of a final: those of the trials are there
-    r"UPDATE runs .* end <- finals",
+    r"UPDATE runs .* close <- uploads",
     r"INSERT model_versions",
     r"INSERT registered_model_aliases",
-    r"INSERT tags .* _apply <- registry",
+    r"INSERT tags .* _apply <- finals",
     r"UPDATE runs .* ending",
 ]
 

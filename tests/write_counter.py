@@ -30,6 +30,7 @@ Kind = Literal["store", "disk", "worker"]
 _VARIABLE = "CUT_AT_WRITE"
 _HOOK = "from tests.write_counter import install_from_environment\n\ninstall_from_environment()\n"
 _FRAMES = 3
+_PASSING_ON = ("write", "set_tags", "set_status", "log_params")  # of `StoredRun`: who calls them says more
 _os_open, _os_kill = os.open, os.kill
 
 
@@ -214,7 +215,8 @@ def _callers() -> str:
     frame, found = sys._getframe(1), list[str]()
     while frame is not None and len(found) < _FRAMES:
         path = Path(frame.f_code.co_filename)
-        if "fakeface_lab" in path.parts and path.name not in ("patience.py", "cli.py"):
+        passes_on = path.name in ("writer.py", "terminal.py") or frame.f_code.co_name in _PASSING_ON
+        if "fakeface_lab" in path.parts and not passes_on:
             found.append(f"{path.name}:{frame.f_lineno} {frame.f_code.co_name}")
         frame = frame.f_back  # type: ignore[assignment]
     return " <- ".join(found)

@@ -1,22 +1,30 @@
 """Prints a training to the terminal: its data, layers, progress and result."""
 
+import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from keras_tuner import oracles as kt_oracles
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from fakeface_lab.backend import keras_tuner
 from fakeface_lab.data.images import ImageSet
 from fakeface_lab.data.splits import Split
+from fakeface_lab.detector.space import num_parameters, to_hyperparameters
 from fakeface_lab.evaluation.intervals import wilson
+from fakeface_lab.search.suggest.oracles import num_trials_at_most
+from fakeface_lab.settings import Hyperparameters, TuneSettings
 from fakeface_lab.terminal import console, format_secs, say
 from fakeface_lab.tracking.datasets import FoundAudit
 from fakeface_lab.training.outcome import Outcome
 from fakeface_lab.training.recorder import EpochRecord, Listener
 
-__all__ = ["TrainingProgress", "print_audit", "print_data_card", "print_layers", "print_outcome"]
+__all__ = ["Plan", "TrainingProgress", "plan_search", "print_audit", "print_data_card", "print_layers", "print_outcome"]
 
 # Source: "Real vs. Fake Faces Image Classification", Statistical Deep Learning, Fall 2023.
 _DOCUMENTED_NUM_ERRORS = 1
@@ -170,3 +178,119 @@ def _documented_table(outcome: Outcome) -> Table:
         secs = f"{_DOCUMENTED_EPOCH_SECS[index]}/{record.metrics['epoch_secs']:.0f}"
         table.add_row(str(record.epoch), *pairs, secs)
     return table
+
+
+# A step of the documented CNN, about 104 GFLOP, takes 0.72 to 0.93 s on two threads of a 2020s server CPU.
+_FLOP_PER_SEC_AND_THREAD = 65e9
+
+
+# Starting a process or trial, scoring, figures, and uploading a model.
+_OVERHEAD_SECS = 5.0
+
+
+_NUM_SAMPLES = 200
+_WEIGHT_BYTES, _CHECKPOINT_BYTES = 4, 16  # float32; with Adam's two moments and the weights of the best epoch
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Estimated cost of a search.
+
+    Attributes:
+        num_trials: maximum; the space may be exhausted earlier.
+        num_epochs: of all trials together.
+        mean_parameters: mean number of parameters of a model in the space.
+        most_parameters: largest number of parameters among some hundred random models.
+        trial_secs: duration of all trials, with all workers.
+        final_secs: duration of the retraining at the end.
+        model_bytes: size of the models that stay in the store.
+        checkpoint_bytes: largest total size of epoch checkpoints on local disk.
+    """
+
+    num_trials: int
+    num_epochs: int
+    mean_parameters: float
+    most_parameters: int
+    trial_secs: float
+    final_secs: float
+    model_bytes: float
+    checkpoint_bytes: float
+
+    def lines(self) -> list[str]:
+        """Return the estimate as lines of a report."""
+        return [
+            f"trials    at most {self.num_trials}, the documented configuration first; {self.num_epochs} epochs in all",
+            f"size      {self.mean_parameters:,.0f} parameters on average, {self.most_parameters:,} at most",
+            f"time      about {format_secs(self.trial_secs)} for the trials and {format_secs(self.final_secs)} for the "
+            f"final on a CPU, within a factor of two; a GPU is many times faster",
+            f"disk      about {_gigabytes(self.model_bytes)} for models in the store, at most "
+            f"{_gigabytes(self.checkpoint_bytes)} for checkpoints while it runs",
+        ]
+
+
+def plan_search(settings: TuneSettings, template: keras_tuner.Oracle, num_images: int, num_threads: int) -> Plan:
+    """Return the estimated cost of a search, from random configurations of its space.
+
+    Args:
+        settings: of the search.
+        template: its oracle.
+        num_images: size of the data set.
+        num_threads: threads per training.
+    """
+    num_trials = num_trials_at_most(template)
+    assert num_trials is not None  # every algorithm of `tune` is limited
+    num_train = num_images * (0.8 if settings.split == "documented" else 0.64)
+    num_epochs = _num_epochs(settings, template, num_trials)
+    members = _sample(template.hyperparameters)
+    mean_parameters = float(np.mean([num_parameters(member, settings.image_size) for member in members]))
+    mean_secs = float(np.mean([_epoch_secs(member, settings.image_size, num_train, num_threads) for member in members]))
+    documented_secs = _epoch_secs(settings.hyperparameters, settings.image_size, num_train / 0.8, num_threads)
+    kept = num_trials
+    if settings.keep_models != "all":
+        kept = 1 if settings.keep_models == "best" else min(kept, int(settings.keep_models.removeprefix("top-")))
+    num_checkpoints = settings.workers
+    if isinstance(template, kt_oracles.HyperbandOracle):
+        num_checkpoints += max(template._get_size(bracket, 0) for bracket in range(template._get_num_brackets()))
+    return Plan(
+        num_trials,
+        num_epochs,
+        mean_parameters,
+        max(num_parameters(member, settings.image_size) for member in members),
+        (num_epochs * mean_secs + num_trials * _OVERHEAD_SECS) / settings.workers,
+        settings.final_seeds * settings.epochs * (documented_secs + mean_secs / 0.8) / settings.workers,
+        _WEIGHT_BYTES * (kept + 2 * settings.final_seeds) * mean_parameters,
+        _CHECKPOINT_BYTES * num_checkpoints * mean_parameters,
+    )
+
+
+def _epoch_secs(values: Hyperparameters, image_size_px: int, num_train: float, num_threads: int) -> float:
+    size, f1, f2 = image_size_px, values.filters_1, values.filters_2
+    multiplications = 27 * f1 * size**2 + 9 * f1 * f2 * (size // 2) ** 2 + (size // 4) ** 2 * f2 * values.dense_units
+    flop = 2 * 3 * multiplications * num_train  # forward, and twice as much backward
+    return flop / (_FLOP_PER_SEC_AND_THREAD * num_threads)
+
+
+def _num_epochs(settings: TuneSettings, template: keras_tuner.Oracle, num_trials: int) -> int:
+    if not isinstance(template, kt_oracles.HyperbandOracle):
+        return num_trials * settings.epochs
+    # A promoted trial resumes from its parent's epochs; trial 0 has the full budget.
+    trained = settings.epochs
+    for bracket in range(template._get_num_brackets()):
+        before = 0
+        for round_num in range(template._get_num_rounds(bracket)):
+            epochs = math.ceil(template._get_epochs(bracket, round_num))
+            trained += template._get_size(bracket, round_num) * (epochs - before)
+            before = epochs
+    return int(trained)
+
+
+def _sample(space: keras_tuner.HyperParameters) -> list[Hyperparameters]:
+    rng = np.random.default_rng(0)
+    return [
+        to_hyperparameters({hp.name: hp.random_sample(int(rng.integers(1, 2**31))) for hp in space.space})
+        for _ in range(_NUM_SAMPLES)
+    ]
+
+
+def _gigabytes(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"

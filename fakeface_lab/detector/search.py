@@ -12,9 +12,8 @@ from fakeface_lab.data.splits import Split, make_split
 from fakeface_lab.detector.finals import explain, register, run_finals, verdict
 from fakeface_lab.detector.judging import ScoredTrial, SelectionReport, selection_report
 from fakeface_lab.detector.mlflow_run import log_data
-from fakeface_lab.detector.oracle import OracleSpec, build_oracle
-from fakeface_lab.detector.printing import print_data_card
-from fakeface_lab.detector.space import build_space, plan_search, write_best_settings
+from fakeface_lab.detector.printing import plan_search, print_data_card
+from fakeface_lab.detector.space import OracleSpec, build_oracle, build_space, write_best_settings
 from fakeface_lab.detector.work import DetectorWork
 from fakeface_lab.errors import ConfigError
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial

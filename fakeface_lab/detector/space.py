@@ -1,31 +1,118 @@
-"""The search space of the documented CNN, the estimated cost of searching it, and the settings of its best trial."""
+"""What a search of the detector may try: its space, the oracle that suggests, the settings that train the winner."""
 
 import json
-import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-import numpy as np
 from keras_tuner import oracles as kt_oracles
 from pydantic import ValidationError
 
 from fakeface_lab.backend import keras_tuner
 from fakeface_lab.config import Value
 from fakeface_lab.data.sources import DOCUMENTED_NAME
-from fakeface_lab.errors import ConfigError
+from fakeface_lab.errors import ConfigError, SearchError
 from fakeface_lab.search.ledger.ledger import Ledger
-from fakeface_lab.search.suggest.oracles import num_trials_at_most
-from fakeface_lab.settings import Hyperparameters, Range, TuneSettings
-from fakeface_lab.terminal import format_secs
+from fakeface_lab.search.suggest.oracles import far_apart_seed, refuse_repeated_choices
+from fakeface_lab.settings import Hyperparameters, Range
 from fakeface_lab.tracking.lookup import Run, fetch_artifact
 from fakeface_lab.tracking.store import join_text
+from fakeface_lab.training.objective import VAL_LOSS, Objective
 
-__all__ = ["Plan", "build_space", "num_parameters", "plan_search", "to_hyperparameters", "write_best_settings"]
+__all__ = [
+    "Algorithm",
+    "OracleSpec",
+    "build_oracle",
+    "build_space",
+    "num_parameters",
+    "to_hyperparameters",
+    "write_best_settings",
+]
+
+Algorithm = Literal["random", "grid", "bayesian", "hyperband"]
+
+
+@dataclass(frozen=True)
+class OracleSpec:
+    """Settings of one of the four named algorithms; `build_oracle` makes the template from them.
+
+    Attributes:
+        algorithm: random, grid, bayesian or hyperband.
+        space: hyperparameters with ranges and defaults; trial 0 is all defaults.
+        objective: the metric that is the score.
+        seed: 0 or larger; equal seeds suggest equally. The grid needs none.
+        max_trials: most trials to start, trial 0 included; None for no limit.
+        num_initial_points: Bayesian: ended trials before the Gaussian process; None for 3 per dimension.
+        alpha: Bayesian: expected noise, added to the diagonal of the kernel matrix.
+        beta: Bayesian: weight of exploration against exploitation.
+        max_epochs: Hyperband: the full budget of one trial, in epochs.
+        factor: Hyperband: how much fewer trials and more epochs each round has than the one before.
+        iterations: Hyperband: how often all brackets are run.
+    """
+
+    algorithm: Algorithm
+    space: keras_tuner.HyperParameters
+    objective: Objective = VAL_LOSS
+    seed: int = 0
+    max_trials: int | None = None
+    num_initial_points: int | None = None
+    alpha: float = 1e-4
+    beta: float = 2.6
+    max_epochs: int | None = None
+    factor: int = 3
+    iterations: int = 1
+
+
+def build_oracle(spec: OracleSpec) -> keras_tuner.Oracle:
+    """Return the template of a named algorithm.
+
+    Raises:
+        SearchError: the algorithm is unknown, the seed is negative, Hyperband's settings are missing or too
+            small, or a choice in a grid lists a value twice (KerasTuner's grid would never end).
+    """
+    if spec.seed < 0:
+        raise SearchError(f"search seed: {spec.seed} is negative; give 0 or a larger integer")
+    shared = {
+        "objective": keras_tuner.Objective(spec.objective.name, spec.objective.direction),
+        "hyperparameters": spec.space,
+        "seed": far_apart_seed(spec.seed),
+    }
+    match spec.algorithm:
+        case "random":
+            return kt_oracles.RandomSearchOracle(max_trials=spec.max_trials, **shared)
+        case "grid":
+            refuse_repeated_choices(spec.space)
+            return kt_oracles.GridSearchOracle(max_trials=spec.max_trials, **shared)
+        case "bayesian":
+            return kt_oracles.BayesianOptimizationOracle(
+                max_trials=spec.max_trials,
+                num_initial_points=spec.num_initial_points,
+                alpha=spec.alpha,
+                beta=spec.beta,
+                **shared,
+            )
+        case "hyperband":
+            return _build_hyperband(spec, shared)
+    raise SearchError(
+        f"search algorithm: {spec.algorithm!r} is unknown; choose one of {', '.join(get_args(Algorithm))}"
+    )
+
+
+def _build_hyperband(spec: OracleSpec, shared: Mapping[str, Any]) -> keras_tuner.Oracle:
+    if spec.max_epochs is None or spec.max_epochs < 1 or spec.iterations < 1 or spec.factor < 2:
+        raise SearchError(
+            f"hyperband: max_epochs {spec.max_epochs}, factor {spec.factor}, iterations {spec.iterations}; "
+            "give max_epochs of at least 1, a factor of at least 2 and at least 1 iteration"
+        )
+    oracle = kt_oracles.HyperbandOracle(
+        max_epochs=spec.max_epochs, factor=spec.factor, hyperband_iterations=spec.iterations, **shared
+    )
+    oracle.max_trials = spec.max_trials  # no argument of its constructor, yet obeyed by every oracle
+    return oracle
 
 
 def build_space(space: Mapping[str, Range], fixed: Mapping[str, Value]) -> keras_tuner.HyperParameters:
@@ -89,122 +176,10 @@ def _open(hp: keras_tuner.HyperParameters, name: str, given: Range, default: Val
         hp.Float(name, low, high, sampling=given.sampling, default=float(default))
 
 
-# A step of the documented CNN, about 104 GFLOP, takes 0.72 to 0.93 s on two threads of a 2020s server CPU.
-_FLOP_PER_SEC_AND_THREAD = 65e9
-# Starting a process or trial, scoring, figures, and uploading a model.
-_OVERHEAD_SECS = 5.0
-_NUM_SAMPLES = 200
-_WEIGHT_BYTES, _CHECKPOINT_BYTES = 4, 16  # float32; with Adam's two moments and the weights of the best epoch
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Estimated cost of a search.
-
-    Attributes:
-        num_trials: maximum; the space may be exhausted earlier.
-        num_epochs: of all trials together.
-        mean_parameters: mean number of parameters of a model in the space.
-        most_parameters: largest number of parameters among some hundred random models.
-        trial_secs: duration of all trials, with all workers.
-        final_secs: duration of the retraining at the end.
-        model_bytes: size of the models that stay in the store.
-        checkpoint_bytes: largest total size of epoch checkpoints on local disk.
-    """
-
-    num_trials: int
-    num_epochs: int
-    mean_parameters: float
-    most_parameters: int
-    trial_secs: float
-    final_secs: float
-    model_bytes: float
-    checkpoint_bytes: float
-
-    def lines(self) -> list[str]:
-        """Return the estimate as lines of a report."""
-        return [
-            f"trials    at most {self.num_trials}, the documented configuration first; {self.num_epochs} epochs in all",
-            f"size      {self.mean_parameters:,.0f} parameters on average, {self.most_parameters:,} at most",
-            f"time      about {format_secs(self.trial_secs)} for the trials and {format_secs(self.final_secs)} for the "
-            f"final on a CPU, within a factor of two; a GPU is many times faster",
-            f"disk      about {_gigabytes(self.model_bytes)} for models in the store, at most "
-            f"{_gigabytes(self.checkpoint_bytes)} for checkpoints while it runs",
-        ]
-
-
-def plan_search(settings: TuneSettings, template: keras_tuner.Oracle, num_images: int, num_threads: int) -> Plan:
-    """Return the estimated cost of a search, from random configurations of its space.
-
-    Args:
-        settings: of the search.
-        template: its oracle.
-        num_images: size of the data set.
-        num_threads: threads per training.
-    """
-    num_trials = num_trials_at_most(template)
-    assert num_trials is not None  # every algorithm of `tune` is limited
-    num_train = num_images * (0.8 if settings.split == "documented" else 0.64)
-    num_epochs = _num_epochs(settings, template, num_trials)
-    members = _sample(template.hyperparameters)
-    mean_parameters = float(np.mean([num_parameters(member, settings.image_size) for member in members]))
-    mean_secs = float(np.mean([_epoch_secs(member, settings.image_size, num_train, num_threads) for member in members]))
-    documented_secs = _epoch_secs(settings.hyperparameters, settings.image_size, num_train / 0.8, num_threads)
-    kept = num_trials
-    if settings.keep_models != "all":
-        kept = 1 if settings.keep_models == "best" else min(kept, int(settings.keep_models.removeprefix("top-")))
-    num_checkpoints = settings.workers
-    if isinstance(template, kt_oracles.HyperbandOracle):
-        num_checkpoints += max(template._get_size(bracket, 0) for bracket in range(template._get_num_brackets()))
-    return Plan(
-        num_trials,
-        num_epochs,
-        mean_parameters,
-        max(num_parameters(member, settings.image_size) for member in members),
-        (num_epochs * mean_secs + num_trials * _OVERHEAD_SECS) / settings.workers,
-        settings.final_seeds * settings.epochs * (documented_secs + mean_secs / 0.8) / settings.workers,
-        _WEIGHT_BYTES * (kept + 2 * settings.final_seeds) * mean_parameters,
-        _CHECKPOINT_BYTES * num_checkpoints * mean_parameters,
-    )
-
-
 def num_parameters(values: Hyperparameters, image_size_px: int) -> int:
     """Return the number of parameters of `build_model` without building it: a model may be too large to build."""
     f1, f2, units, cells = values.filters_1, values.filters_2, values.dense_units, (image_size_px // 2 // 2) ** 2
     return (27 + 1) * f1 + (9 * f1 + 1) * f2 + (cells * f2 + 1) * units + 2 * (units + 1)
-
-
-def _epoch_secs(values: Hyperparameters, image_size_px: int, num_train: float, num_threads: int) -> float:
-    size, f1, f2 = image_size_px, values.filters_1, values.filters_2
-    multiplications = 27 * f1 * size**2 + 9 * f1 * f2 * (size // 2) ** 2 + (size // 4) ** 2 * f2 * values.dense_units
-    flop = 2 * 3 * multiplications * num_train  # forward, and twice as much backward
-    return flop / (_FLOP_PER_SEC_AND_THREAD * num_threads)
-
-
-def _num_epochs(settings: TuneSettings, template: keras_tuner.Oracle, num_trials: int) -> int:
-    if not isinstance(template, kt_oracles.HyperbandOracle):
-        return num_trials * settings.epochs
-    # A promoted trial resumes from its parent's epochs; trial 0 has the full budget.
-    trained = settings.epochs
-    for bracket in range(template._get_num_brackets()):
-        before = 0
-        for round_num in range(template._get_num_rounds(bracket)):
-            epochs = math.ceil(template._get_epochs(bracket, round_num))
-            trained += template._get_size(bracket, round_num) * (epochs - before)
-            before = epochs
-    return int(trained)
-
-
-def _sample(space: keras_tuner.HyperParameters) -> list[Hyperparameters]:
-    rng = np.random.default_rng(0)
-    return [
-        to_hyperparameters({hp.name: hp.random_sample(int(rng.integers(1, 2**31))) for hp in space.space})
-        for _ in range(_NUM_SAMPLES)
-    ]
-
-
-def _gigabytes(num_bytes: float) -> str:
-    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"
 
 
 def write_best_settings(ledger: Ledger, best: Run, folder: Path) -> str:

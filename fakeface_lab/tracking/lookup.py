@@ -18,8 +18,8 @@ from mlflow.models import get_model_info
 from mlflow.tracking import MlflowClient
 
 from fakeface_lab.errors import ModelError, NotFoundError, TrackingError
-from fakeface_lab.tracking.writer import is_passing_fault
 from fakeface_lab.tracking.store import Store, all_experiments, open_store, quote, resolve_tracking_uri, search_runs
+from fakeface_lab.tracking.writer import is_passing_fault
 
 __all__ = [
     "KEY_TAG",
@@ -202,8 +202,8 @@ def load_keras_model(address: str) -> Any:
         return mlflow.keras.load_model(address)
     except (MlflowException, OSError, TypeError, ValueError) as err:
         raise ModelError(
-            f"{address}: cannot be loaded ({str(err).splitlines()[0]}); can this machine reach the artifacts of the store, "
-            f"and are the model's own layers registered with Keras?"
+            f"{address}: cannot be loaded ({str(err).splitlines()[0]}); can this machine reach its "
+            f"artifacts, and are the layers of its own registered with Keras?"
         ) from err
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import keras_tuner
 
 from fakeface_lab.backend import tf
-from fakeface_lab.detector.oracle import OracleSpec, build_oracle
+from fakeface_lab.detector.space import OracleSpec, build_oracle
 from fakeface_lab.errors import TrainingDivergedError
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
 from fakeface_lab.search.ledger.resume import open_search

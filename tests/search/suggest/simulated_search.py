@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import keras_tuner
 
-from fakeface_lab.detector.oracle import Algorithm, OracleSpec
+from fakeface_lab.detector.space import Algorithm, OracleSpec
 from fakeface_lab.search.suggest.oracles import Value
 from fakeface_lab.search.suggest.suggestion import Exhausted, Suggestion, TrialRecord, Wait, failed_parent, suggest
 

@@ -6,7 +6,7 @@ from typing import Literal
 import keras_tuner
 import pytest
 
-from fakeface_lab.detector.oracle import build_oracle
+from fakeface_lab.detector.space import build_oracle
 from fakeface_lab.search.suggest.suggestion import Suggestion, suggest
 from fakeface_lab.training.objective import Objective
 from tests.search.suggest.simulated_search import search, spec_of

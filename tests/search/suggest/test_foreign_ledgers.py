@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fakeface_lab.detector.oracle import Algorithm, build_oracle
+from fakeface_lab.detector.space import Algorithm, build_oracle
 from fakeface_lab.errors import SearchError
 from fakeface_lab.search.suggest.oracles import Value
 from fakeface_lab.search.suggest.suggestion import suggest

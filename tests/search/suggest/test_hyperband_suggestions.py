@@ -4,7 +4,7 @@ from typing import Literal
 
 import pytest
 
-from fakeface_lab.detector.oracle import build_oracle
+from fakeface_lab.detector.space import build_oracle
 from fakeface_lab.search.suggest.oracles import num_hyperband_trials
 from fakeface_lab.search.suggest.suggestion import Suggestion, TrialRecord, Wait, failed_parent, suggest
 from fakeface_lab.training.objective import Objective

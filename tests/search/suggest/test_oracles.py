@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from keras_tuner import oracles as kt_oracles
 from keras_tuner.src.engine.oracle import LOCKS, THREADS
 
-from fakeface_lab.detector.oracle import OracleSpec, build_oracle
+from fakeface_lab.detector.space import OracleSpec, build_oracle
 from fakeface_lab.errors import SearchError
 from fakeface_lab.search.suggest.oracles import (
     num_configurations,

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from keras_tuner import oracles as kt_oracles
 
-from fakeface_lab.detector.oracle import Algorithm, build_oracle
+from fakeface_lab.detector.space import Algorithm, build_oracle
 from fakeface_lab.errors import SearchError
 from fakeface_lab.search.suggest import replay
 from fakeface_lab.search.suggest.oracle_copy import OracleCopy

@@ -7,7 +7,7 @@ from pathlib import Path
 import keras_tuner
 import pytest
 
-from fakeface_lab.detector.oracle import Algorithm, build_oracle
+from fakeface_lab.detector.space import Algorithm, build_oracle
 from fakeface_lab.search.suggest.oracles import (
     far_apart_seed,
     num_configurations,
