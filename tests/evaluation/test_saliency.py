@@ -107,7 +107,7 @@ def test_the_map_peaks_in_the_planted_square(trained: keras.Model) -> None:
     assert 2 <= (column + 0.5) * cell_px <= 10
 
 
-def test_evidence_takes_the_side_of_one_class() -> None:
+def test_evidence_is_the_part_for_one_class() -> None:
     maps = np.array([[[2.0, -3.0]]], np.float32)
     assert evidence(maps, 0).tolist() == [[[2.0, 0.0]]]
     assert evidence(maps, 1).tolist() == [[[0.0, 3.0]]]
