@@ -93,7 +93,7 @@ def test_the_sentence_has_all_figures() -> None:
         r"Trial 7 is better than the baseline: of 258 images 20 are right with trial 7 alone, 1 with the baseline "
         r"alone \(exact McNemar, p = 2.1e-05\)\. Accuracy of single seeds: trial 7 0\.9961 to 0\.9961 \(3 seeds\), the "
         r"baseline 0\.9225 to 0\.9225 \(3 seeds\) \(exact rank-sum test, p = 0\.1\)\. 258 images show a true "
-        r"difference in error rate in 80 % of cases from 0\.0\d+ on\. Log loss 0\.1139 against 0\.2757, difference "
+        r"difference in error rate of 0\.0\d+ or more in 80 % of cases\. Log loss 0\.1139 against 0\.2757, difference "
         r"-0\.1618 \(95 % interval -0\.2\d+ to -0\.1\d+, paired bootstrap over the images; lower is better\)\.",
         compared(20, 1, num_seeds=3).sentence("trial 7", "the baseline"),
     )
@@ -124,7 +124,7 @@ def test_compare_decides_on_the_mean_of_the_seeds() -> None:
     assert found.test.verdict == "better"
     # One of its seeds is as bad as the reference's.
     assert found.verdict == "not distinguishable"
-    assert "(exact McNemar, p = 1.9e-06), but the seeds of one differ as much; that" in found.sentence()
+    assert "(exact McNemar, p = 1.9e-06), but the seeds of one side differ as much; that" in found.sentence()
 
 
 def test_a_difference_within_the_seeds_gives_no_verdict() -> None:

@@ -182,7 +182,7 @@ def test_the_sentence_has_all_figures() -> None:
         r"documented one \(crop_70\) 0\.6124 \(158/258, 95 % interval 0\.\d{4}-0\.\d{4}\)\. worst_stress of single "
         r"seeds: the best configuration 0\.8450 \(1 seed\), the documented one 0\.6124 \(1 seed\)\. This is about "
         r"these two trained models, not about their configurations: for that, each needs at least 3 seeds\. These "
-        r"images show a true difference in worst_stress in 80 % of cases from about 0\.0\d{3} on\.",
+        r"images show a true difference in worst_stress of about 0\.0\d{3} or more in 80 % of cases\.",
         text,
     ), text
 
@@ -203,7 +203,7 @@ def test_seeds_are_averaged_before_they_decide() -> None:
     mixed = compare_under_stress(truth, CONDITIONS, seeds, reference, "worst_stress")
     assert mixed.interval.low > 0
     assert mixed.verdict == "not distinguishable"
-    assert ", but the seeds of one differ as much; that does not make them equal." in mixed.sentence()
+    assert ", but the seeds of one side differ as much; that does not make them equal." in mixed.sentence()
     with pytest.raises(DataError, match="the sides have 3 and 1 seeds"):
         compare_under_stress(truth, CONDITIONS, seeds, reference[:1], "worst_stress")
 
