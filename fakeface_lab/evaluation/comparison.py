@@ -206,10 +206,10 @@ class Comparison:
         return text[0].upper() + text[1:]
 
     def _visible(self) -> str:
-        found = self.test.detectable_difference
+        found, num_images = self.test.detectable_difference, self.test.num_images
         if found is None:
-            return f"No difference is large enough for {self.test.num_images} images to show it in 80 % of cases."
-        return f"{self.test.num_images} images show a true difference in error rate of {found:.4f} or more in 80 % of cases."
+            return f"No difference is large enough for {num_images} images to show it in 80 % of cases."
+        return f"{num_images} images show a true difference in error rate of {found:.4f} or more in 80 % of cases."
 
 
 def _unsure(verdict: Verdict) -> Verdict:
