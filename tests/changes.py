@@ -1,4 +1,4 @@
-"""Changes of a picture that a fault consists in: retouching, resampling, and what earlier JPEGs leave in the pixels."""
+"""Changes of single pictures that make up a fault: retouching, resampling, and the traces of earlier JPEGs."""
 
 from io import BytesIO
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-QUALITY = 95  # of the drawn faces, and of all files that are saved anew where the quality is not the fault
+QUALITY = 95  # of drawn faces, and of all files that are saved again unless the quality is the fault
 
 
 def open_image(file: Path | BytesIO) -> Image.Image:
@@ -34,14 +34,14 @@ def reencode(image: Image.Image, quality: float) -> Image.Image:
 
 
 def enlarge(image: Image.Image, factor: float) -> Image.Image:
-    """Show the middle larger, in a picture of the same size."""
+    """Enlarge the middle to the size of the picture."""
     margin_px = image.width * (1 - 1 / factor) / 2
     box = (margin_px, margin_px, image.width - margin_px, image.height - margin_px)
     return image.resize(image.size, Image.Resampling.BICUBIC, box=box)
 
 
 def watermark(image: Image.Image, opacity: float) -> Image.Image:
-    """Lay a white square of a sixteenth of the edge over the lower right corner."""
+    """Overlay the lower right corner with a white square of a sixteenth of the edge."""
     edge_px = image.width // 16
     veil = Image.new("L", (edge_px, edge_px), round(255 * opacity))
     marked = image.copy()
@@ -60,7 +60,7 @@ def sharpen(image: Image.Image, percent: float) -> Image.Image:
 
 
 def upsample(image: Image.Image, factor: float) -> Image.Image:
-    """Scale down by a factor and up again."""
+    """Scale down by a factor and back up."""
     small = image.resize((round(image.width / factor), round(image.height / factor)), Image.Resampling.BICUBIC)
     return small.resize(image.size, Image.Resampling.BICUBIC)
 
@@ -71,7 +71,7 @@ def curve(image: Image.Image, gamma: float) -> Image.Image:
 
 
 def rotate(image: Image.Image, degrees: float) -> Image.Image:
-    """Rotate; what comes in from outside is the reflected picture."""
+    """Rotate and fill the corners with the reflected picture."""
     margin = image.width // 8
     padded = np.pad(np.asarray(image), ((margin, margin), (margin, margin), (0, 0)), mode="reflect")
     turned = Image.fromarray(padded).rotate(degrees, Image.Resampling.BICUBIC)
@@ -86,14 +86,14 @@ def launder_chroma(image: Image.Image) -> Image.Image:
 
 
 def add_noise(image: Image.Image, sigma: float) -> Image.Image:
-    """Add Gaussian noise, the same for all pictures of one content."""
+    """Add Gaussian noise that depends only on the content."""
     pixels = np.asarray(image)
     noise = np.random.default_rng(int(pixels.sum())).normal(0, sigma, pixels.shape)
     return Image.fromarray(np.clip(np.rint(pixels + noise), 0, 255).astype(np.uint8))
 
 
 def frame(image: Image.Image, width_px: float) -> Image.Image:
-    """Lay a black border over the outermost pixels."""
+    """Replace the outermost pixels by a black border."""
     inner = ImageOps.crop(image, round(width_px))
     return ImageOps.expand(inner, round(width_px), fill="black")
 
@@ -104,5 +104,5 @@ def shrink(image: Image.Image) -> Image.Image:
 
 
 def brighten(image: Image.Image) -> Image.Image:
-    """Make brighter by a tenth."""
+    """Increase the brightness by a tenth."""
     return ImageEnhance.Brightness(image).enhance(1.1)

@@ -1,17 +1,17 @@
-"""Program: does the audit find faults that are planted in pictures, and stay quiet where there is none?
+"""Program: does the audit find planted faults, and raise no alarm without them?
 
     python -m tests.planted_faults
     python -m tests.planted_faults --per-class 100 --seeds 5 --sweep
     python -m tests.planted_faults --photographs FOLDER
 
-Each fault is planted in its own copy of a clean set, as weak as it would occur, and the checks of
-`python -m fakeface_lab.audit` look at the copy. Some are planted in the two classes as they are drawn, those that leave
-traces in pictures of one source dealt to two classes at random: drawn faces, or the photographs in FOLDER/real. The
-first table says by which check each was found. The last one is about clean sets, drawn or dealt anew from each seed:
-how many findings there were that should not be, and how near each probe came to one. Drawn fakes differ from drawn real
-faces by the traces of their generator, so there a trace is no false alarm; in dealt pictures it is. `--sweep` adds a
-table of other strengths of the same faults, which changes no exit code. Exit code 0: each fault was found by the check
-that is meant for it, and no clean set raised a false alarm; 1: otherwise.
+Each fault is planted in its own copy of a clean set, as weak as it might occur in practice, and the copy goes through
+the checks of `python -m fakeface_lab.audit`. Some faults are planted in the two drawn classes; those that leave traces
+are planted in pictures of one source that are dealt to two classes at random: drawn faces, or the photographs in
+FOLDER/real. The first table lists the check that found each fault. The last one is about clean sets, drawn or dealt
+from each seed: the number of false alarms, and the largest AUC of each probe. Drawn fakes have the traces of a
+generator, so that a trace is not a false alarm in drawn sets, but it is in dealt ones. `--sweep` adds a table of other
+strengths, which does not affect the exit code: 0 if each fault was found by its own check and no clean set raised a
+false alarm, else 1.
 """
 
 import argparse
@@ -34,18 +34,18 @@ from fakeface_lab.evaluation.card import Finding
 from tests.faults import DEALT_FAULTS, FAULTS, WRONG_LABELS, Fault
 from tests.plants import Pairs, deal, load
 
-MIN_PER_CLASS = 80  # a pure slice of fewer than 73 images is not yet called pure, and copies need room in the split
+MIN_PER_CLASS = 80  # a slice of fewer than 73 images is never called pure, and copies need room in the split
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the audit said of one planted fault.
+    """The audit's result for one planted fault.
 
     Attributes:
-        finding: the finding that is meant for it, None where there was none.
-        figure: what this finding measured.
+        finding: of the check meant for the fault, or None.
+        figure: of this finding.
         others: subjects of the other findings.
-        verdict: the audit in plain words.
+        verdict: the audit in words.
     """
 
     finding: Finding | None
@@ -60,17 +60,17 @@ def inspect(root: Path, size_px: int) -> Inspection:
 
 
 def alarms(inspection: Inspection) -> list[Finding]:
-    """Return the findings that do more than inform."""
-    return [finding for finding in inspection.card.findings if finding.severity != "info"]
+    """Return the findings that void or inflate results."""
+    return inspection.card.alarms
 
 
 def differences(inspection: Inspection) -> list[Finding]:
-    """Return the findings that tell the classes apart, traces among them: in dealt pictures there must be none."""
+    """Return the findings that separate the classes, including traces; dealt pictures must not have any."""
     return [finding for finding in inspection.card.findings if finding.check in ("probe", "trace", "slice", "labels")]
 
 
 def try_fault(fault: Fault, clean: Path, size_px: int, strength: float) -> Outcome:
-    """Plant a fault in a copy of a clean set and let the audit look at it."""
+    """Plant a fault in a copy of a clean set and audit it."""
     with _scratch() as folder:
         root = shutil.copytree(clean, folder / "planted")
         planted = fault.plant(root, strength)
@@ -89,7 +89,7 @@ def try_fault(fault: Fault, clean: Path, size_px: int, strength: float) -> Outco
 
 @contextmanager
 def _scratch() -> Iterator[Path]:
-    """A folder for one data set and its decoded pixels, which are hundreds of megabytes over all sets."""
+    """A temporary folder for one data set and its pixels, which take hundreds of megabytes over all sets."""
     with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, FAKEFACE_CACHE=f"{folder}/cache"):
         yield Path(folder)
 
@@ -125,13 +125,13 @@ def _figure(finding: Finding, planted: Pairs) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Plant what the command line says, print the tables."""
+    """Plant the faults and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photographs", type=Path, help="folder with fake/ and real/; default: drawn faces")
     parser.add_argument("--per-class", type=int, default=300, help="drawn faces of each class (default 300)")
     parser.add_argument("--size-px", type=int, help="edge of the pictures (default 64, of photographs 300)")
     parser.add_argument("--seeds", type=int, default=20, help="clean sets (default 20)")
-    parser.add_argument("--sweep", action="store_true", help="plant the faults in other strengths too")
+    parser.add_argument("--sweep", action="store_true", help="also plant the faults with other strengths")
     given = parser.parse_args(arguments)
     if given.per_class < MIN_PER_CLASS:
         parser.error(f"--per-class {given.per_class}: too few to plant every fault; give {MIN_PER_CLASS} or more")
@@ -166,7 +166,7 @@ def _draw(root: Path, seed: int, num_per_class: int, size_px: int) -> Path:
 
 
 def _fault_row(fault: Fault, clean: Path, size_px: int, outcomes: list[Outcome]) -> list[str]:
-    """Plant a fault, add what came of it to `outcomes`, and return its row of the table."""
+    """Plant a fault, append the outcome to `outcomes`, and return its row of the table."""
     outcome = try_fault(fault, clean, size_px, fault.strength)
     outcomes.append(outcome)
     planted, finding = fault.name.format(fault.strength), outcome.finding
@@ -192,7 +192,7 @@ def _try_clean_sets(
     make: Callable[[Path, int], Path],
     false_alarms: Callable[[Inspection], list[Finding]],
 ) -> int:
-    """Print what clean sets of `num_seeds` seeds led to; return how many raised a false alarm."""
+    """Print the results of clean sets from `num_seeds` seeds; return how many raised a false alarm."""
     num_alarms, num_alarmed = 0, 0
     largest: dict[str, float] = {}
     for seed in range(num_seeds):

@@ -1,6 +1,6 @@
-"""How faults get into the files of a data set.
+"""Planting of faults in the files of a data set.
 
-The changes of single pictures are in `changes`, the list of faults in `faults`.
+`changes` has the changes of single pictures, `faults` the list of faults.
 """
 
 import shutil
@@ -26,7 +26,7 @@ NUM_UNDER_BOTH_LABELS = 5
 CLASSES = ("fake", "real")
 
 Change = Callable[[Image.Image], Image.Image]
-Pairs = set[frozenset[str]]  # of files, named as findings name them; a file alone where the fault is its own
+Pairs = set[frozenset[str]]  # of files, named as in findings; a single file if the fault concerns only one
 
 
 def load(root: Path, size_px: int) -> tuple[ImageSet, Split]:
@@ -36,7 +36,7 @@ def load(root: Path, size_px: int) -> tuple[ImageSet, Split]:
 
 
 def deal(photographs: Path, root: Path, seed: int) -> Path:
-    """Deal the pictures of one folder to two classes at random, so that nothing tells the classes apart."""
+    """Deal the pictures of one folder to two classes at random, so that nothing separates the classes."""
     files = sorted(photographs.glob("*.jpg"))
     for position, number in enumerate(np.random.default_rng(seed).permutation(len(files))):
         folder = root / CLASSES[position % 2]
@@ -46,7 +46,7 @@ def deal(photographs: Path, root: Path, seed: int) -> Path:
 
 
 def change_fakes(root: Path, change: Change, quality: int = QUALITY, share: float = 1.0) -> Pairs:
-    """Change the fakes, or a share of them, and save all files anew: nothing but the change tells the classes apart."""
+    """Change the fakes, or a share of them, and save all files again, so that only the change separates the classes."""
     fakes = sorted((root / "fake").glob("*.jpg"))
     changed = set(fakes[: round(share * len(fakes))])
     for path in sorted(root.rglob("*.jpg")):
@@ -56,7 +56,7 @@ def change_fakes(root: Path, change: Change, quality: int = QUALITY, share: floa
 
 
 def store_without_loss(root: Path, change: Change) -> Pairs:
-    """Change the fakes and store all pictures as PNG, which keeps every trace in the pixels and none in the file."""
+    """Change the fakes and save all pictures as PNG, which keeps traces in the pixels but none in the file."""
     for path in sorted(root.rglob("*.jpg")):
         picture = open_image(path)
         (change(picture) if path.parent.name == "fake" else picture).save(path.with_suffix(".png"))
@@ -65,7 +65,7 @@ def store_without_loss(root: Path, change: Change) -> Pairs:
 
 
 def save_differently(root: Path, fake: Mapping[str, object], real: Mapping[str, object]) -> Pairs:
-    """Save all files anew, with these options of Pillow's JPEG encoder for each class."""
+    """Save all files again, with these options of Pillow's JPEG encoder per class."""
     for path in sorted(root.rglob("*.jpg")):
         options = {"quality": QUALITY, "subsampling": 0} | dict(fake if path.parent.name == "fake" else real)
         open_image(path).save(path, "JPEG", **options)
@@ -73,7 +73,7 @@ def save_differently(root: Path, fake: Mapping[str, object], real: Mapping[str, 
 
 
 def swap_labels(root: Path, fraction: float) -> Pairs:
-    """Move a fraction of each class, picked at random, to the other class; return the files as they are then named."""
+    """Move a random fraction of each class to the other class; return the new names of the files."""
     rng, moved = np.random.default_rng(0), set()
     files = {name: sorted((root / name).glob("*.jpg")) for name in CLASSES}
     for name, other in (CLASSES, CLASSES[::-1]):
@@ -89,11 +89,11 @@ def copy_across_split(root: Path, changes: Sequence[Change] = ()) -> Pairs:
 
     Args:
         root: of the data set.
-        changes: what is done to the copies, by turns; the files themselves are copied where there are none.
+        changes: applied to the copies in turn; without changes the files themselves are copied.
     """
     originals = sorted(root.rglob("*.jpg"))
     copies = [root / CLASSES[number % 2] / f"copy_{number:02}.jpg" for number in range(NUM_COPIES)]
-    for copy in copies:  # the split depends on how many files there are and on the order of their names
+    for copy in copies:  # the split depends on the number of files and on the order of their names
         shutil.copy(next(path for path in originals if path.parent == copy.parent), copy)
     images, split = load(root, MIN_SIZE_PX)
     test = {images.files[row].path for row in split.test}
@@ -106,7 +106,7 @@ def copy_across_split(root: Path, changes: Sequence[Change] = ()) -> Pairs:
 
 
 def copy_to_other_class(root: Path, change: Change | None = None) -> Pairs:
-    """Put fakes among the real faces as well: the same files, or changed and saved anew."""
+    """Copy fakes to the real faces: the same files, or changed and saved again."""
     originals = sorted((root / "fake").glob("*.jpg"))[:NUM_UNDER_BOTH_LABELS]
     return {_copy(original, root / "real" / f"copy_of_{original.name}", change) for original in originals}
 

@@ -1,4 +1,4 @@
-"""Runs with scores that are known, recorded as the programs do."""
+"""Runs with known scores, recorded as the programs do."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ IS_POSITIVE = np.arange(NUM_IMAGES) % 2 == 0
 
 
 def scores_with_wrong(wrong: range) -> Scores:
-    """Return probabilities that decide all images right but these."""
+    """Return probabilities that are right about all images except these."""
     is_right = ~np.isin(np.arange(NUM_IMAGES), list(wrong))
     return np.where(is_right == IS_POSITIVE, 0.9, 0.1)
 

@@ -1,4 +1,4 @@
-"""The audit as a program: planted faults in drawn faces are found, clean sets stay quiet, the run says all of it."""
+"""The audit program: planted faults in drawn faces are found, clean sets raise no alarm, the run has all results."""
 
 import json
 import shutil
@@ -47,7 +47,7 @@ def inspect(root: Path) -> Inspection:
 
 
 def found(inspection: Inspection, check: str, word: str) -> list[str]:
-    """Severities of the findings of one check whose sentence or evidence has a word."""
+    """Severities of the findings of one check whose sentence or evidence contains a word."""
     return [
         finding.severity
         for finding in inspection.card.findings
@@ -93,7 +93,7 @@ def test_fault_is_found_in_drawn_faces_of_one_source(fault: Fault, dealt: Path) 
 
 @pytest.mark.usefixtures("project")
 @pytest.mark.parametrize("name", ["hardly blurred", pytest.param("EXIF content", marks=pytest.mark.slow)])
-def test_some_of_these_faults_and_the_clean_deal(name: str, dealt: Path) -> None:
+def test_dealt_faults_are_found_and_the_clean_deal_is_not(name: str, dealt: Path) -> None:
     fault = DEALT_FAULTS[name]
     outcome = try_fault(fault, dealt, SIZE_PX, fault.strength)
     assert outcome.finding is not None
@@ -143,8 +143,8 @@ def test_wrong_labels_are_found_in_the_real_images(real_images: Path) -> None:
 
 @pytest.mark.real_data
 @pytest.mark.usefixtures("project")
-def test_no_two_real_images_are_taken_for_one(real_images: Path, project: Path) -> None:
-    """Aligned faces: many pairs are alike by their hashes, none by its pixels."""
+def test_no_two_real_images_are_taken_for_the_same(real_images: Path, project: Path) -> None:
+    """Aligned faces: many pairs have similar hashes, none has similar details."""
     images = load_images(find_source(str(real_images), None, project, 300), 300)
     pairs = closest_pairs(perceptual_hashes(images.pixels), 10)
     assert len(pairs) > 100
@@ -153,10 +153,10 @@ def test_no_two_real_images_are_taken_for_one(real_images: Path, project: Path) 
 
 @pytest.mark.usefixtures("project")
 @pytest.mark.parametrize("name", ["tint", "quality", "framing", "watermark"])
-def test_saving_anew_without_the_fault_raises_no_alarm(name: str, faces: Path) -> None:
+def test_saving_again_without_the_fault_raises_no_alarm(name: str, faces: Path) -> None:
     outcome = try_fault(FAULTS[name], faces, SIZE_PX, FAULTS[name].sweep[0])
     assert outcome.finding is None
-    assert set(outcome.others) <= {*FORENSIC}  # the traces of the generator are there
+    assert set(outcome.others) <= {*FORENSIC}  # drawn fakes have the traces of a generator
 
 
 @pytest.mark.usefixtures("project")
@@ -180,7 +180,7 @@ def test_program_of_planted_faults_prints_tables_and_ends_with_0(
 
 
 @pytest.mark.usefixtures("project")
-def test_program_of_planted_faults_ends_with_1_where_one_is_missed(
+def test_program_of_planted_faults_ends_with_1_if_one_is_missed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(planted_faults, "FAULTS", {"tint": replace(FAULTS["tint"], strength=0)})
@@ -190,7 +190,7 @@ def test_program_of_planted_faults_ends_with_1_where_one_is_missed(
 
 
 @pytest.mark.usefixtures("project")
-def test_program_of_planted_faults_ends_with_1_where_a_clean_set_raises_an_alarm(
+def test_program_of_planted_faults_ends_with_1_if_a_clean_set_raises_an_alarm(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def draw_with_a_fault(root: Path, seed: int, num_per_class: int, size_px: int) -> Path:
@@ -211,7 +211,7 @@ def test_program_of_planted_faults_needs_enough_faces(capsys: pytest.CaptureFixt
 
 
 @pytest.mark.usefixtures("project")
-def test_same_file_under_both_labels_is_found_and_left_out(copied: Path) -> None:
+def test_same_file_with_both_labels_is_found_and_left_out(copied: Path) -> None:
     copy_to_other_class(copied)
     inspection = inspect(copied)
     assert found(inspection, "two labels", "the same file lies in both classes") == ["warn"]
@@ -222,7 +222,7 @@ def test_same_file_under_both_labels_is_found_and_left_out(copied: Path) -> None
 
 
 @pytest.mark.usefixtures("project")
-def test_same_picture_saved_anew_under_both_labels_makes_results_void(copied: Path) -> None:
+def test_same_picture_saved_again_with_both_labels_makes_results_void(copied: Path) -> None:
     for number in range(1, 6):
         with Image.open(copied / "fake" / f"fake_{number}.jpg") as image:
             image.save(copied / "real" / f"other_{number}.png")
@@ -304,7 +304,7 @@ def test_thresholds_have_the_audits_own_defaults() -> None:
 
 
 @pytest.mark.usefixtures("project")
-def test_mistakes_are_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_reported_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--data", str(tmp_path / "nowhere")]) == 2
     assert "nowhere: no such folder; give auto" in capsys.readouterr().err
     assert main(["--warn-auc", "2"]) == 2
@@ -313,7 +313,7 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFix
 
 @pytest.mark.real_data
 @pytest.mark.usefixtures("project")
-def test_real_images_are_told_apart_by_their_framing(real_images: Path) -> None:
+def test_real_images_are_separated_by_their_framing(real_images: Path) -> None:
     result = run_audit(AuditProgramSettings(data=str(real_images)))
     assert result.exit_code == 3
     assert "16x16 thumbnails" in result.verdict

@@ -144,7 +144,7 @@ def test_other_folder_is_scored_at_the_same_threshold_without_images_it_knows(
 
 
 def save_noise(root: Path, seed: int, qualities: tuple[int, int], num_per_class: int = 40) -> Path:
-    """Draw two classes of one kind, and save each as JPEG of its own quality."""
+    """Draw two classes from one distribution and save each as JPEG with its own quality."""
     rng = np.random.default_rng(seed)
     for name, quality in zip(("fake", "real"), qualities, strict=True):
         (root / name).mkdir(parents=True)
@@ -275,12 +275,12 @@ def test_collapse_is_a_large_fall_beyond_chance(num_found: int, expected: bool) 
     assert is_collapse(stress_report(("fake", "real"), labels, {"clean": clean, "crop_70": cropped})) is expected
 
 
-def test_fall_of_few_images_is_no_collapse() -> None:
+def test_fall_of_few_images_is_not_a_collapse() -> None:
     labels = np.repeat([0, 1], 4)
     clean = np.where(labels == 0, 0.9, 0.1)
     clean[3] = 0.4
     cropped = clean.copy()
-    cropped[2] = 0.4  # 2 of 4 instead of 3 of 4: a quarter less, and chance
+    cropped[2] = 0.4  # 2 of 4 instead of 3 of 4: a large fall, but within chance
     assert not is_collapse(stress_report(("fake", "real"), labels, {"clean": clean, "crop_70": cropped}))
 
 
@@ -314,7 +314,7 @@ def test_model_has_many_names(tracked: TrackedProject) -> None:
         (["tiny", "--data", "nowhere"], "--data nowhere: no such folder"),
     ],
 )
-def test_mistakes_are_told_in_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_reported_in_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert re.search(message, line), line

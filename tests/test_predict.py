@@ -1,6 +1,7 @@
-"""A tracked model on files: same preprocessing as in training, files that cannot be read, doubts said aloud."""
+"""A tracked model on files: preprocessing as in training, unusable files, reliability warnings."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def as_json(words: list[str], capsys: pytest.CaptureFixture[str]) -> Any:
 
 
 def test_scores_are_those_of_the_training(tracked: TrackedProject) -> None:
-    """Every validation image gets the score that the run has logged for it."""
+    """Every validation image gets the score that its run has logged."""
     lines = mlflow.artifacts.load_text(f"runs:/{find_run_id(tracked)}/scores.csv").splitlines()
     logged = {line.split(",")[0]: float(line.split(",")[4]) for line in lines[1:]}
     files = [str(tracked.images / name) for name in logged]
@@ -54,7 +55,7 @@ def find_run_id(tracked: TrackedProject) -> str:
 
 
 def test_picture_of_another_size_is_resized_as_in_training(tracked: TrackedProject, tmp_path: Path) -> None:
-    """Noise, of which every other way of resizing makes another picture."""
+    """Noise, for which every other resampling gives a different picture."""
     noise = np.random.default_rng(0).choice(np.array([0, 255], dtype=np.uint8), (3 * SIZE_PX + 5, 2 * SIZE_PX + 3, 3))
     noise[: noise.shape[0] // 2] |= 128
     picture = Image.fromarray(noise)
@@ -71,7 +72,7 @@ def test_picture_of_another_size_is_resized_as_in_training(tracked: TrackedProje
         assert abs(score(other) - decision.probabilities["fake"]) > 1e-3
 
 
-def test_unusable_files_are_told_and_skipped(
+def test_unusable_files_are_reported_and_skipped(
     tracked: TrackedProject, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good = str(tracked.images / "real" / "real_1.png")
@@ -89,7 +90,7 @@ def test_unusable_files_are_told_and_skipped(
     assert str(text) not in output
 
 
-def test_no_usable_file_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_usable_file_it_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.jpg").write_text("no picture")
     assert main(["tiny", str(tmp_path / "text.jpg"), "missing.jpg"]) == 2
     output, errors = capsys.readouterr()
@@ -99,9 +100,20 @@ def test_no_usable_file_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize(
     "name",
-    ["a, b.png", "[1].png", "{x}.png", 'q"uote.png', "it's.png", "123", "back\\slash.png", "ünï cödé.png", "1,2"],
+    [
+        "a, b.png",
+        "[1].png",
+        "{x}.png",
+        'q"uote.png',
+        "it's.png",
+        "123",
+        "back\\slash.png",
+        "ünï cödé.png",
+        "1,2",
+        os.fsdecode(b"caf\xff.png"),
+    ],
 )
-def test_names_are_taken_as_they_are(
+def test_names_are_used_verbatim(
     name: str, tracked: TrackedProject, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copy(tracked.images / "fake" / "fake_2.png", tmp_path / name)
@@ -131,7 +143,7 @@ def test_json_holds_everything(tracked: TrackedProject, tmp_path: Path, capsys: 
     assert set(decision) == {"file", "decided", "probability", "probabilities"}
 
 
-def test_doubts_are_said(tracked: TrackedProject, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reliability_warnings_are_printed(tracked: TrackedProject, capsys: pytest.CaptureFixture[str]) -> None:
     picture = str(tracked.images / "fake" / "fake_2.png")
     content = as_json(["tiny", picture], capsys)
     assert "never audited" in content["warnings"][0]
@@ -157,7 +169,7 @@ def test_doubts_are_said(tracked: TrackedProject, capsys: pytest.CaptureFixture[
         assert ("under stress this model fails: Cropped, it is lost." in errors) == (collapse == "true")
 
 
-def test_mistakes_are_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_reported_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     for words, message in (
         (["tiny"], "the following arguments are required: FILES"),
         (["nobody", "a.png"], "nobody: no run, model or alias of that name in sqlite:"),
@@ -165,3 +177,19 @@ def test_mistakes_are_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> No
     ):
         assert main(words) == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["-x.png", "--json", "None", "null", "a,b"])
+def test_relative_names_are_used_verbatim_after_two_dashes(
+    name: str,
+    tracked: TrackedProject,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copy(tracked.images / "fake" / "fake_2.png", tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    store = f"sqlite:///{tracked.project / 'mlflow.db'}"
+    assert main(["--json", "--tracking-uri", store, "tiny", "--", name]) == 0
+    (decision,) = json.loads(capsys.readouterr().out)["decisions"]
+    assert decision["file"] == name

@@ -41,7 +41,7 @@ __all__ = [
 # Part of each cache key; incrementing it invalidates old entries when decoding changes.
 DECODER_VERSION = 1
 
-CHUNK_NUM_IMAGES = 256  # in memory at a time while a data set is decoded
+CHUNK_NUM_IMAGES = 256  # in memory at a time while a data set is decoded: 69 MB at 300 px
 
 EXIF_ORIENTATION = 0x0112
 

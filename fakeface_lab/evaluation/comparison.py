@@ -194,7 +194,7 @@ class Comparison:
                     f"at least {test.min_discordant} such images are needed."
                 )
             case "not distinguishable":
-                but = "" if test.verdict == "not distinguishable" else ", but the seeds of one differ as much"
+                but = "" if test.verdict == "not distinguishable" else ", but the seeds of one side differ as much"
                 text = (
                     f"{candidate} and {reference} are not distinguishable: {tested}{but}; that does not make them "
                     f"equal."
@@ -206,12 +206,10 @@ class Comparison:
         return text[0].upper() + text[1:]
 
     def _visible(self) -> str:
-        found = self.test.detectable_difference
+        found, num_images = self.test.detectable_difference, self.test.num_images
         if found is None:
-            return f"No difference is large enough for {self.test.num_images} images to show it in 80 % of cases."
-        return (
-            f"{self.test.num_images} images show a true difference in error rate in 80 % of cases from {found:.4f} on."
-        )
+            return f"No difference is large enough for {num_images} images to show it in 80 % of cases."
+        return f"{num_images} images show a true difference in error rate of {found:.4f} or more in 80 % of cases."
 
 
 def _unsure(verdict: Verdict) -> Verdict:

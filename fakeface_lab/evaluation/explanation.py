@@ -28,7 +28,6 @@ __all__ = [
     "explain_by_probe",
     "explained_share",
     "hirescam",
-    "logit_margins",
     "mean_evidence",
 ]
 
@@ -38,10 +37,15 @@ BORDER_FRACTION = 0.15  # of the side, on each of the four sides: 51 % of the ar
 _NUM_RESAMPLES = 2000
 
 
-def logit_margins(model: "keras.Model", images: ArrayLike, batch_size: int = 32) -> FloatMaps:
-    """Logit of class 0 (positive) minus logit of class 1: float32 (N,), above 0 if class 0 is decided.
+def hirescam(model: "keras.Model", images: ArrayLike, batch_size: int = 32) -> FloatMaps:
+    """Signed HiResCAM maps of the logit margin: float32 (N, h, w) on the grid of the last features.
 
-    The softmax is left out because it is flat near 0 and 1, where its gradient vanishes.
+    Each value is the sum over channels of feature times gradient (Draelos & Carin 2020, arXiv 2011.08891),
+    with the features taken where they enter the flatten layer. Values above 0 are evidence for class 0, values below 0
+    for class 1. Unlike Grad-CAM it does not average the gradient over locations, so it never highlights one that the
+    dense layers ignore; for a ReLU head without biases a map sums to the margin itself. The margin is the logit of
+    class 0 (positive) minus that of class 1; the softmax is left out because it is flat near 0 and 1, where its
+    gradient vanishes.
 
     Args:
         model: a built Keras model that ends in a softmax over two classes.
@@ -50,24 +54,6 @@ def logit_margins(model: "keras.Model", images: ArrayLike, batch_size: int = 32)
 
     Raises:
         ModelError: the model does not end in such a softmax, or has no flatten layer before its dense layers.
-    """
-    features, margin = _split_model(model)
-    pixels = np.asarray(images)
-    parts = [
-        np.asarray(margin(features(pixels[start : start + batch_size], training=False)))
-        for start in range(0, len(pixels), batch_size)
-    ]
-    return np.concatenate(parts).astype(np.float32)
-
-
-def hirescam(model: "keras.Model", images: ArrayLike, batch_size: int = 32) -> FloatMaps:
-    """Signed HiResCAM maps of the logit margin: float32 (N, h, w) on the grid of the last features.
-
-    Each value is the sum over channels of feature times gradient (Draelos & Carin 2020, arXiv 2011.08891),
-    with the features taken where they enter the flatten layer. Values above 0 are evidence for class 0, values below 0
-    for class 1. Unlike Grad-CAM it does not average the gradient over locations, so it never highlights one that the
-    dense layers ignore; for a ReLU head without biases a map sums to the margin itself. Arguments and errors are those
-    of `logit_margins`.
     """
     import tensorflow as tf
 

@@ -1,4 +1,4 @@
-"""`python -m fakeface_lab.data` says what is used, what is not and why, and clears the pixel cache."""
+"""`python -m fakeface_lab.data` prints which files are used, which are skipped and why, and clears the pixel cache."""
 
 import os
 import subprocess

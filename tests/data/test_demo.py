@@ -1,4 +1,4 @@
-"""The demo set: the same bytes each time, whole or absent, told apart by the traces in the face alone."""
+"""The demo set: reproducible bytes, complete or absent, classes separable only by the traces in the face."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ from fakeface_lab.evaluation.audit import AuditSettings
 from fakeface_lab.evaluation.probes import run_probes, stratified_folds
 from fakeface_lab.settings import Hyperparameters
 
-ALARM_AUC = AuditSettings().warn_auc  # the demo set must not raise the alarm of the audit that users run
+ALARM_AUC = AuditSettings().warn_auc  # the demo set must not raise an alarm in the audit
 GENERATE = "import sys, pathlib, fakeface_lab.data.demo as d; d.generate_demo(pathlib.Path(sys.argv[1]), {})"
 
 
@@ -89,7 +89,7 @@ def test_a_fake_differs_inside_the_face_oval_and_nowhere_else(seed: int, size_px
 
 
 def test_faces_look_like_faces() -> None:
-    """The average of many has dark eyes above brighter cheeks, and is alike left and right."""
+    """The mean of many faces has dark eyes above brighter cheeks and is symmetric."""
     mean = np.mean([draw_face(seed, 64, False).mean(axis=2) for seed in range(200)], axis=0)
     eyes, cheeks = mean[27:31], mean[37:41]
     for columns in (slice(22, 28), slice(36, 42)):
@@ -147,7 +147,7 @@ def test_a_killed_call_leaves_no_half_set_and_the_next_one_completes_it(tmp_path
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
-    assert partial.exists()  # it was killed in the midst of it
+    assert partial.exists()  # it was killed while drawing
     assert not root.exists()
     generate_demo(root, 6, 32)
     assert contents(root) == contents(generate_demo(tmp_path / "undisturbed", 6, 32))
@@ -168,14 +168,14 @@ def test_threads_at_once_share_one_set(tmp_path: Path) -> None:
     assert len(contents(roots[0])) == 10
 
 
-def test_no_shortcut_tells_the_classes_apart(demo_root: Path) -> None:
+def test_no_shortcut_separates_the_classes(demo_root: Path) -> None:
     aucs = probe_aucs(demo_root)
     assert set(aucs) == {"thumbnail", "border", "corners", "histogram", "colour", "file"}
     assert max(aucs.values()) < ALARM_AUC, aucs
 
 
 def test_the_probes_would_see_a_shortcut(tmp_path: Path) -> None:
-    """The probes' own control: brighter fakes do not pass."""
+    """Control of the probes: brighter fakes do not pass."""
     root = generate_demo(tmp_path / "faces", 60)
     for path in root.glob("fake/*.jpg"):
         Image.open(path).point(lambda level: level + 40).save(path, quality=95, subsampling=0)
@@ -191,8 +191,8 @@ def test_no_shortcut_in_any_of_twenty_sets(tmp_path: Path, seed: int) -> None:
 
 
 @pytest.mark.slow
-def test_the_documented_network_learns_the_traces_and_not_at_once(demo_root: Path) -> None:
-    """Read off the training of ten epochs at the documented hyperparameters: 0.5 is chance."""
+def test_the_documented_network_learns_the_traces_gradually(demo_root: Path) -> None:
+    """Bounds read off ten epochs of training with the documented hyperparameters; 0.5 is chance."""
     pixels, _, is_fake = load(demo_root)
     labels = np.where(is_fake, 0, 1)
     order = np.random.default_rng(0).permutation(len(labels))
@@ -217,7 +217,7 @@ def test_a_forensic_detector_finds_the_traces_through_the_jpeg(demo_root: Path) 
 
 
 @pytest.mark.parametrize("size_px", [31, 0, -4])
-def test_a_size_too_small_says_what_is_allowed(tmp_path: Path, size_px: int) -> None:
+def test_the_error_about_a_small_size_says_what_is_allowed(tmp_path: Path, size_px: int) -> None:
     message = rf"^demo: size_px is {size_px}; allowed is 32 or more, ask for a larger size$"
     with pytest.raises(DataError, match=message):
         draw_face(0, size_px, fake=False)
@@ -226,7 +226,7 @@ def test_a_size_too_small_says_what_is_allowed(tmp_path: Path, size_px: int) -> 
     assert not list(tmp_path.iterdir())
 
 
-def test_too_few_faces_say_what_is_allowed(tmp_path: Path) -> None:
+def test_the_error_about_too_few_faces_says_what_is_allowed(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^demo: num_per_class is 4; allowed is 5 or more, ask for more faces$"):
         generate_demo(tmp_path / "faces", MIN_NUM_PER_CLASS - 1)
 
@@ -244,7 +244,7 @@ def test_a_set_of_other_settings_is_refused(tmp_path: Path) -> None:
         generate_demo(root, 6, 32)
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"file/faces cannot be written \(.*\); choose a folder that can be$"):
         generate_demo(tmp_path / "file" / "faces", 5, 32)

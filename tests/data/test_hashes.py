@@ -47,7 +47,7 @@ def brute_force_pairs(hashes: NDArray[np.uint64], max_distance: int) -> set[tupl
     return found
 
 
-def test_each_column_is_what_imagehash_says() -> None:
+def test_each_column_agrees_with_imagehash() -> None:
     images = smooth_images(6, seed=1)
     hashes = perceptual_hashes(images)
     assert hashes.dtype == np.uint64
@@ -68,7 +68,7 @@ def test_each_column_is_what_imagehash_says() -> None:
             assert imagehash.hex_to_hash(f"{int(value):016x}") - expected == 0
 
 
-def test_a_slightly_changed_a_mirrored_and_a_strange_picture() -> None:
+def test_a_slightly_changed_a_mirrored_and_an_unrelated_picture() -> None:
     image = smooth_images(2, seed=2)
     brighter = np.clip(image[0].astype(int) + 6, 0, 255).astype(np.uint8)
     pictures = np.stack([image[0], image[1], brighter, image[0][:, ::-1]])
@@ -84,7 +84,7 @@ def test_a_slightly_changed_a_mirrored_and_a_strange_picture() -> None:
 def test_groups_join_through_a_chain_and_are_numbered_by_first_member() -> None:
     far = np.uint64(0xFFFF_FFFF_0000_0000)
     phash = np.array([far, 0b0, 0b111, 0b111111, far], dtype=np.uint64)
-    apart = np.array([~value for value in phash], dtype=np.uint64)  # mirrored hashes that match nothing
+    apart = np.array([~value for value in phash], dtype=np.uint64)  # mirrored hashes that match none
     hashes = np.stack([phash, phash, apart, apart], axis=1)
     assert near_duplicate_groups(hashes, max_distance=3).tolist() == [0, 1, 1, 1, 0]
     assert near_duplicate_groups(hashes, max_distance=2).tolist() == [0, 1, 2, 3, 0]
@@ -168,7 +168,7 @@ def test_details_agree_whatever_the_brightness_framing_and_side() -> None:
     assert correlation(np.roll(pixels, 6, axis=1), pixels) > 0.9
 
 
-def test_details_of_pictures_that_only_look_alike_from_afar_do_not_agree() -> None:
+def test_details_of_mere_look_alikes_do_not_agree() -> None:
     rng = np.random.default_rng(6)
     (light,) = smooth_images(1, seed=7, size=96)
     blurred = np.asarray(Image.fromarray(light).filter(ImageFilter.GaussianBlur(4)), dtype=float)

@@ -1,4 +1,4 @@
-"""A file becomes the pixels that Keras's loader makes of it, every bad one has its answer, the cache survives kills."""
+"""Pixels equal those of Keras's loader, every bad file has its reason, the cache survives kills."""
 
 import io
 import os
@@ -75,19 +75,19 @@ def test_pixels_are_those_of_keras_load_img(
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_alpha_is_dropped_and_said(tmp_path: Path, mode: str) -> None:
+def test_alpha_is_dropped_and_reported(tmp_path: Path, mode: str) -> None:
     _picture(mode=mode).save(tmp_path / "a.png")
     assert decode_image(tmp_path / "a.png", 8)[1] == ["alpha channel dropped"]
 
 
-def test_palette_is_used_and_its_transparency_is_said(tmp_path: Path) -> None:
+def test_palette_is_used_and_its_transparency_is_reported(tmp_path: Path) -> None:
     _picture().convert("P").save(tmp_path / "plain.png")
     assert decode_image(tmp_path / "plain.png", 8)[1] == []
     _picture().convert("P").save(tmp_path / "clear.png", transparency=0)
     assert decode_image(tmp_path / "clear.png", 8)[1] == ["alpha channel dropped"]
 
 
-def test_cmyk_is_used_and_said(tmp_path: Path) -> None:
+def test_cmyk_is_used_and_reported(tmp_path: Path) -> None:
     _picture(mode="CMYK").save(tmp_path / "a.jpg")
     assert decode_image(tmp_path / "a.jpg", 8)[1] == ["CMYK converted without its colour profile"]
 
@@ -110,7 +110,7 @@ def test_sixteen_bit_colour_keeps_its_upper_bytes(tmp_path: Path) -> None:
     assert remarks == ["16 bits per channel reduced to the upper 8"]
 
 
-def test_animated_and_many_pages_are_refused(tmp_path: Path) -> None:
+def test_animations_and_multi_page_files_are_refused(tmp_path: Path) -> None:
     frames = [_picture(seed=seed) for seed in range(3)]
     for name in ("a.gif", "a.tiff", "a.webp", "a.png"):
         frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
@@ -210,7 +210,7 @@ def test_rows_belong_to_their_files_whatever_was_skipped(messy: Path, project: P
         assert file.label == label == (0 if file.name.startswith("fake/") else 1)
 
 
-def test_name_that_is_no_utf8_is_used(make_images: MakeImages, project: Path) -> None:
+def test_name_that_is_not_utf8_is_used(make_images: MakeImages, project: Path) -> None:
     root = make_images(num_per_class=2)
     name = os.fsdecode(b"caf\xe9.png")
     os.rename(root / "fake" / "fake_0.png", root / "fake" / name)  # noqa: PTH104
@@ -266,7 +266,7 @@ def test_clear_cache_deletes_all_pixels_and_counts_bytes(make_images: MakeImages
     assert clear_cache() == expected + 5
     assert not list(folder.parent.rglob("*.npy"))
     assert clear_cache() == 0
-    np.testing.assert_array_equal(images.pixels[0].shape, (24, 24, 3))  # whoever reads goes on reading
+    np.testing.assert_array_equal(images.pixels[0].shape, (24, 24, 3))  # open maps stay readable
 
 
 def test_cache_folder_that_cannot_be_written_gives_one_line(
@@ -316,7 +316,7 @@ def _start_loader(root: Path, secs_an_image: float) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
 
-def test_process_killed_while_writing_leaves_nothing_that_counts(make_images: MakeImages, project: Path) -> None:
+def test_process_killed_while_writing_leaves_no_entry(make_images: MakeImages, project: Path) -> None:
     root = make_images(num_per_class=20)
     loader = _start_loader(root, 0.2)
     assert loader.stdout is not None

@@ -1,4 +1,4 @@
-"""Properties of files written by the test, against what they were written with."""
+"""Properties of files written by the tests, against the options they were written with."""
 
 import colorsys
 import os
@@ -21,7 +21,7 @@ def noise_image(seed: int = 0, size: tuple[int, int] = (40, 24)) -> Image.Image:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(5, 100), st.sampled_from(["4:4:4", "4:2:2", "4:2:0"]), st.booleans())
-def test_a_jpeg_tells_how_it_was_saved(tmp_path: Path, quality: int, subsampling: str, progressive: bool) -> None:
+def test_jpeg_properties_are_as_saved(tmp_path: Path, quality: int, subsampling: str, progressive: bool) -> None:
     path = tmp_path / "picture.jpg"
     noise_image().save(path, quality=quality, subsampling=subsampling, progressive=progressive)
     row = file_properties([path]).iloc[0]
@@ -33,7 +33,7 @@ def test_a_jpeg_tells_how_it_was_saved(tmp_path: Path, quality: int, subsampling
     assert row["bytes_per_pixel"] == pytest.approx(row["bytes"] / 960)
 
 
-def test_a_table_between_two_qualities_goes_to_the_nearest(tmp_path: Path) -> None:
+def test_a_table_between_two_qualities_gets_the_nearest(tmp_path: Path) -> None:
     path = tmp_path / "odd.jpg"
     noise_image().save(path, quality=80)
     with Image.open(path) as image:
@@ -53,7 +53,7 @@ def test_metadata_png_and_gray_jpeg(tmp_path: Path) -> None:
     assert tuple(table.columns) == FILE_COLUMNS
     assert table["metadata"].tolist() == ["exif, icc_profile, jfif", "none", "jfif"]
     assert table["exif"].tolist() == ["Make=camera", "none", "none"]
-    assert table["dpi"].tolist() == ["72x72", "none", "none"]  # with EXIF, the 72 that EXIF takes for granted
+    assert table["dpi"].tolist() == ["72x72", "none", "none"]  # 72 is the default of EXIF
     assert table["format"].tolist() == ["JPEG", "PNG", "JPEG"]
     assert table["mode"].tolist() == ["RGB", "RGB", "L"]
     assert table["chroma_subsampling"].tolist() == ["4:2:0", "none", "none"]
@@ -74,7 +74,7 @@ def test_values_of_exif_and_resolution_without_times(tmp_path: Path) -> None:
     assert table["metadata"].tolist() == ["comment, exif, jfif", "none"]
 
 
-def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_image_is_named(tmp_path: Path) -> None:
     path = tmp_path / "notes.jpg"
     path.write_text("no picture")
     with pytest.raises(DataError, match=r"notes\.jpg cannot be read as an image .*: remove the file or leave it"):

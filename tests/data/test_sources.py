@@ -1,4 +1,4 @@
-"""Which folder `--data` means, which class comes first, and what is said where that is not clear."""
+"""Which folder `--data` names, which class comes first, and the errors if that is not clear."""
 
 import os
 import socket
@@ -21,7 +21,7 @@ SIZE_PX = 32
 
 @pytest.fixture(autouse=True)
 def kaggle_cache(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder for kagglehub, which is sent through a proxy that refuses: no test leaves this machine."""
+    """An empty folder for kagglehub, behind a proxy that refuses connections, so that no test uses the network."""
     monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "kagglehub"))
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -38,7 +38,7 @@ def _fill(folder: Path, names: tuple[str, ...] = ("fake", "real")) -> Path:
 
 
 def _kaggle_version(cache: Path, version: int, *, complete: bool = True, inner: str = "") -> Path:
-    """Lay a version out as kagglehub does: the folder, and a marker that tells a whole download from a broken one."""
+    """Lay out a version as kagglehub does: the folder, and a marker if the download is complete."""
     dataset = cache.joinpath("datasets", *KAGGLE_HANDLE.split("/"))
     folder = _fill(dataset / "versions" / str(version) / inner)
     (folder / "data.csv").write_text("images_names,label\nfake_1,fake\n")
@@ -64,7 +64,7 @@ def test_class_order_does_not_follow_the_sorted_names(
     assert find_source(str(_fill(tmp_path / "set", names)), None, project, SIZE_PX).class_names == expected
 
 
-def test_unknown_names_need_to_be_told_which_class_is_to_be_detected(project: Path, tmp_path: Path) -> None:
+def test_unknown_folder_names_require_positive(project: Path, tmp_path: Path) -> None:
     root = _fill(tmp_path / "set", ("cats", "dogs"))
     with pytest.raises(DataError, match="which class is to be detected\\? Pass --positive cats or --positive dogs"):
         find_source(str(root), None, project, SIZE_PX)
@@ -73,7 +73,7 @@ def test_unknown_names_need_to_be_told_which_class_is_to_be_detected(project: Pa
         find_source(str(root), "birds", project, SIZE_PX)
 
 
-def test_positive_turns_known_names_round(project: Path, tmp_path: Path) -> None:
+def test_positive_overrides_the_order_of_known_names(project: Path, tmp_path: Path) -> None:
     assert find_source(str(_fill(tmp_path / "set")), "real", project, SIZE_PX).class_names == ("real", "fake")
 
 
@@ -81,7 +81,7 @@ def test_positive_turns_known_names_round(project: Path, tmp_path: Path) -> None
     ("names", "found"),
     [((), "found 0: none"), (("fake",), "found 1: fake"), (("fake", "real", "unsure"), "found 3: fake, real, unsure")],
 )
-def test_other_than_two_class_folders_are_refused(
+def test_any_other_number_of_class_folders_is_refused(
     project: Path, tmp_path: Path, names: tuple[str, ...], found: str
 ) -> None:
     root = tmp_path / "set"
@@ -102,7 +102,7 @@ def test_class_folders_one_level_down_are_found(project: Path, tmp_path: Path) -
     assert find_source(str(tmp_path / "pets"), "cats", project, SIZE_PX).class_names == ("cats", "dogs")
 
 
-def test_folders_within_a_lone_class_folder_are_not_taken_for_classes(project: Path, tmp_path: Path) -> None:
+def test_folders_within_a_single_class_folder_are_not_classes(project: Path, tmp_path: Path) -> None:
     _fill(tmp_path / "set" / "fake", ("old", "young"))
     with pytest.raises(DataError, match="found 1: fake"):
         find_source(str(tmp_path / "set"), None, project, SIZE_PX)
@@ -138,7 +138,7 @@ def test_auto_takes_the_project_folder_first(project: Path, kaggle_cache: Path) 
 
 def test_kaggle_cache_is_used_without_a_network(project: Path, kaggle_cache: Path) -> None:
     newest = [_kaggle_version(kaggle_cache, version) for version in (1, 2, 10)][-1]
-    _kaggle_version(kaggle_cache, 11, complete=False)  # its download was broken off
+    _kaggle_version(kaggle_cache, 11, complete=False)  # its download was interrupted
     for data in ("auto", DOCUMENTED_NAME):
         source = find_source(data, None, project, SIZE_PX)
         assert (source.root, source.is_documented, source.notice) == (newest, True, None)
@@ -165,7 +165,7 @@ def test_broken_download_without_a_network_says_what_to_do_at_once(project: Path
     started = time.monotonic()
     with pytest.raises(DataError, match=expected) as info:
         find_source(DOCUMENTED_NAME, None, project, SIZE_PX)
-    # Left alone it takes less than a second; ten tell that from a wait for a network on a busy machine too.
+    # It takes less than a second; the limit of ten still excludes waiting for a network, even on a busy machine.
     assert time.monotonic() - started < 10
     assert "\n" not in str(info.value)
 

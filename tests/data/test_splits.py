@@ -1,4 +1,4 @@
-"""The documented split is the document's, the sealed one keeps look-alikes together, a ledger gives a split back."""
+"""The documented split is reproduced, the sealed one keeps look-alikes together, a ledger restores a split."""
 
 import os
 import random
@@ -20,7 +20,7 @@ MakeImages = Callable[..., Path]
 
 
 def _image_set(labels: list[int], pixels: np.ndarray | None = None) -> ImageSet:
-    """An image set in memory; a picture of its own for each row where no pixels are given."""
+    """An image set in memory; without pixels each row gets a picture of its own."""
     root = Path("/images")
     files = tuple(
         ImageFile(root / f"{label}_{row}.png", f"{label}_{row}.png", label, f"{row:064x}")
@@ -33,7 +33,7 @@ def _image_set(labels: list[int], pixels: np.ndarray | None = None) -> ImageSet:
 
 
 def _distinct_pictures(num_images: int, seed: int) -> np.ndarray:
-    """Smooth random pictures, which their perceptual hashes tell apart; uint8 (num_images, 32, 32, 3)."""
+    """Smooth random pictures with different perceptual hashes; uint8 (num_images, 32, 32, 3)."""
     noise = gaussian_filter(np.random.default_rng(seed).normal(size=(num_images, 32, 32, 3)), (0, 3, 3, 0))
     return np.clip(128 + 400 * noise, 0, 255).astype(np.uint8)
 
@@ -62,7 +62,7 @@ def test_documented_split_covers_all_once(num_fakes: int, num_reals: int, seed: 
     order = list(range(num_fakes + num_reals))
     random.Random(seed).shuffle(order)
     held_out = images.labels[order[int(0.8 * len(order)) :]]
-    if len(set(held_out.tolist())) < 2:  # rare, where one class is small
+    if len(set(held_out.tolist())) < 2:  # rare, if one class is small
         with pytest.raises(DataError, match=r"too few images for a documented split .* lacks a class"):
             make_split(images, "documented", seed)
         return
@@ -138,7 +138,7 @@ def test_one_picture_many_times_cannot_be_sealed() -> None:
 
 @pytest.fixture
 def images(make_images: MakeImages, project: Path) -> ImageSet:
-    """Twelve images a class, some with names that make a table difficult."""
+    """Twelve images per class, some with names that are hard to put into a table."""
     root = make_images(num_per_class=12)
     for number, name in enumerate(
         ['a,"b".png', "line\nbreak\r.png", "ü名前.png", os.fsdecode(b"caf\xe9\xff.png"), "#.png"]
@@ -186,7 +186,7 @@ def test_ledger_of_other_images_is_refused(images: ImageSet, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "content", [None, "", "file,sha256\n", "a,b,c,d,# split=sealed seed=x\n", "a,# split=s seed=1\n1,2\n"]
 )
-def test_file_that_is_no_ledger_is_refused(images: ImageSet, tmp_path: Path, content: str | None) -> None:
+def test_file_that_is_not_a_ledger_is_refused(images: ImageSet, tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "split.csv"
     if content is not None:
         path.write_text(content)

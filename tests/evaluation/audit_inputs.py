@@ -1,4 +1,4 @@
-"""What tests of the audit look at: drawn portraits, probes with given scores, tables with one telling property."""
+"""Inputs for tests of the audit: drawn portraits, probes with given scores, tables with one revealing property."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ SIZE_PX = 96
 
 
 def portrait(rng: np.random.Generator, scale: float = 1.0) -> Pictures:
-    """A face of one skin colour or another before a blurred background, about in the middle."""
+    """A face with a random skin colour, roughly centred, in front of a blurred background."""
     ground = Image.fromarray(rng.integers(0, 256, (7, 7, 3), dtype=np.uint8)).resize((SIZE_PX, SIZE_PX))
     rows, columns = np.indices((SIZE_PX, SIZE_PX)) / SIZE_PX - 0.5 + rng.normal(0, 0.03, (2, 1, 1))
     width, height = 0.26 * scale * rng.normal(1, 0.05), 0.34 * scale * rng.normal(1, 0.05)
@@ -102,7 +102,7 @@ def without_probes(num_images: int) -> AuditInputs:
 
 
 def with_property(values: list[object], labels: Labels, others: int = 0) -> AuditInputs:
-    """Inputs with one telling property, and others that each have two values in both classes alike."""
+    """Inputs with one revealing property, and others that each have two values, equally often in both classes."""
     blind = {f"blind_{number}": np.arange(len(labels)) // 2 % 2 == 0 for number in range(others)}
     table = pd.DataFrame({"format": values, **blind})
     return AuditInputs(

@@ -1,4 +1,4 @@
-"""What is planted in clean images is found, and clean images raise no alarm, however often they are drawn."""
+"""Faults planted in clean images are found, and clean images raise no alarm in any draw."""
 
 import json
 from dataclasses import replace
@@ -62,7 +62,7 @@ def test_one_class_saved_at_a_lower_quality_is_named(tmp_path: Path) -> None:
     assert card.files["jpeg_quality"] == {"fake": {"counts": {"70": 100}}, "real": {"counts": {"90": 100}}}
 
 
-def test_one_class_framed_larger_is_said_in_plain_words() -> None:
+def test_one_class_framed_larger_is_reported_in_words() -> None:
     images, labels = portraits(3, fake_scale=1.5)
     card = audit(inputs_of(images, labels))
     finding = found(card, "probe", probe="thumbnail")[0]
@@ -131,7 +131,7 @@ def test_duplicates_across_the_splits_are_counted() -> None:
     assert severities == {"file": "warn", "pixels": "warn", "near": "info"}
 
 
-def test_five_pictures_under_both_labels_are_found() -> None:
+def test_five_pictures_with_both_labels_are_found() -> None:
     images, labels = portraits(7)
     rng = np.random.default_rng(7)
     copies = np.stack([images[i] if i < 3 else slightly_changed(images[i], rng) for i in range(5)])
@@ -178,7 +178,7 @@ def test_a_trace_of_processing_is_in_the_verdict() -> None:
     assert alarmed.verdict == f"Alarm. {finding.sentence}"
 
 
-def test_the_card_says_the_same_in_both_languages() -> None:
+def test_markdown_and_json_say_the_same() -> None:
     images, labels = portraits(4)
     images[labels == 0, -9:-3, -18:-3] = 235
     card = audit(inputs_of(images, labels))
@@ -202,7 +202,7 @@ def test_a_card_without_probes_says_so() -> None:
     assert "| probe | kind |" in audit(inputs).to_markdown()
 
 
-def test_lengths_that_differ_are_named() -> None:
+def test_different_lengths_are_refused() -> None:
     inputs = inputs_of(*portraits(10, num_images=20), with_probes=False)
     with pytest.raises(DataError, match="20 labels but 19 names; pass one per image"):
         audit(replace(inputs, names=inputs.names[:19]))

@@ -26,7 +26,7 @@ from tests.evaluation.audit_inputs import (
 @pytest.mark.parametrize(
     ("correlation", "bits", "is_same"), [(0.89, 0, False), (0.9, 10, True), (0.9, 11, False), (1.0, 4, True)]
 )
-def test_look_alikes_are_one_picture_only_where_their_pixels_confirm_it(
+def test_look_alikes_are_one_picture_only_if_their_pixels_confirm_it(
     correlation: float, bits: int, is_same: bool
 ) -> None:
     images, labels = portraits(8, num_images=60)
@@ -69,7 +69,7 @@ def test_p_values_of_slices_count_and_are_corrected() -> None:
     labels = (np.arange(400) >= 20).astype(np.int64)  # 20 fakes among 380 real images
     values: list[object] = ["PNG" if 100 <= row < 200 else "JPEG" for row in range(400)]  # 100 of the real ones
     p_value = float(fisher_exact(np.array([[0, 100], [20, 280]])).pvalue)
-    assert 1e-3 < p_value < 0.05  # pure, and yet no surprise in so uneven a set
+    assert 1e-3 < p_value < 0.05  # pure, but not surprising in such an unbalanced set
     assert not audit(with_property(values, labels)).findings
     for num_others in (0, 3):
         num_slices = 2 + 2 * num_others
@@ -96,8 +96,8 @@ def test_pure_slices_of_half_the_images_make_results_void(num_pure: int, severit
 
 
 @pytest.mark.parametrize("kind", ["shortcut", "forensic"])
-def test_surest_images_of_a_probe_that_are_of_one_class_are_found(kind: str) -> None:
-    """A fifth of all images bears a mark of its class; the rest is noise, so the AUC stays below the alarm."""
+def test_a_class_that_fills_the_end_of_a_ranking_is_found(kind: str) -> None:
+    """A fifth of all images is marked by class; the rest is noise, so the AUC stays below the alarm."""
     inputs, rng = without_probes(400), np.random.default_rng(0)
     labels, scores = inputs.labels, rng.uniform(0.3, 0.7, 400)
     scores[np.flatnonzero(labels == 1)[:80]] = rng.uniform(0, 0.2, 80)
@@ -114,8 +114,8 @@ def test_surest_images_of_a_probe_that_are_of_one_class_are_found(kind: str) -> 
     assert not audit(replace(inputs, probes=[probe_of(few, labels)]), settings).findings
 
 
-def test_equal_scores_are_never_cut_apart() -> None:
-    labels = np.repeat([0, 1], 200).astype(np.int64)  # in order of the class, as files are listed
+def test_equal_scores_are_never_split() -> None:
+    labels = np.repeat([0, 1], 200).astype(np.int64)  # ordered by class, like the files
     inputs = with_property(["JPEG"] * 400, labels)
     assert not audit(replace(inputs, probes=[probe_of(np.full(400, 0.5), labels)])).findings
 
@@ -136,7 +136,7 @@ def test_likely_wrong_labels_are_named_most_suspicious_first() -> None:
     assert "see in suspects.png whether the labels are wrong" in finding.sentence
 
 
-def test_no_label_is_called_wrong_where_the_classes_cannot_be_told_apart() -> None:
+def test_no_label_is_suspect_if_the_classes_cannot_be_separated() -> None:
     rng, labels = np.random.default_rng(2), (np.arange(200) % 2).astype(np.int64)
     scores = np.clip(np.where(labels == 0, 0.6, 0.4) + rng.normal(0, 0.15, 200), 0, 1)
     probe = probe_of(scores, labels)
@@ -146,8 +146,8 @@ def test_no_label_is_called_wrong_where_the_classes_cannot_be_told_apart() -> No
     assert found(audit(inputs, AuditSettings(fail_auc=0.75)), "labels")
 
 
-def test_bytes_are_content_and_no_slice(tmp_path: Path) -> None:
-    """Lossless files of detailed pictures are larger: that is on the pictures, not in how they were saved."""
+def test_bytes_are_content_and_not_sliced(tmp_path: Path) -> None:
+    """Lossless files of detailed pictures are larger because of their content, not of how they were saved."""
     images, labels = portraits(13)
     flat = [np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(3))) for pixels in images]
     pictures = np.where((labels == 0)[:, None, None, None], np.stack(flat), images)
@@ -160,7 +160,7 @@ def test_bytes_are_content_and_no_slice(tmp_path: Path) -> None:
     assert not found(card, "probe", probe="file")
 
 
-def test_slices_of_numbers_text_and_holes() -> None:
+def test_slices_of_numbers_text_and_missing_values() -> None:
     assert slice_names(pd.Series([75.0, np.nan, 80.0])).tolist() == ["75", "missing", "80"]
     assert slice_names(pd.Series(["JPEG", None])).tolist() == ["JPEG", "missing"]
     assert slice_names(pd.Series([True, False])).tolist() == ["True", "False"]

@@ -12,7 +12,7 @@ from fakeface_lab.evaluation.scores import calibration
 
 
 def calibrated(seed: int, num_images: int) -> tuple[BoolArray, FloatArray]:
-    """Images whose class is drawn with the very probability the score says."""
+    """Images whose class is drawn with the probability that is their score."""
     rng = np.random.default_rng(seed)
     scores = rng.beta(0.3, 0.3, size=num_images)
     return rng.random(num_images) < scores, scores
@@ -39,7 +39,7 @@ def test_bins_are_as_equal_as_can_be(seed: int, num_images: int) -> None:
     assert len(sizes) == min(num_images, 5 if num_images < 300 else 10)
 
 
-def test_order_of_images_with_equal_scores_is_of_no_account() -> None:
+def test_order_of_images_with_equal_scores_does_not_matter() -> None:
     rng = np.random.default_rng(0)
     scores = rng.choice([0.0, 0.2, 0.8, 1.0], size=258)
     truth = rng.random(258) < scores
@@ -49,7 +49,7 @@ def test_order_of_images_with_equal_scores_is_of_no_account() -> None:
     assert calibration(truth, scores).ece == pytest.approx(calibration(truth[by_class], scores[by_class]).ece)
 
 
-def test_saturated_scores_do_not_swallow_those_between() -> None:
+def test_saturated_scores_do_not_absorb_those_between() -> None:
     scores = np.concatenate([np.zeros(110), np.linspace(0.3, 0.6, 20), np.ones(128)])
     found = calibration(scores > 0.45, scores)
     assert [b.positive.num_total for b in found.bins] == [110, 20, 128]

@@ -1,4 +1,4 @@
-"""The verdict rule against statsmodels, at its borders, and over seeds."""
+"""The verdict rule against statsmodels, at its boundaries, and over seeds."""
 
 import re
 from typing import Any
@@ -20,7 +20,7 @@ from fakeface_lab.evaluation.significance import holm
 
 
 def decisions(num_only_a: int, num_only_b: int, num_images: int = 258) -> tuple[BoolArray, BoolArray]:
-    """Two sides that are right about everything but each other's images."""
+    """Two sides, each wrong about exactly the images that only the other has right."""
     index = np.arange(num_images)
     return ~((index >= num_only_a) & (index < num_only_a + num_only_b)), ~(index < num_only_a)
 
@@ -51,7 +51,7 @@ def test_p_value_is_that_of_statsmodels(only_a: int, only_b: int, neither: int, 
         (5, 5, "not distinguishable"),
     ],
 )
-def test_borders_of_the_verdict(num_only_a: int, num_only_b: int, verdict: str) -> None:
+def test_boundaries_of_the_verdict(num_only_a: int, num_only_b: int, verdict: str) -> None:
     assert mcnemar(*decisions(num_only_a, num_only_b)).verdict == verdict
 
 
@@ -61,7 +61,7 @@ def test_no_five_discordant_images_could_ever_decide() -> None:
 
 
 @given(hnp.arrays(np.bool_, (2, 40)))
-def test_swapping_the_sides_turns_the_verdict_around(sides: BoolArray) -> None:
+def test_swapping_the_sides_inverts_the_verdict(sides: BoolArray) -> None:
     opposite = {"better": "worse", "worse": "better"}
     there, back = mcnemar(sides[0], sides[1]), mcnemar(sides[1], sides[0])
     assert back.verdict == opposite.get(there.verdict, there.verdict)
@@ -76,24 +76,24 @@ def test_false_verdicts_stay_below_five_percent() -> None:
 
 
 def scores_of(is_correct: BoolArray, truth: BoolArray) -> FloatArray:
-    """Probabilities that decide so."""
+    """Probabilities with these decisions."""
     scores: FloatArray = np.where(is_correct == truth, 0.9, 0.1)
     return scores
 
 
 def compared(num_only_a: int, num_only_b: int, num_seeds: int = 1) -> Comparison:
-    """Two sides whose seeds are all the same."""
+    """Two sides whose seeds are identical."""
     truth = np.arange(258) % 2 == 0
     a, b = (np.tile(scores_of(side, truth), (num_seeds, 1)) for side in decisions(num_only_a, num_only_b, truth.size))
     return compare(truth, a, b, num_resamples=200)
 
 
-def test_the_sentence_says_it_all() -> None:
+def test_the_sentence_has_all_figures() -> None:
     assert re.fullmatch(
         r"Trial 7 is better than the baseline: of 258 images 20 are right with trial 7 alone, 1 with the baseline "
         r"alone \(exact McNemar, p = 2.1e-05\)\. Accuracy of single seeds: trial 7 0\.9961 to 0\.9961 \(3 seeds\), the "
         r"baseline 0\.9225 to 0\.9225 \(3 seeds\) \(exact rank-sum test, p = 0\.1\)\. 258 images show a true "
-        r"difference in error rate in 80 % of cases from 0\.0\d+ on\. Log loss 0\.1139 against 0\.2757, difference "
+        r"difference in error rate of 0\.0\d+ or more in 80 % of cases\. Log loss 0\.1139 against 0\.2757, difference "
         r"-0\.1618 \(95 % interval -0\.2\d+ to -0\.1\d+, paired bootstrap over the images; lower is better\)\.",
         compared(20, 1, num_seeds=3).sentence("trial 7", "the baseline"),
     )
@@ -109,7 +109,7 @@ def test_the_sentence_says_it_all() -> None:
 
 
 @pytest.mark.parametrize("num_seeds", [1, 2, 3])
-def test_few_seeds_speak_of_models_not_of_configurations(num_seeds: int) -> None:
+def test_few_seeds_are_about_models_not_configurations(num_seeds: int) -> None:
     caution = "about these two trained models, not about their configurations: for that, each needs at least 3 seeds."
     assert (caution in compared(20, 1, num_seeds).sentence()) is (num_seeds < 3)
 
@@ -117,17 +117,17 @@ def test_few_seeds_speak_of_models_not_of_configurations(num_seeds: int) -> None
 def test_compare_decides_on_the_mean_of_the_seeds() -> None:
     truth = np.arange(20) < 10
     sure, unsure = np.where(truth, 0.9, 0.1), np.where(truth, 0.4, 0.6)
-    # The first seed is wrong about everything, but less sure of it than the second is of the opposite.
+    # The first seed is wrong about everything, but less confident than the second, which is right.
     found = compare(truth, np.stack([unsure, sure]), np.stack([unsure, unsure]))
     assert (found.test.num_only_a, found.test.num_only_b) == (20, 0)
     assert (found.seeds.candidate.low, found.seeds.candidate.high, found.seeds.num_seeds) == (0.0, 1.0, 2)
     assert found.test.verdict == "better"
     # One of its seeds is as bad as the reference's.
     assert found.verdict == "not distinguishable"
-    assert "(exact McNemar, p = 1.9e-06), but the seeds of one differ as much; that" in found.sentence()
+    assert "(exact McNemar, p = 1.9e-06), but the seeds of one side differ as much; that" in found.sentence()
 
 
-def test_a_difference_within_the_seeds_is_no_verdict() -> None:
+def test_a_difference_within_the_seeds_gives_no_verdict() -> None:
     truth = np.arange(258) % 2 == 0
 
     def side(*num_wrong: int) -> FloatArray:
@@ -185,7 +185,7 @@ def test_holm_is_that_of_statsmodels(p_values: list[float]) -> None:
     assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
 
 
-def test_an_adjusted_p_value_carries_into_the_verdict() -> None:
+def test_an_adjusted_p_value_changes_the_verdict() -> None:
     single = [compared(8, 1), compared(7, 6), compared(20, 1)]
     several = adjusted(single)
     assert [found.verdict for found in single] == ["better", "not distinguishable", "better"]
@@ -198,7 +198,7 @@ def test_an_adjusted_p_value_carries_into_the_verdict() -> None:
     ("others", "needed"),
     [([], 6), ([(0, 0)], 7), ([(5, 5)], 7), ([(20, 0)], 6), ([(0, 0), (1, 0)], 7), ([(0, 0)] * 4, 8)],
 )
-def test_the_number_of_images_needed_is_that_which_can_pass(others: list[tuple[int, int]], needed: int) -> None:
+def test_the_required_number_of_images_can_be_significant(others: list[tuple[int, int]], needed: int) -> None:
     found = adjusted([compared(0, 0), *(compared(*other) for other in others)])[0]
     assert f"; at least {needed} such images are needed." in found.sentence()
     reached = [adjusted([compared(n, 0), *(compared(*other) for other in others)])[0].verdict for n in range(1, 10)]
@@ -207,7 +207,7 @@ def test_the_number_of_images_needed_is_that_which_can_pass(others: list[tuple[i
 
 
 @pytest.mark.parametrize("p_values", [[0.5, float("nan")], [1.2], [-0.1]])
-def test_holm_refuses_what_is_no_p_value(p_values: list[float]) -> None:
+def test_holm_refuses_invalid_p_values(p_values: list[float]) -> None:
     with pytest.raises(DataError, match="allowed is 0 to 1"):
         holm(p_values)
 
@@ -221,12 +221,12 @@ def test_holm_refuses_what_is_no_p_value(p_values: list[float]) -> None:
         ([[0.1, 0.9], [0.1, np.nan]], [[0.1, 0.9]], "1 of 2 scores are not probabilities"),
     ],
 )
-def test_compare_refuses(candidate: Any, reference: Any, message: str) -> None:
+def test_compare_refuses_invalid_input(candidate: Any, reference: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         compare([False, True], candidate, reference)
 
 
-def test_mcnemar_refuses_what_is_not_paired() -> None:
+def test_mcnemar_refuses_unpaired_decisions() -> None:
     with pytest.raises(DataError, match="is_correct_b has 3 images, the others have 2"):
         mcnemar([True, False], [True, False, True])
     with pytest.raises(DataError, match="needed is bool"):

@@ -1,4 +1,4 @@
-"""Wilson against statsmodels, the class-wise bootstrap against DeLong's variance."""
+"""Wilson against statsmodels, the stratified bootstrap against DeLong's variance."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_wilson_is_that_of_statsmodels(num_total: int, share: float, confidence:
     assert rate.low < rate.high
 
 
-def test_rate_says_its_own_confidence() -> None:
+def test_rate_states_its_confidence() -> None:
     assert "90 % interval" in str(wilson(9, 10, 0.9))
     assert "97.5 % interval" in str(wilson(9, 10, 0.975))
 
@@ -101,13 +101,13 @@ def test_bootstrap_keeps_the_classes_and_the_seed() -> None:
         return float(roc_auc_score(drawn, values))
 
     first = bootstrap_interval(statistic, truth, scores, num_resamples=200, seed=1)
-    # Besides the resamples there are those with one image left out, for the acceleration.
+    # The statistic is also called with one image left out each, for the acceleration.
     assert seen == {(12, 5), (11, 5), (12, 4)}
     assert first == bootstrap_interval(statistic, truth, scores, num_resamples=200, seed=1)
     assert first != bootstrap_interval(statistic, truth, scores, num_resamples=200, seed=2)
 
 
-def test_order_of_classes_in_the_input_is_of_no_account() -> None:
+def test_order_of_classes_in_the_input_does_not_matter() -> None:
     truth, scores = simulated(seed=5, num_positive=30, num_negative=30)
     interleaved = np.argsort(np.tile(np.arange(30), 2), kind="stable")
     one = bootstrap_interval(average_precision_score, truth, scores, num_resamples=100)
@@ -122,7 +122,7 @@ def test_order_of_classes_in_the_input_is_of_no_account() -> None:
     [[0.9, 0.8, 0.7, 0.1, 0.2, 0.3], [0.5] * 6],
     ids=["perfect", "constant"],
 )
-def test_no_interval_where_no_resample_differs(statistic: object, scores: list[float]) -> None:
+def test_no_interval_if_all_resamples_agree(statistic: object, scores: list[float]) -> None:
     truth = np.arange(6) < 3
     assert bootstrap_interval(statistic, truth, scores, num_resamples=50) is None  # type: ignore[arg-type]
 

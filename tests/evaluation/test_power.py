@@ -1,4 +1,4 @@
-"""Power against simulation and by hand; the smallest visible difference at its border."""
+"""Power against simulation and by hand; the smallest detectable difference at its boundary."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def test_power_is_that_of_simulated_models(
 
 
 def test_a_model_without_errors_by_hand() -> None:
-    # All discordant images are on one side: six or more of them decide, whichever they are.
+    # All discordant images are on one side: any six or more of them are significant.
     assert mcnemar_power(258, 0.0, 0.03) == pytest.approx(binom.sf(5, 258, 0.03))
     assert mcnemar_power(258, 0.0, 0.0) == 0
     assert mcnemar_power(5, 0.0, 1.0) == 0
@@ -50,7 +50,7 @@ def test_more_images_and_fewer_errors_show_smaller_differences() -> None:
     assert detectable_difference(5, 0.0) is None
 
 
-def test_what_is_no_rate_is_refused() -> None:
+def test_an_invalid_rate_is_refused() -> None:
     with pytest.raises(DataError, match=r"0 images with error rates 0\.1 and 0\.2: needed are at least one image"):
         mcnemar_power(0, 0.1, 0.2)
     with pytest.raises(DataError, match="rates from 0 to 1"):

@@ -1,4 +1,4 @@
-"""Probes find what was planted for them, see nothing else, and score only what they were not trained on."""
+"""Probes find what was planted for them and nothing else, and score only pictures they were not trained on."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ FORENSIC = ["spectrum", "residuals", "blocks", "levels"]
 
 
 def clean_set(seed: int, num_images: int = NUM_IMAGES) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Random pictures whose label has nothing to do with what is on them."""
+    """Random pictures whose labels are unrelated to their content."""
     rng = np.random.default_rng(seed)
     images = np.stack(
         [
@@ -45,7 +45,7 @@ def probe_aucs(
     return {result.name: result.auc for result in run_probes(images, properties, labels, folds)}
 
 
-def test_nothing_planted_nothing_found() -> None:
+def test_nothing_is_found_if_nothing_is_planted() -> None:
     images, labels = clean_set(0)
     aucs = probe_aucs(images, labels)
     assert list(aucs) == ["majority", "thumbnail", "border", "corners", "histogram", *FORENSIC]
@@ -80,7 +80,7 @@ def test_a_tint_is_seen_by_the_histogram_and_not_by_shuffled_labels() -> None:
 
 def test_fine_stripes_are_seen_by_the_spectrum_alone() -> None:
     images, labels = clean_set(4)
-    # Four pixels a period: a quarter of a cycle per pixel, and nothing at all in a cell of four by four.
+    # A period of four pixels: a quarter of a cycle per pixel, which averages out in a cell of four by four.
     stripes = np.tile([8, 0, -8, 0], 16)[None, :, None]
     images[labels == 0] = np.clip(images[labels == 0] + stripes, 0, 255).astype(np.uint8)
     aucs = probe_aucs(images, labels)
@@ -127,7 +127,7 @@ def test_scores_are_out_of_fold_and_figures_follow_from_them() -> None:
     assert results["majority"].auc == 0.5
 
 
-def test_the_majority_names_the_commoner_class() -> None:
+def test_the_majority_predicts_the_larger_class() -> None:
     images, _ = clean_set(7, 60)
     labels = np.array([0] * 20 + [1] * 40)
     result = run_probes(images, None, labels, stratified_folds(labels, np.arange(60)))[0]
@@ -144,7 +144,7 @@ def test_folds_keep_groups_whole_and_classes_even() -> None:
     assert (folds == stratified_folds(labels, groups, num_folds=5, seed=1)).all()
 
 
-def test_probe_on_split_takes_the_telling_probe_and_scores_the_test_pictures() -> None:
+def test_probe_on_split_picks_the_best_probe_and_scores_the_test_pictures() -> None:
     images, labels = clean_set(8)
     images[labels == 1, ..., 0] //= 2
     result = probe_on_split(images[:160], labels[:160], images[160:], labels[160:])
@@ -156,7 +156,7 @@ def test_probe_on_split_takes_the_telling_probe_and_scores_the_test_pictures() -
 
 
 def test_probe_on_split_does_not_choose_on_the_test_pictures() -> None:
-    """The thumbnail tells the classes apart in training, the corner only among the test pictures."""
+    """The thumbnail separates the classes in training, the corners only among the test pictures."""
     images, labels = clean_set(9)
     middle = np.s_[:160]
     images[middle][labels[middle] == 0, 24:40, 24:40] = 255
@@ -203,7 +203,7 @@ def test_errors_say_what_to_do() -> None:
 
 
 @pytest.mark.real_data
-def test_the_documented_images_are_told_apart_by_a_thumbnail(real_images: Path) -> None:
+def test_a_thumbnail_separates_the_documented_images(real_images: Path) -> None:
     paths = sorted((real_images / "fake").iterdir()) + sorted((real_images / "real").iterdir())
     images = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths])
     labels = np.array([0] * 700 + [1] * 589)

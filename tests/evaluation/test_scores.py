@@ -67,7 +67,7 @@ def test_documented_f1_is_the_f1_of_neither_class() -> None:
     assert panel.f1_negative == pytest.approx(4 / 7)
 
 
-def test_an_output_of_exactly_one_half_is_no_prediction() -> None:
+def test_an_output_of_exactly_one_half_is_not_a_prediction() -> None:
     found = documented_scores(np.full((3, 2), 0.5, np.float32), np.array([0, 1, 1]))
     assert found == {"documented_accuracy": 0.5, "documented_f1": 0.0}
 
@@ -84,7 +84,7 @@ def test_an_output_of_exactly_one_half_is_no_prediction() -> None:
         (np.array([[-3.0, 4.0]]), [0], "pass the softmax output"),
     ],
 )
-def test_documented_scores_refuse(probabilities: Any, labels: Any, message: str) -> None:
+def test_documented_scores_refuse_invalid_input(probabilities: Any, labels: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         documented_scores(probabilities, np.array(labels))
 
@@ -192,7 +192,7 @@ def test_a_point_on_a_straight_piece_of_the_curve_is_not_lost() -> None:
 
 
 @pytest.mark.parametrize(("num_negative", "is_resolvable"), [(99, False), (100, True), (118, True)])
-def test_tpr_at_fpr_is_only_given_where_it_can_be_resolved(num_negative: int, is_resolvable: bool) -> None:
+def test_tpr_at_fpr_is_only_given_if_it_can_be_resolved(num_negative: int, is_resolvable: bool) -> None:
     truth = np.arange(50 + num_negative) < 50
     panel = detection_scores(truth, np.where(truth, 0.9, 0.1), NAMES)
     assert (panel.tpr_at_max_fpr is not None) == is_resolvable
@@ -227,7 +227,7 @@ def test_no_false_positive_among_118_says_little_at_one_percent() -> None:
     assert found["ppv_at_1_percent_low"] < 0.25
 
 
-def test_no_predictive_value_where_nothing_is_called_positive() -> None:
+def test_no_predictive_value_if_nothing_is_called_positive() -> None:
     once = detection_scores([True, False, False], [0.9, 0.2, 0.3], NAMES)
     assert [ppv.value for ppv in once.predictive_values] == [1.0, 1.0, 1.0]
     panel = detection_scores([True, False, False], [0.1, 0.2, 0.3], NAMES)
@@ -247,7 +247,7 @@ def test_metrics_are_finite_numbers_under_plain_names(data: tuple[BoolArray, Flo
     assert not any("positive" in name or "negative" in name for name in found)
 
 
-def test_accuracy_and_recalls_bring_interval_and_counts() -> None:
+def test_accuracy_and_recalls_have_interval_and_counts() -> None:
     found = hand_case().metrics()
     assert (found["accuracy_num_correct"], found["accuracy_num_total"]) == (7.0, 10.0)
     assert (found["recall_fake_num_correct"], found["recall_fake_num_total"]) == (3.0, 4.0)
@@ -297,7 +297,7 @@ def test_one_class_gives_what_one_class_can(only_positive: bool) -> None:
         ([[True], [False]], [0.1, 0.2], r"needed is \(num_images,\)"),
     ],
 )
-def test_the_panel_refuses(is_positive: Any, scores: Any, message: str) -> None:
+def test_the_panel_refuses_invalid_input(is_positive: Any, scores: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         detection_scores(is_positive, scores, NAMES)
 

@@ -1,4 +1,4 @@
-"""The exact rank-sum test of seeds against SciPy and by counting, and what it means below four seeds."""
+"""The exact rank-sum test of seeds against SciPy and by counting, and its meaning with fewer than four seeds."""
 
 from collections import Counter
 from itertools import product
@@ -23,14 +23,14 @@ def test_without_ties_it_is_the_mann_whitney_test(figures: list[int]) -> None:
 
 
 def test_ties_by_hand() -> None:
-    # Of the 20 ways to pick three of 0 1 2 2 3 4 those with a rank sum as low as that of 0 1 2 are two.
+    # Of the 20 ways to pick three of 0 1 2 2 3 4, two have a rank sum as low as that of 0 1 2.
     assert seed_test([0, 1, 2], [2, 3, 4]).p_value == pytest.approx(4 / 20)
     assert not seed_test([0, 1, 2], [2, 3, 4]).is_apart
     assert seed_test([1, 1, 1], [1, 1, 1]).p_value == 1
 
 
 @pytest.mark.parametrize("num_seeds", [2, 3, 4, 5])
-def test_seeds_are_apart_at_the_smallest_p_value_or_below_5_percent(num_seeds: int) -> None:
+def test_seeds_are_separated_at_the_smallest_p_value_or_below_5_percent(num_seeds: int) -> None:
     low, high = np.arange(num_seeds), np.arange(num_seeds) + 10
     found = seed_test(low, high)
     assert found.p_value == pytest.approx(2 / comb(2 * num_seeds, num_seeds))
@@ -40,7 +40,7 @@ def test_seeds_are_apart_at_the_smallest_p_value_or_below_5_percent(num_seeds: i
     assert overlapping.is_apart is (num_seeds == 5), "only of five seeds may one lie among the others"
 
 
-def test_equal_configurations_are_told_apart_as_rarely_as_promised() -> None:
+def test_equal_configurations_are_separated_as_rarely_as_stated() -> None:
     rng = np.random.default_rng(0)
     for num_seeds, most in ((3, 0.1), (5, 0.05)):
         figures = rng.standard_cauchy((600, 2, num_seeds))
@@ -48,7 +48,7 @@ def test_equal_configurations_are_told_apart_as_rarely_as_promised() -> None:
         assert share == pytest.approx(most, abs=0.03)
 
 
-def test_the_documented_seeds_are_told_apart_in_4_percent_of_equal_configurations() -> None:
+def test_the_documented_seeds_are_separated_in_4_percent_of_draws() -> None:
     errors = (2, 2, 0, 11, 1)
     draws = Counter(tuple(sorted(draw)) for draw in product(errors, repeat=3))
     num_apart = sum(
@@ -59,7 +59,7 @@ def test_the_documented_seeds_are_told_apart_in_4_percent_of_equal_configuration
     assert num_apart / sum(draws.values()) ** 2 == pytest.approx(0.0396, abs=1e-4)
 
 
-def test_one_seed_cannot_deny_anything() -> None:
+def test_a_single_seed_never_prevents_a_verdict() -> None:
     found = seed_test([0.1], [0.9])
     assert (found.p_value, found.is_apart, found.num_seeds) == (1.0, True, 1)
 

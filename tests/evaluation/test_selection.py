@@ -25,8 +25,8 @@ def test_thirty_equal_trials_are_corrected_to_their_truth() -> None:
     assert np.mean([f.corrected for f in found]) == pytest.approx(0.985, abs=0.0015)
 
 
-def test_the_pick_of_the_epoch_is_taken_off_too() -> None:
-    """14 equal trials of 10 epochs that agree in part on what is hard; each keeps its best epoch."""
+def test_the_pick_of_the_epoch_is_corrected_too() -> None:
+    """14 equal trials of 10 epochs that partly agree on which images are hard; each keeps its best epoch."""
     rng = np.random.default_rng(0)
     found, kept_only = [], []
     for seed in range(40):
@@ -78,11 +78,11 @@ def test_one_trial_needs_no_correction() -> None:
     assert found.num_trials == 1
 
 
-def test_interval_holds_the_truth_as_often_as_it_says() -> None:
+def test_interval_contains_the_truth_as_often_as_stated() -> None:
     rng = np.random.default_rng(3)
     found = [selection_corrected(rng.random((200, 10)) < 0.8, num_resamples=200) for _ in range(100)]
     assert sum(f.low <= 0.8 <= f.high for f in found) >= 95
-    # It promises no more: the images left out are a third, so it is wider than 95 % would need.
+    # Only a third of the images is left out each time, so the interval is wider than 95 % requires.
     assert np.mean([f.high - f.low for f in found]) > 1.3 * 2 * 1.96 * np.sqrt(0.8 * 0.2 / 200)
 
 
@@ -96,14 +96,14 @@ def test_lower_is_better_for_a_loss() -> None:
     assert (down.low, down.high) == pytest.approx((-up.high, -up.low))
 
 
-def test_order_and_copies_of_trials_are_of_no_account() -> None:
+def test_order_and_copies_of_trials_do_not_matter() -> None:
     scores = np.random.default_rng(5).random((60, 8)) < 0.9
     one = selection_corrected(scores)
     assert selection_corrected(scores[:, ::-1]).corrected == pytest.approx(one.corrected)
     assert selection_corrected(np.repeat(scores, 3, axis=1)).corrected == pytest.approx(one.corrected)
 
 
-def test_answer_says_what_it_is_and_repeats() -> None:
+def test_result_is_described_and_reproducible() -> None:
     scores = np.random.default_rng(6).random((258, 30)) < 0.985
     found = selection_corrected(scores, seed=1)
     assert found == selection_corrected(scores, seed=1)
@@ -126,7 +126,7 @@ def test_two_images_are_enough_to_run() -> None:
         (np.full((3, 2), np.nan), "leave out the trials"),
     ],
 )
-def test_correction_refuses(scores: np.ndarray[tuple[int, ...], np.dtype[np.float64]], message: str) -> None:
+def test_correction_refuses_bad_scores(scores: np.ndarray[tuple[int, ...], np.dtype[np.float64]], message: str) -> None:
     with pytest.raises(DataError, match=message):
         selection_corrected(scores)
     with pytest.raises(ConfigError, match="confidence is 95"):
@@ -143,20 +143,20 @@ def test_expected_best_is_the_mean_over_all_subsets(scores: list[float], maximiz
 def test_expected_best_of_thousands_of_trials_does_not_overflow() -> None:
     scores = (np.arange(3000) + 0.5) / 3000
     found = expected_best(scores, "random")
-    # The largest of n uniform draws is n / (n + 1) in the mean.
+    # The mean of the largest of n uniform draws is n / (n + 1).
     assert found[:20] == pytest.approx(np.arange(1, 21) / np.arange(2, 22), abs=1e-3)
     assert found[-1] == pytest.approx(scores.max())
     assert np.all(np.diff(found) >= -1e-9)
 
 
 @pytest.mark.parametrize("algorithm", ["bayesian", "hyperband", "grid", ""])
-def test_expected_best_refuses_trials_that_are_no_independent_draws(algorithm: str) -> None:
+def test_expected_best_refuses_trials_that_are_not_independent_draws(algorithm: str) -> None:
     with pytest.raises(ConfigError, match="not independent draws; allowed is 'random'"):
         expected_best([0.5, 0.6], algorithm)
 
 
 @pytest.mark.parametrize("scores", [[], [[0.5]], [0.5, float("nan")]])
-def test_expected_best_refuses_scores_that_are_none(scores: list[float]) -> None:
+def test_expected_best_refuses_invalid_scores(scores: list[float]) -> None:
     with pytest.raises(DataError, match="trial scores"):
         expected_best(scores, "random")
 
@@ -183,7 +183,7 @@ def test_edges(value: float, searched: SearchRange, side: str | None) -> None:
     assert [edge.side for edge in found] == ([] if side is None else [side])
 
 
-def test_edges_are_named_and_choices_passed_over() -> None:
+def test_edges_are_named_and_choices_ignored() -> None:
     best = {"learning_rate": 1e-2, "filters_1": 32, "batch_size": 8}
     ranges = {"learning_rate": SearchRange(1e-5, 1e-2, is_log=True), "filters_1": SearchRange(16, 64)}
     found = edge_values(best, ranges)
@@ -201,6 +201,6 @@ def test_edges_are_named_and_choices_passed_over() -> None:
         (0.5, SearchRange(0, 1, is_log=True), "needed is 0 < low < high"),
     ],
 )
-def test_edges_refuse(value: float, searched: SearchRange, message: str) -> None:
+def test_edges_refuse_invalid_ranges(value: float, searched: SearchRange, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         edge_values({"x": value}, {"x": searched})

@@ -42,11 +42,11 @@ def test_metrics_have_plain_names() -> None:
     found = slice_accuracies(IS_CORRECT, {"Gray images": INDEX < 25, "none": INDEX < 0}).metrics()
     assert found["accuracy_gray_images"] == found["worst_group_accuracy"] == 0.6
     assert found["accuracy_gray_images_num_total"] == 25.0
-    assert found["worst_group_accuracy_low"] == wilson(15, 25).low  # one group, no choice
+    assert found["worst_group_accuracy_low"] == wilson(15, 25).low  # a single group, no selection
     assert not any("none" in name for name in found)
 
 
-def test_the_minimum_decides_who_can_be_the_worst() -> None:
+def test_groups_below_the_minimum_cannot_be_the_worst() -> None:
     groups = {"tiny": INDEX < 3, "all": INDEX >= 0}
     assert slice_accuracies(IS_CORRECT, groups).worst == "all"
     assert slice_accuracies(IS_CORRECT, groups, min_images=3).worst == "tiny"
@@ -59,7 +59,7 @@ def test_of_equally_bad_groups_the_larger_one_is_named() -> None:
 
 
 @pytest.mark.parametrize("groups", [{}, {"tiny": INDEX < 3}])
-def test_no_worst_group_where_all_are_too_small(groups: dict[str, Any]) -> None:
+def test_no_worst_group_if_all_are_too_small(groups: dict[str, Any]) -> None:
     found = slice_accuracies(IS_CORRECT, groups)
     assert found.worst is None
     assert found.worst_accuracy is None
@@ -77,8 +77,8 @@ def test_wrong_masks_are_refused_by_name() -> None:
         slice_accuracies(IS_CORRECT, {}, min_images=0)
 
 
-def test_interval_of_the_worst_group_covers_although_it_was_picked() -> None:
-    """Twelve groups of one true accuracy: the worst of them is below it by the choice alone."""
+def test_interval_of_the_worst_group_covers_despite_its_selection() -> None:
+    """Twelve groups with the same true accuracy: the worst is below it by selection alone."""
     rng, true, num_groups, num_images = np.random.default_rng(0), 0.9, 12, 60
     group = np.repeat(np.arange(num_groups), num_images)
     covered = {"simultaneous": 0, "each on its own": 0}

@@ -188,7 +188,7 @@ def test_brightness_and_contrast_scale_about_black_and_about_the_mean(percent: i
     np.testing.assert_allclose(contrast, np.clip(mean + (image - mean) * (percent / 100), 0, 255), atol=2)
 
 
-def test_changes_one_after_the_other() -> None:
+def test_combined_changes() -> None:
     images = pictures(2)
     np.testing.assert_array_equal(stressed("blur_jpeg_50", images), stressed("jpeg_50", stressed("blur_2", images)))
     small = [Image.fromarray(image).resize((30, 20), Image.Resampling.BILINEAR) for image in images]
@@ -240,7 +240,7 @@ def test_the_report_agrees_with_sklearn_and_statsmodels() -> None:
     assert table["num_images"].tolist() == [18, 18, 18]
 
 
-def test_the_worst_collapse_is_named_and_said_in_words() -> None:
+def test_the_worst_collapse_is_named_and_described() -> None:
     report = stress_report(["fake", "real"], LABELS, SCORES)
     assert (report.worst_condition, report.worst_class) == ("crop_70", "fake")
     assert report.sentence == "Cropped to 70 %, it finds 0.40 of the fake images instead of 1.00."
@@ -280,7 +280,7 @@ def test_objectives_are_the_lowest_and_the_mean_balanced_accuracy() -> None:
     assert values["mean_stress"] == pytest.approx(sum(by_hand.values()) / 3)
 
 
-def test_calling_everything_one_class_is_worth_one_half() -> None:
+def test_a_constant_decision_is_worth_one_half() -> None:
     constant = {condition.name: np.ones(18) for condition in SEARCH_CONDITIONS}
     assert objective_values(LABELS, constant) == {"worst_stress": 0.5, "mean_stress": 0.5}
 

@@ -1,4 +1,4 @@
-"""Models under stress: the interval against SciPy and a known truth, the verdict at its borders, the correction."""
+"""Models under stress: the interval against SciPy and a known truth, the verdict at its boundaries, the correction."""
 
 import re
 
@@ -23,13 +23,13 @@ def truth_of(num_per_class: int) -> BoolArray:
 
 
 def scores_of(is_correct: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], truth: BoolArray) -> FloatArray:
-    """Return probabilities that decide so: float64, of the shape of `is_correct`, images last."""
+    """Return probabilities with these decisions: float64, of the shape of `is_correct`, images last."""
     scores: FloatArray = np.where(is_correct == truth, 0.9, 0.1)
     return scores
 
 
 def with_wrong(truth: BoolArray, *num_wrong: int) -> FloatArray:
-    """Return one seed's scores; under each condition the first images of all are decided wrong."""
+    """Return the scores of one seed that is wrong about the first images under each condition."""
     index = np.arange(truth.size)
     return scores_of(np.stack([index >= num for num in num_wrong]), truth)[None]
 
@@ -92,14 +92,14 @@ def test_interval_is_that_of_scipy(objective: str) -> None:
         assert side.value == pytest.approx(objective_values(labels, by_condition)[objective])
 
 
-def test_interval_takes_off_what_a_percentile_interval_adds() -> None:
-    """Three equally bad conditions against one: the lowest of three is too low, in each resample once more."""
+def test_interval_subtracts_what_a_percentile_interval_adds() -> None:
+    """Three equally bad conditions against one: the lowest of three is too low, and again in each resample."""
     truth, index = truth_of(30), np.arange(60)
     wrong = [(index % 30 >= 5 * c) & (index % 30 < 5 * c + 5) for c in range(3)]
     a = scores_of(~np.stack(wrong), truth)[None]
     b = scores_of(~np.stack([np.zeros(60, dtype=bool), np.zeros(60, dtype=bool), wrong[0]]), truth)[None]
     interval = compare_under_stress(truth, CONDITIONS, a, b, "worst_stress").interval
-    # Nothing is found, and resamples say that A is worse: by the basic interval A may well be better.
+    # The difference is 0 and A is worse in the resamples, so by the basic interval A may well be better.
     assert interval.high > 0.1 > -interval.low
     assert (interval.low + interval.high) / 2 > 0.02
 
@@ -113,7 +113,7 @@ def test_interval_takes_off_what_a_percentile_interval_adds() -> None:
     ],
     ids=["equal", "many bad against one bad", "apart"],
 )
-def test_interval_holds_the_truth(of_a: list[float], of_b: list[float]) -> None:
+def test_interval_contains_the_truth(of_a: list[float], of_b: list[float]) -> None:
     rng = np.random.default_rng(0)
     truth, names = truth_of(129), ("clean", "jpeg_50", "blur_2", "crop_70", "pad_130")
     true = min(of_a) - min(of_b)
@@ -122,13 +122,13 @@ def test_interval_holds_the_truth(of_a: list[float], of_b: list[float]) -> None:
         a, b = (scores_of(drawn(rng, rates, truth), truth)[None] for rates in (of_a, of_b))
         interval = compare_under_stress(truth, names, a, b, "worst_stress", num_resamples=300).interval
         num_held += interval.low - 1e-9 <= true <= interval.high + 1e-9
-    # 95 of 100 less three standard deviations, and a little for 300 resamples only.
+    # 95 of 100 minus three standard deviations, and a margin for using only 300 resamples.
     assert num_held >= 87
 
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 1000), objective=st.sampled_from(OBJECTIVES))
-def test_swapping_the_sides_turns_all_around(seed: int, objective: str) -> None:
+def test_swapping_the_sides_inverts_everything(seed: int, objective: str) -> None:
     rng = np.random.default_rng(seed)
     truth = truth_of(30)
     a, b = (scores_of(drawn(rng, rates, truth), truth)[None] for rates in ([0.95, 0.9, 0.9], [0.95, 0.9, 0.6]))
@@ -146,7 +146,7 @@ def judged(num_wrong_a: int, num_wrong_b: int) -> StressComparison:
     return compare_under_stress(truth, CONDITIONS, a, b, "worst_stress")
 
 
-def test_two_equal_models_are_not_told_apart() -> None:
+def test_two_equal_models_are_not_distinguishable() -> None:
     found = judged(40, 40)
     assert (found.interval.low, found.interval.high, found.num_discordant) == (0, 0, 0)
     assert found.verdict == "cannot be decided"
@@ -167,11 +167,11 @@ def test_two_equal_models_are_not_told_apart() -> None:
     ("num_a", "num_b", "verdict"),
     [(40, 45, "cannot be decided"), (40, 46, "better"), (46, 40, "worse"), (40, 100, "better")],
 )
-def test_borders_of_the_verdict(num_a: int, num_b: int, verdict: str) -> None:
+def test_boundaries_of_the_verdict(num_a: int, num_b: int, verdict: str) -> None:
     assert judged(num_a, num_b).verdict == verdict
 
 
-def test_the_sentence_says_it_all() -> None:
+def test_the_sentence_has_all_figures() -> None:
     text = judged(40, 100).sentence("the best configuration", "the documented one")
     interval = r"\+0\.\d{4} to \+0\.\d{4}"
     assert re.fullmatch(
@@ -182,7 +182,7 @@ def test_the_sentence_says_it_all() -> None:
         r"documented one \(crop_70\) 0\.6124 \(158/258, 95 % interval 0\.\d{4}-0\.\d{4}\)\. worst_stress of single "
         r"seeds: the best configuration 0\.8450 \(1 seed\), the documented one 0\.6124 \(1 seed\)\. This is about "
         r"these two trained models, not about their configurations: for that, each needs at least 3 seeds\. These "
-        r"images show a true difference in worst_stress in 80 % of cases from about 0\.0\d{3} on\.",
+        r"images show a true difference in worst_stress of about 0\.0\d{3} or more in 80 % of cases\.",
         text,
     ), text
 
@@ -191,7 +191,7 @@ def test_seeds_are_averaged_before_they_decide() -> None:
     truth = truth_of(20)
     sure = np.where(truth, 0.9, 0.1)
     seeds = np.stack([np.stack([sure] * 3)] * 3)
-    for seed in range(3):  # each seed is wrong about five images of its own, and less sure of them
+    for seed in range(3):  # each seed is wrong about five other images, with less confidence
         own = slice(5 * seed, 5 * seed + 5)
         seeds[seed, 2, own] = np.where(truth[own], 0.4, 0.6)
     reference = np.concatenate([with_wrong(truth, 0, 0, 10)] * 3)
@@ -203,7 +203,7 @@ def test_seeds_are_averaged_before_they_decide() -> None:
     mixed = compare_under_stress(truth, CONDITIONS, seeds, reference, "worst_stress")
     assert mixed.interval.low > 0
     assert mixed.verdict == "not distinguishable"
-    assert ", but the seeds of one differ as much; that does not make them equal." in mixed.sentence()
+    assert ", but the seeds of one side differ as much; that does not make them equal." in mixed.sentence()
     with pytest.raises(DataError, match="the sides have 3 and 1 seeds"):
         compare_under_stress(truth, CONDITIONS, seeds, reference[:1], "worst_stress")
 
@@ -219,7 +219,7 @@ def test_seeds_are_averaged_before_they_decide() -> None:
         ({"candidate_scores": np.zeros((3, 20))}, DataError, r"have shape \(3, 20\)"),
     ],
 )
-def test_a_comparison_refuses(changes: dict[str, object], error: type[Exception], message: str) -> None:
+def test_a_comparison_refuses_invalid_input(changes: dict[str, object], error: type[Exception], message: str) -> None:
     truth = truth_of(10)
     arguments = {
         "is_positive": truth, "conditions": CONDITIONS, "candidate_scores": with_wrong(truth, 0, 1, 2),

@@ -113,7 +113,7 @@ class StressComparison:
                     f"{self.num_discordant} images tell them apart, at least {MIN_DISCORDANT} are needed; {evidence}."
                 )
             case "not distinguishable":
-                but = ", but the seeds of one differ as much" if self._is_beyond_chance else ""
+                but = ", but the seeds of one side differ as much" if self._is_beyond_chance else ""
                 text = (
                     f"{candidate} and {reference} are not distinguishable: {evidence}{but}; that does not make them "
                     f"equal."
@@ -122,7 +122,7 @@ class StressComparison:
                 text = f"{candidate} is {verdict} than {reference}: {evidence}."
         text += (
             f" {self.seeds.sentence(self.objective, candidate, reference)} These images show a true difference in "
-            f"{self.objective} in 80 % of cases from about {self.detectable_difference:.4f} on."
+            f"{self.objective} of about {self.detectable_difference:.4f} or more in 80 % of cases."
         )
         return text[0].upper() + text[1:]
 
