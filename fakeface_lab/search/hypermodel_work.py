@@ -24,9 +24,6 @@ from fakeface_lab.training.recorder import Listener
 
 __all__ = ["HypermodelWork"]
 
-_INACTIVE = "-"
-_LABEL_CHARS = 60
-
 
 @dataclass(frozen=True)
 class HypermodelWork:
@@ -58,7 +55,7 @@ class HypermodelWork:
     def params(self, assignment: Assignment) -> dict[str, object]:
         """Return the parameters of a run: every hyperparameter of the space, inactive ones as `-`."""
         values = {
-            re.sub(r"[^\w\-. :/]", "_", name): assignment.values.get(name, _INACTIVE)  # what MLflow takes as a name
+            re.sub(r"[^\w\-. :/]", "_", name): assignment.values.get(name, "-")  # what MLflow takes as a name
             for name in dict.fromkeys(known.name for known in self.recipe.space.space)
         }
         return {"epochs": assignment.epochs, "seed": assignment.seed, "num_threads": self.num_threads, **values}
@@ -66,7 +63,7 @@ class HypermodelWork:
     def label(self, values: Mapping[str, Any]) -> str:
         """Return the values as a short text."""
         short = {name: f"{value:.2g}" if isinstance(value, float) else value for name, value in values.items()}
-        return " ".join(f"{name} {value}" for name, value in short.items())[:_LABEL_CHARS]
+        return " ".join(f"{name} {value}" for name, value in short.items())[:60]
 
     def begin(self, run: TrackedRun, assignment: Assignment) -> None:
         """Write parameters, data, settings and machine."""

@@ -15,7 +15,7 @@ from fakeface_lab.search.report.leaderboard import trial_0_name, trials_table
 from fakeface_lab.search.report.report import publish_report
 from fakeface_lab.search.run.engine import EngineMaker, Event, Placement, Work
 from fakeface_lab.search.run.local_engine import make_engine
-from fakeface_lab.search.run.trials import Limits, Trials
+from fakeface_lab.search.run.trials import Trials
 from fakeface_lab.search.suggest.oracles import default_values, num_trials_at_most, reseeded
 from fakeface_lab.terminal import console, format_secs, print_places, say, wide_console
 from fakeface_lab.tracking.owner import sweep_dead_runs
@@ -54,21 +54,12 @@ def choose_placement(
             f"(run the script again to resume)",
             style="yellow",
         )
-    return "inline", _set_up_this_process(threads)
-
-
-def _set_up_this_process(threads: int) -> int:
-    """Make this process deterministic, and return its number of threads: fixed once TensorFlow has started."""
     try:
-        return set_up_process(threads)
-    except ConfigError as err:
-        fixed = int(tf.config.threading.get_intra_op_parallelism_threads()) or num_cores()
-        if threads not in (0, fixed):
-            raise ConfigError(
-                f"threads = {threads}: TensorFlow already runs with {fixed} in this process; leave threads out"
-            ) from err
-        tf.config.experimental.enable_op_determinism()
-        return fixed
+        return "inline", set_up_process(threads)
+    except ConfigError:  # TensorFlow already runs, as in a notebook: its number of threads is fixed
+        if threads:
+            raise
+        return "inline", set_up_process(tf.config.threading.get_intra_op_parallelism_threads())
 
 
 def open_tuner_search(
@@ -101,15 +92,10 @@ def open_tuner_search(
 
 
 # Settings of an oracle that may change between two runs of a search, or that have no effect here.
-_FREE_ORACLE_SETTINGS = [
-    "max_trials",
-    "seed",
-    "verbose",
-    "max_retries_per_trial",
-    "max_consecutive_failed_trials",
-    "multi_worker",
+_FREE_ORACLE_SETTINGS = (
+    "max_trials", "seed", "verbose", "max_retries_per_trial", "max_consecutive_failed_trials", "multi_worker",
     "should_report",
-]
+)  # fmt: skip
 
 
 def _identity(work: HypermodelWork, template: keras_tuner.Oracle, seed: int) -> dict[str, Any]:
@@ -153,7 +139,7 @@ def run_tuner_search(
         engine = make_engine(
             placement, work, ledger, workers=workers, num_threads=work.num_threads, hang_secs=hang_secs
         )
-        run_trials(ledger, template, work, engine, Limits(work.fit.epochs or 1), seed=seed)
+        run_trials(ledger, template, work, engine, epochs=work.fit.epochs or 1, seed=seed)
         _close(ledger)
     parent.remove_files()
     print_places(parent.store, parent.name, parent.run_id)
@@ -186,9 +172,10 @@ def run_trials(
     template: keras_tuner.Oracle,
     work: Work,
     make_engine: EngineMaker,
-    limits: Limits,
     *,
+    epochs: int,
     seed: int,
+    hours: float | None = None,
     keep_models: str = "all",
 ) -> None:
     """Run the remaining trials of a search and show their progress; arguments and errors as in `Trials`."""
@@ -196,8 +183,12 @@ def run_trials(
     algorithm, at_most = parent.run.data.tags["algorithm"], f"at most {num_trials}" if num_trials else "any number of"
     say("search", f"{parent.name}: {algorithm}, {at_most} trials, {len(ledger.trials)} recorded so far")
     print_places(parent.store, parent.name, parent.run_id)
-    with SearchProgress(ledger, num_trials) as progress:
-        Trials(ledger, template, work, make_engine, limits, progress, seed=seed, keep_models=keep_models).run()
+    progress = SearchProgress(ledger, num_trials)
+    trials = Trials(
+        ledger, template, work, make_engine, progress, epochs=epochs, seed=seed, hours=hours, keep_models=keep_models
+    )
+    with progress:
+        trials.run()
 
 
 class SearchProgress:

@@ -48,9 +48,7 @@ class Tuner(keras_tuner.Tuner):
         oracle: one of KerasTuner's or the user's own; trial 0 always has the default values.
         hypermodel: a `keras_tuner.HyperModel` or a function `build(hp)`.
         max_model_size: a trial whose model has more parameters fails.
-        optimizer: replaces the one that the hypermodel compiles with, as do `loss` and `metrics`.
-        loss: see `optimizer`.
-        metrics: see `optimizer`.
+        optimizer, loss, metrics: replace those that the hypermodel compiles with.
         project_name: name of the search.
         overwrite: start the search over under the same name; nothing is deleted.
         seed: of initial weights, data order and dropout, the same for every trial.

@@ -25,4 +25,4 @@ def test_trials_in_a_process_that_has_begun_to_work_take_its_threads() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "threads = 1: TensorFlow already runs with" in done.stdout
-    assert done.stdout.endswith("in this process; leave threads out\n")
+    assert done.stdout.endswith("in this process; use that number, or restart Python (in a notebook, its kernel)\n")

@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from types import TracebackType
+from contextlib import suppress
 
 from fakeface_lab.errors import SearchError
 from fakeface_lab.tracking.owner import PROCESS, owner_state
@@ -45,18 +45,13 @@ class Heartbeat:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.stop_beating()
         if kind is None:
             self._parent.set_tags(self._tags(""))
         else:
-            # One try only: the program is ending.
-            try:
+            with suppress(Exception):  # one try only: the program is ending, and its own error is the one to report
                 self._parent.tag_if_owned(self._tags(""))
-            except Exception:  # the error that brought us here is the one to report
-                return
 
     def stop_beating(self) -> None:
         """Stop the thread, and leave the last heartbeat as it is."""

@@ -163,7 +163,7 @@ class Ledger:
             writer.call(partial(remove_twins, store, twins))
         for trial in self.trials:
             if not trial.is_open and trial.run.info.status != _STATUS[trial.record.status]:
-                self._stored(trial).set_status(_STATUS[trial.record.status])
+                self.stored(trial).set_status(_STATUS[trial.record.status])
 
     def create(self, suggestion: Suggestion, name: str, tags: Mapping[str, str]) -> LedgerTrial:
         """Record a new trial and return it."""
@@ -200,7 +200,7 @@ class Ledger:
         if epochs_done <= child.epochs_done:
             return child
         tags = {"epochs_done": str(epochs_done), "num_starts": "0", "num_deaths": "0"}
-        self._stored(child).write(tags=tags, wait=False)
+        self.stored(child).write(tags=tags, wait=False)
         return self._updated(child, tags)
 
     def end(
@@ -215,13 +215,8 @@ class Ledger:
     ) -> LedgerTrial:
         """Commit the end of a trial in one write. A failed trial is closed as well, a finished one by `close`.
 
-        Args:
-            trial: the trial.
-            outcome: how it ended.
-            score: its score, None if it failed.
-            reason: why, for the user.
-            tags: further tags.
-            measured_at: epoch and Unix time in ms of the metric `score`; None to write no metric.
+        `reason` is for the user. `measured_at` is the epoch and the Unix time in ms of the metric `score`; without it
+        the metric is not written.
         """
         self.parent.require_owned()
         all_tags = {
@@ -232,15 +227,15 @@ class Ledger:
             **({} if score is None else {"score": repr(score)}),
         }
         points = [] if score is None or measured_at is None else [point("score", score, *measured_at)]
-        self._stored(trial).write(tags=all_tags, points=points)
+        self.stored(trial).write(tags=all_tags, points=points)
         ended = self._updated(trial, all_tags)
         if outcome == "failed":
-            self._stored(ended).set_status("FAILED")
+            self.stored(ended).set_status("FAILED")
         return ended
 
     def close(self, child: LedgerRun, *, has_model: bool, writer: PatientWriter) -> None:
         """Close a finished training after all its figures and files are in the store; idempotent, from any thread."""
-        stored = self._stored(child, writer)
+        stored = self.stored(child, writer)
         stored.set_tags(_model_tag(has_model))
         stored.set_status("FINISHED")
 
@@ -248,13 +243,9 @@ class Ledger:
         """Update this ledger's copy with what `close` has written."""
         return self._updated(child, _model_tag(has_model))
 
-    def copy_figures(self, trial: LedgerTrial, source: LedgerTrial, writer: PatientWriter) -> None:
-        """Give a trial that is not trained the parameters and metrics of one with the same configuration."""
-        self._stored(trial, writer).copy_figures(source.run)
-
     def set_tags(self, child: Child, tags: Mapping[str, str]) -> Child:
         """Write tags that are not an event of the search."""
-        self._stored(child).set_tags(tags)
+        self.stored(child).set_tags(tags)
         return self._updated(child, tags)
 
     @contextmanager
@@ -279,7 +270,8 @@ class Ledger:
     def _children_now(self, query: str) -> list[Run]:
         return self._parent.store.runs(f"tags.`mlflow.parentRunId` = '{self._parent.run_id}' and {query}")
 
-    def _stored(self, child: LedgerRun, writer: PatientWriter | None = None) -> StoredRun:
+    def stored(self, child: LedgerRun, writer: PatientWriter | None = None) -> StoredRun:
+        """Return a child run for further writes, through the search's writer or another one."""
         return StoredRun(self.parent.store, writer or self.parent.writer, child.run)
 
     def _updated(self, child: Child, tags: Mapping[str, str]) -> Child:

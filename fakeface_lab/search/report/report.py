@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -113,14 +112,17 @@ def publish_report(ledger: Ledger, verdict: str = "", write_best: WriteBest | No
     trial_0 = trial_0_name(parent.run)
     by_trial = table.sort_values("trial")
     scores = [None if pd.isna(score) else float(score) for score in by_trial["score"]]
-    _save(history_figure(scores, objective.name, objective.direction, trial_0), folder / "history.png")
-    _save(cost_figure([float(secs) for secs in by_trial["train_secs"]]), folder / "cost.png")
+    figures = {
+        "history.png": history_figure(scores, objective.name, objective.direction, trial_0),
+        "cost.png": cost_figure([float(secs) for secs in by_trial["train_secs"]]),
+    }
     importance = measure_importance(table)
     if importance is not None:
-        picture = importance_figure(
+        figures["importance.png"] = importance_figure(
             importance.names, importance.means.tolist(), importance.spreads.tolist(), importance.warning
         )
-        _save(picture, folder / "importance.png")
+    for name, figure in figures.items():
+        figure.savefig(folder / name, dpi=_FIGURE_DPI)
     best = ledger.best_first()
     on_best = ""
     if write_best is not None and best:
@@ -130,10 +132,6 @@ def publish_report(ledger: Ledger, verdict: str = "", write_best: WriteBest | No
     parent.upload(folder)
     parent.set_tags({"mlflow.note.content": summary})
     return table
-
-
-def _save(figure: Any, path: Path) -> None:
-    figure.savefig(path, dpi=_FIGURE_DPI)
 
 
 def _summary(

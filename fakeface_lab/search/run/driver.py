@@ -122,13 +122,9 @@ class Driver(Generic[Child]):
                     self._wait()
             finally:
                 self._engine.stop()
-                self.stop()
                 self.uploads.stop()
                 for job in self._running.values():
                     job.run.lock.release()
-
-    def stop(self) -> None:
-        """End the computation of the next training, if any."""
 
     def forget(self, key: str) -> None:
         """Drop a training that has failed."""

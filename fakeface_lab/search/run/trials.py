@@ -5,7 +5,6 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 
 from fakeface_lab.backend import keras_tuner
 from fakeface_lab.errors import AllTrialsFailedError
@@ -19,20 +18,7 @@ from fakeface_lab.tracking.writer import Background
 from fakeface_lab.training.checkpoint import inherit_checkpoint
 from fakeface_lab.training.outcome import Outcome
 
-__all__ = ["Limits", "Trials"]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """When a search stops.
-
-    Attributes:
-        epochs: budget of a trial if the algorithm does not set one.
-        hours: over all restarts; None for no limit. A trial that has started is finished.
-    """
-
-    epochs: int
-    hours: float | None = None
+__all__ = ["Trials"]
 
 
 class Trials(Driver[LedgerTrial]):
@@ -43,9 +29,10 @@ class Trials(Driver[LedgerTrial]):
         template: the oracle; copies of it suggest.
         work: what a trial trains.
         make_engine: makes the engine, given the driver's handler of events.
-        limits: when to stop.
         observer: shows progress.
+        epochs: budget of a trial if the algorithm does not set one.
         seed: of all trainings.
+        hours: after this time over all restarts no trial is started; None for no limit.
         keep_models: `all`, `best` or `top-K`; the models of other trials are deleted from the store.
     """
 
@@ -55,14 +42,16 @@ class Trials(Driver[LedgerTrial]):
         template: keras_tuner.Oracle,
         work: Work,
         make_engine: EngineMaker,
-        limits: Limits,
         observer: Observer[LedgerTrial],
         *,
+        epochs: int,
         seed: int,
+        hours: float | None = None,
         keep_models: str = "all",
     ) -> None:
         super().__init__(ledger, work, make_engine, observer)
-        self._template, self._limits, self._seed, self._keep_models = template, limits, seed, keep_models
+        self._template, self._default_epochs, self._seed = template, epochs, seed
+        self._hours, self._keep_models = hours, keep_models
         self._unfinished = deque(trial for trial in ledger.trials if trial.is_open)
         self._on_disk = ledger.trials
         self._finished: dict[str, int] = {}
@@ -79,16 +68,15 @@ class Trials(Driver[LedgerTrial]):
             AllTrialsFailedError: no trial has a score.
             SearchError, TrackingError: see `Driver.run`.
         """
-        super().run()
+        try:
+            super().run()
+        finally:
+            self._background.close()
         trials = self.ledger.trials
         if trials and all(trial.record.status == "failed" for trial in trials):
             reasons = "; ".join(sorted({trial.tags.get("status_reason", "") for trial in trials}))
             all_failed = f"search {self.ledger.parent.name!r}: all {len(trials)} trials failed ({reasons})"
             raise AllTrialsFailedError(f"{all_failed}; nothing was registered")
-
-    def stop(self) -> None:
-        """End the computation of a suggestion."""
-        self._background.close()
 
     @property
     def is_suggesting(self) -> bool:
@@ -103,7 +91,7 @@ class Trials(Driver[LedgerTrial]):
                 return None
             if not self._is_known(trial):
                 epochs = self._epochs(trial.record.bracket_values)
-                return trial, Assignment(_key(trial), trial.record.values, epochs, self._seed)
+                return trial, Assignment(f"trial-{trial.record.sequence}", trial.record.values, epochs, self._seed)
 
     def prepare(self, trial: LedgerTrial, run: TrackedRun) -> None:
         """Give a promoted trial its parent's checkpoint."""
@@ -136,7 +124,7 @@ class Trials(Driver[LedgerTrial]):
         else:
             self.uploads.wait_for(trial)
             ended = self.ledger.end(trial, "failed", None, reason)
-        self.forget(_key(ended))
+        self.forget(f"trial-{trial.record.sequence}")
         self.clean_up(())
         self.observer.ended(ended)
 
@@ -162,8 +150,7 @@ class Trials(Driver[LedgerTrial]):
     def _suggest(self) -> Suggestion | Wait | Exhausted | None:
         """Return what to try next; None while it is being computed, when time is up, or if nothing can have changed."""
         if self._pending is None:
-            hours = self._limits.hours
-            is_out_of_time = hours is not None and self.heartbeat.used_secs() >= 3600 * hours
+            is_out_of_time = self._hours is not None and self.heartbeat.used_secs() >= 3600 * self._hours
             if is_out_of_time or self.ledger.num_events == self._num_events_without_more:
                 return None
             records = self.ledger.records
@@ -211,7 +198,7 @@ class Trials(Driver[LedgerTrial]):
         self.observer.ended(ended)
 
     def _epochs(self, bracket_values: Mapping[str, object]) -> int:
-        return int(str(bracket_values.get("tuner/epochs", self._limits.epochs)))
+        return int(str(bracket_values.get("tuner/epochs", self._default_epochs)))
 
     def _configuration(self, trial: LedgerTrial) -> str:
         values = dict(sorted(trial.record.values.items()))
@@ -220,7 +207,3 @@ class Trials(Driver[LedgerTrial]):
     def _note_finished(self, trial: LedgerTrial) -> None:
         if trial.record.status == "finished":
             self._finished.setdefault(self._configuration(trial), trial.record.sequence)
-
-
-def _key(trial: LedgerTrial) -> str:
-    return f"trial-{trial.record.sequence}"

@@ -91,8 +91,6 @@ def kept_models(ledger: Ledger, keep_models: str) -> set[int]:
 
 def remove_models(ledger: Ledger, keep_models: str) -> None:
     """Delete the models of trials that are no longer among the best; the trial's tag `model` then says `none`."""
-    if keep_models == "all":
-        return
     kept = kept_models(ledger, keep_models)
     store, writer = ledger.parent.store, ledger.parent.writer
     for trial in ledger.trials:
@@ -150,16 +148,17 @@ class Uploads:
                 self._writer.call(lambda: delete_models(own.store, own.run_id))
             self._ledger.close(child, has_model=keep_model, writer=self._writer)
 
-        self._submit(upload, child, after=child, has_model=keep_model, lock=run.lock)
+        job = self._submit(upload, after=child)
+        self._pending.append(_Upload(child, job, closes=True, has_model=keep_model, lock=run.lock))
 
     def repeat(self, trial: LedgerTrial, source: LedgerTrial) -> None:
         """Give a trial the figures of an earlier one with the same configuration, and close it."""
 
         def upload() -> None:
-            self._ledger.copy_figures(trial, source, self._writer)
+            self._ledger.stored(trial, self._writer).copy_figures(source.run)
             self._ledger.close(trial, has_model=False, writer=self._writer)
 
-        self._submit(upload, trial, after=source)
+        self._pending.append(_Upload(trial, self._submit(upload, after=source), closes=True))
 
     def collect(self, timeout_secs: float) -> list[LedgerRun]:
         """Collect finished uploads, after waiting for one until the timeout; return the runs that they closed.
@@ -197,16 +196,8 @@ class Uploads:
         """Return the pending uploads of a training: they precede any further write of it."""
         return [upload.job for upload in self._pending if upload.child.run_id == child.run_id]
 
-    def _submit(
-        self,
-        upload: Callable[[], None],
-        child: LedgerRun,
-        *,
-        after: LedgerRun,
-        has_model: bool = False,
-        lock: BaseFileLock | None = None,
-    ) -> None:
-        """Queue an upload that closes a run, after the pending ones of a training."""
+    def _submit(self, upload: Callable[[], None], *, after: LedgerRun) -> Future[None]:
+        """Queue an upload that waits for the pending ones of a training."""
         before = self._jobs_of(after)
 
         def upload_in_order() -> None:
@@ -214,5 +205,4 @@ class Uploads:
                 job.result()
             upload()
 
-        job = self._background.submit(upload_in_order)
-        self._pending.append(_Upload(child, job, closes=True, has_model=has_model, lock=lock))
+        return self._background.submit(upload_in_order)

@@ -8,7 +8,6 @@ and `_current_iteration` of Hyperband.
 
 import sys
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import keras_tuner
@@ -18,13 +17,8 @@ from keras_tuner.engine import hyperparameters as kt_hyperparameters
 from keras_tuner.src.engine.oracle import LOCKS, THREADS
 
 from fakeface_lab.errors import SearchError
-from fakeface_lab.search.suggest.oracles import (
-    BRACKET_PREFIX,
-    PARENT,
-    num_configurations,
-    refuse_repeated_choices,
-    reseeded,
-)
+from fakeface_lab.search.suggest import oracles
+from fakeface_lab.search.suggest.oracles import BRACKET_PREFIX, PARENT
 
 __all__ = ["Answer", "OracleCopy", "is_kerastuners_own"]
 
@@ -69,19 +63,22 @@ class OracleCopy:
             SearchError: the template already has trials, cannot be copied, or is a grid that would never end.
         """
         if isinstance(template, kt_oracles.GridSearchOracle):
-            refuse_repeated_choices(template.hyperparameters)
+            oracles.refuse_repeated_choices(template.hyperparameters)
         if template.trials:
             raise SearchError(
                 f"oracle {type(template).__name__}: already holds {len(template.trials)} trials, but a search keeps "
                 "its trials in the tracking store; pass a new oracle"
             )
-        self._oracle = reseeded(template, template.seed if seed is None else seed)
+        self._oracle = oracles.reseeded(template, template.seed if seed is None else seed)
         self._oracle.verbose = 0  # before any trial: its display cannot end a trial whose start it did not show
         self._oracle.tune_new_entries = self._oracle.allow_new_entries = False
         self._oracle.max_retries_per_trial = 0
         self._oracle.max_consecutive_failed_trials = sys.maxsize
         self._oracle._check_consecutive_failures = lambda: None  # reads all trials at each end
-        self._oracle._max_collisions = _num_draws_before_exhausted(self._oracle.hyperparameters)
+        num_configurations = oracles.num_configurations(template.hyperparameters) or sys.maxsize
+        self._oracle._max_collisions = _DRAWS_PER_CONFIGURATION * min(
+            num_configurations, _MAX_CONFIGURATIONS_TO_EXHAUST
+        )
         self._oracle.save = lambda: None
         self._oracle._save_trial = lambda trial: None
         self._oracle.score_trial = self._set_score
@@ -98,9 +95,7 @@ class OracleCopy:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         # These two module-level dictionaries would keep every oracle alive until the program ends.
         LOCKS.pop(self._oracle, None)
         THREADS.pop(self._oracle, None)
@@ -206,8 +201,3 @@ def _changed_by_question(oracle: keras_tuner.Oracle) -> dict[str, Any]:
         "_current_bracket": oracle._current_bracket,
         "_current_iteration": oracle._current_iteration,
     }
-
-
-def _num_draws_before_exhausted(space: keras_tuner.HyperParameters) -> int:
-    num = num_configurations(space)
-    return _DRAWS_PER_CONFIGURATION * min(num or sys.maxsize, _MAX_CONFIGURATIONS_TO_EXHAUST)

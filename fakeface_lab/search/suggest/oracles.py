@@ -23,8 +23,6 @@ from fakeface_lab.errors import SearchError
 __all__ = [
     "BRACKET_PREFIX",
     "PARENT",
-    "Value",
-    "Values",
     "default_values",
     "far_apart_seed",
     "first_values",
@@ -36,8 +34,6 @@ __all__ = [
     "refuse_repeated_choices",
     "reseeded",
 ]
-
-Values = dict[str, Value]
 
 
 def num_grid_combinations(space: keras_tuner.HyperParameters) -> int:
@@ -168,14 +164,14 @@ def reseeded(oracle: keras_tuner.Oracle, seed: int) -> keras_tuner.Oracle:
     return other
 
 
-def default_values(space: keras_tuner.HyperParameters) -> Values:
+def default_values(space: keras_tuner.HyperParameters) -> dict[str, Value]:
     """Return the defaults of the hyperparameters that are active if all have their defaults."""
     defaults = keras_tuner.HyperParameters()
     defaults.merge(space.space)
     return dict(defaults.values)
 
 
-def first_values(template: keras_tuner.Oracle) -> Values:
+def first_values(template: keras_tuner.Oracle) -> dict[str, Value]:
     """Return the values of trial 0: the defaults; with Hyperband also the full budget, in no bracket."""
     values = default_values(template.hyperparameters)
     if isinstance(template, kt_oracles.HyperbandOracle):

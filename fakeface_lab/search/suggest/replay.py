@@ -20,9 +20,10 @@ from weakref import WeakKeyDictionary
 import keras_tuner
 from keras_tuner import oracles as kt_oracles
 
+from fakeface_lab.config import Value
 from fakeface_lab.errors import SearchError
 from fakeface_lab.search.suggest.oracle_copy import Answer, OracleCopy, is_kerastuners_own
-from fakeface_lab.search.suggest.oracles import Value, first_values
+from fakeface_lab.search.suggest.oracles import first_values
 
 __all__ = ["Event", "TrialRecord", "another_search", "ask_replayed", "check_consistent", "events_of", "fault_of"]
 

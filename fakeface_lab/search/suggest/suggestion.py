@@ -10,17 +10,17 @@ and asked:
 
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any
 
 import keras_tuner
 from keras_tuner import oracles as kt_oracles
 from sklearn.exceptions import ConvergenceWarning
 
+from fakeface_lab.config import Value
 from fakeface_lab.search.suggest.oracle_copy import Answer, OracleCopy, is_kerastuners_own
-from fakeface_lab.search.suggest.oracles import PARENT, Value, far_apart_seed, first_values, is_value_of
+from fakeface_lab.search.suggest.oracles import PARENT, far_apart_seed, first_values, is_value_of
 from fakeface_lab.search.suggest.replay import TrialRecord, another_search, ask_replayed, check_consistent
 
 __all__ = ["Exhausted", "Suggestion", "TrialRecord", "Wait", "failed_parent", "suggest"]
@@ -71,7 +71,10 @@ def suggest(template: keras_tuner.Oracle, trials: Sequence[TrialRecord]) -> Sugg
         check_consistent(ledger)
         return Exhausted(f"all {template.max_trials} trials have been started")
     bayesian = isinstance(template, kt_oracles.BayesianOptimizationOracle)
-    with _fits_silent() if bayesian or not is_kerastuners_own(template) else nullcontext():
+    # On few trials a Gaussian process reaches the bounds of its length scales, and is usable all the same. Warning
+    # filters are global to the process, so they are not touched if nothing is fitted: other threads may ask.
+    is_fitted = bayesian or not is_kerastuners_own(template)
+    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning) if is_fitted else nullcontext():
         answer = _ask_bayesian(template, ledger) if bayesian else ask_replayed(template, ledger)
     if answer.status == "RUNNING":
         return Suggestion(dict(answer.values), dict(answer.bracket_values))
@@ -96,8 +99,9 @@ def _ask_bayesian(template: keras_tuner.Oracle, ledger: Sequence[TrialRecord]) -
     _check_in_space(template, ledger)
     ended = [trial for trial in ledger if trial.status != "running"]
     running = [trial for trial in ledger if trial.status == "running"]
-    seed, worst = far_apart_seed(template.seed, len(ledger)), _worst_score(template, ended)
-    with OracleCopy(template, seed) as oracle:
+    worst_of = max if template.objective.direction == "min" else min
+    worst = worst_of((trial.score for trial in ended if trial.score is not None), default=None)
+    with OracleCopy(template, far_apart_seed(template.seed, len(ledger))) as oracle:
         for trial in ended:
             oracle.put(trial.sequence, trial.values)
             # The Gaussian process needs a number to avoid: a failure counts as the worst score so far.
@@ -109,19 +113,6 @@ def _ask_bayesian(template: keras_tuner.Oracle, ledger: Sequence[TrialRecord]) -
         answer = oracle.ask(len(ledger)) if ledger else oracle.put(0, first_values(template))
         is_repeated = any(dict(trial.values) == answer.values for trial in ledger)
         return oracle.draw_new() if is_repeated else answer
-
-
-def _fits_silent() -> AbstractContextManager[Any]:
-    """Ignore warnings that a Gaussian process on few trials reaches the bounds of its length scales: it is usable.
-
-    Warning filters are global to the process, so they are not touched if nothing is fitted: other threads may ask.
-    """
-    return warnings.catch_warnings(action="ignore", category=ConvergenceWarning)
-
-
-def _worst_score(template: keras_tuner.Oracle, ended: Sequence[TrialRecord]) -> float | None:
-    worst = max if template.objective.direction == "min" else min
-    return worst((trial.score for trial in ended if trial.score is not None), default=None)
 
 
 def _check_in_space(template: keras_tuner.Oracle, ledger: Sequence[TrialRecord]) -> None:

@@ -13,7 +13,7 @@ from fakeface_lab.errors import AllTrialsFailedError, SearchError
 from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.run.driver import MAX_STARTS
 from fakeface_lab.search.run.engine import InlineEngine
-from fakeface_lab.search.run.trials import Limits, Trials
+from fakeface_lab.search.run.trials import Trials
 from fakeface_lab.tracking.owner import sweep_dead_runs
 from fakeface_lab.tracking.store import Store, open_store
 from tests.search.curve_work import Algorithm, CurveWork, Notes, open_ledger, template
@@ -40,9 +40,10 @@ def run(
             oracle or template(algorithm),
             work,
             lambda handler: InlineEngine(work, handler),
-            Limits(4, hours),
             notes or Notes(),
+            epochs=4,
             seed=3,
+            hours=hours,
             keep_models=keep_models,
         ).run()
         return ledger
