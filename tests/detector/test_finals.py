@@ -12,7 +12,7 @@ from fakeface_lab.search.run.engine import InlineEngine
 from fakeface_lab.tracking.datasets import num_openings, seal_key
 from fakeface_lab.tracking.store import Store
 from tests.search.curve_work import CurveWork
-from tests.search.run.test_driver import run
+from tests.search.run.test_trials import run
 
 SEEDS = range(3, 5)
 TEST_SET = seal_key("d" * 64, "sealed", 3)

@@ -62,7 +62,7 @@ def test_a_running_search_is_not_disturbed(project: Path) -> None:
     assert search.status == "stopped"
 
 
-def test_what_is_no_search_is_refused(project: Path) -> None:
+def test_a_run_that_is_not_a_search_is_refused(project: Path) -> None:
     with pytest.raises(TrackingError, match="nothing has been recorded there yet"):
         Search("missing")
     store = open_store(None, project, "faces")

@@ -1,3 +1,5 @@
+"""`Tuner` as a user of KerasTuner meets it: every oracle, any model and data, refusals, and restarts."""
+
 import os
 import shutil
 import signal
@@ -174,7 +176,7 @@ def test_oracles_of_tuner_classes(kind: str, project: Path, tmp_path: Path) -> N
     assert {path.name for path in project.iterdir()} == {"experiments", "mlflow.db", "mlflow.db.lock", "mlruns"}
 
 
-def test_objective_directions_are_kerastuners(project: Path) -> None:
+def test_objective_directions_are_those_of_kerastuner(project: Path) -> None:
     tuner = inline(small, random_oracle(objective="val_accuracy"))
     tuner.search(X, Y, **FIT)
     scores = [run.data.metrics["score"] for run in runs_of(tuner)]
@@ -183,7 +185,7 @@ def test_objective_directions_are_kerastuners(project: Path) -> None:
     assert_reported(runs_of(tuner, "search")[0], runs_of(tuner), "val_accuracy")
 
 
-def test_several_objectives_are_summed_as_kerastuner_does(project: Path) -> None:
+def test_multiple_objectives_are_summed_as_in_kerastuner(project: Path) -> None:
     both = [keras_tuner.Objective("val_loss", "min"), keras_tuner.Objective("val_accuracy", "max")]
     tuner = inline(small, random_oracle(1, both))
     tuner.search(X, Y, **FIT)
@@ -194,7 +196,7 @@ def test_several_objectives_are_summed_as_kerastuner_does(project: Path) -> None
     assert run.data.metrics["score"] == pytest.approx(min(sums), abs=1e-7)
 
 
-def test_summaries_read_as_kerastuners_and_compare_shows_the_trials(
+def test_summaries_equal_those_of_kerastuner_and_compare_shows_the_trials(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tuner = inline(small)
@@ -321,7 +323,7 @@ class OwnLoop(keras_tuner.HyperModel):
 
 
 @pytest.mark.parametrize("objective", [None, keras_tuner.Objective("my_loss", "min")], ids=["returned", "reported"])
-def test_a_training_loop_of_the_users_own(objective: Any, project: Path) -> None:
+def test_a_users_own_training_loop(objective: Any, project: Path) -> None:
     tuner = inline(OwnLoop(), random_oracle(2, objective))
     tuner.search(X, Y)
     for run in runs_of(tuner):
@@ -349,7 +351,7 @@ def test_a_failing_build_is_a_failed_trial(project: Path) -> None:
     assert len(tuner.get_best_hyperparameters(5)) == 2, "KerasTuner would fill up with the failed one"
 
 
-def test_all_trials_failing_is_told(project: Path) -> None:
+def test_all_trials_failing_is_reported(project: Path) -> None:
     with pytest.raises(AllTrialsFailedError, match=r"all 2 trials failed .*objective val_f1: an epoch has"):
         inline(small, random_oracle(2, keras_tuner.Objective("val_f1", "max"))).search(X, Y, **FIT)
 
@@ -360,7 +362,7 @@ def test_a_model_above_the_limit_is_a_failed_trial(project: Path) -> None:
     assert runs_of(tuner)[2].data.tags["status_reason"] == "oversized model: 79 parameters, max_model_size is 30"
 
 
-def test_compile_arguments_of_the_tuner_win(project: Path) -> None:
+def test_compile_arguments_of_the_tuner_take_precedence(project: Path) -> None:
     tuner = inline(small, random_oracle(1), loss="mae", metrics=["mse"], optimizer=keras.optimizers.SGD(0.25))
     tuner.search(X, Y, **FIT)
     metrics = runs_of(tuner)[0].data.metrics
@@ -369,7 +371,9 @@ def test_compile_arguments_of_the_tuner_win(project: Path) -> None:
     assert metrics["learning_rate"] == 0.25
 
 
-def test_a_data_set_runs_in_this_process_and_says_so(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_data_set_is_trained_on_in_this_process_with_a_notice(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     batches = tf.data.Dataset.from_tensor_slices((X, Y)).batch(16)
     tuner = Tuner(random_oracle(2), small)
     tuner.search(batches, validation_data=batches, epochs=2)
@@ -389,7 +393,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_arguments_without_meaning_are_refused(name: str, project: Path) -> None:
+def test_unsupported_arguments_are_refused(name: str, project: Path) -> None:
     value, message = REFUSED[name]
     given: dict[str, Any] = {name: value}
     with pytest.raises(ConfigError, match=message) as err:
@@ -424,7 +428,7 @@ def test_local_engine_names_what_cannot_be_sent(project: Path) -> None:
         Tuner(random_oracle(), small, engine="local").search(batches, epochs=1)
 
 
-def test_other_data_under_the_same_name_are_refused_and_overwrite_begins_again(project: Path) -> None:
+def test_other_data_under_the_same_name_are_refused_and_overwrite_starts_over(project: Path) -> None:
     first = inline(small, random_oracle(1), project_name="mine")
     first.search(X, Y, **FIT)
     with pytest.raises(
@@ -438,7 +442,7 @@ def test_other_data_under_the_same_name_are_refused_and_overwrite_begins_again(p
 
 
 @pytest.mark.slow
-def test_an_oracle_without_a_seed_goes_on_with_its_first_one(project: Path) -> None:
+def test_an_oracle_without_a_seed_resumes_with_its_first_one(project: Path) -> None:
     one = oracles.RandomSearchOracle("val_loss", max_trials=2, seed=11)
     inline(oracle=one).search(X, Y, **FIT)
     drawn_anew = oracles.RandomSearchOracle("val_loss", max_trials=4, seed=12)
@@ -468,7 +472,7 @@ class Killer(keras_tuner.HyperModel):
 
 
 @pytest.mark.slow
-def test_a_trial_that_kills_its_process_costs_its_attempts_and_not_the_search(project: Path) -> None:
+def test_a_trial_that_kills_its_process_fails_and_the_search_continues(project: Path) -> None:
     tuner = Tuner(oracles.GridSearchOracle("val_loss"), Killer(), threads=1)
     tuner.search(X, Y, **FIT)
     runs = runs_of(tuner)
@@ -525,7 +529,7 @@ def epochs_done(folder: Path) -> int:
 
 @pytest.mark.timeout(240)
 @pytest.mark.slow
-def test_killed_driver_goes_on_and_ends_with_the_same_result(tmp_path: Path, empty_store: Path) -> None:
+def test_a_killed_driver_resumes_and_ends_with_the_same_result(tmp_path: Path, empty_store: Path) -> None:
     cut, whole = tmp_path / "cut", tmp_path / "whole"
     for folder in (cut, whole):
         (folder / "experiments").mkdir(parents=True)
@@ -562,7 +566,7 @@ class Sleepy(keras_tuner.HyperModel):
 
 
 @pytest.mark.slow
-def test_a_silent_fit_of_the_users_own_is_not_taken_for_hung_unless_asked(
+def test_a_users_own_silent_fit_is_not_considered_hung_unless_asked(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fakeface_lab.search.tuner._HANG_SECS", 2.0)
@@ -575,12 +579,12 @@ def test_a_silent_fit_of_the_users_own_is_not_taken_for_hung_unless_asked(
         hasty.search(X, Y, verbose=0)
 
 
-def test_a_hang_limit_of_nothing_is_refused(project: Path) -> None:
+def test_a_hang_limit_of_zero_is_refused(project: Path) -> None:
     with pytest.raises(ConfigError, match="hang_secs = 0: give seconds above 0"):
         inline(hang_secs=0)
 
 
-def test_package_gives_the_tuner_and_nothing_else() -> None:
+def test_the_package_exports_the_tuner() -> None:
     assert fakeface_lab.Tuner is Tuner
     with pytest.raises(AttributeError, match="module 'fakeface_lab' has no attribute 'Tunner'"):
         fakeface_lab.Tunner  # noqa: B018

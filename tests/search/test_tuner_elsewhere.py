@@ -30,7 +30,7 @@ def scores(tuner: Tuner) -> dict[int, float]:
 
 
 @pytest.mark.slow
-def test_two_workers_train_side_by_side_to_the_same_scores(project: Path) -> None:
+def test_two_parallel_workers_reach_the_same_scores(project: Path) -> None:
     alone = Tuner(oracles.GridSearchOracle("val_loss", max_trials=2), build, project_name="alone", engine="inline")
     alone.search(X, Y, **FIT)
     # A worker finds this module only through the path of this process, whose current folder is another one.
@@ -47,7 +47,7 @@ def test_two_workers_train_side_by_side_to_the_same_scores(project: Path) -> Non
 
 
 @pytest.mark.slow
-def test_a_tracking_server_holds_all_of_a_search(
+def test_a_tracking_server_holds_everything_of_a_search(
     server: Server, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     oracle = oracles.GridSearchOracle("val_loss", max_trials=2)

@@ -119,7 +119,7 @@ def test_a_long_tag_is_cut_to_what_every_store_takes(local_store: Store, writer:
     assert stored(run).data.tags["status_reason"] == "x" * 5000
 
 
-def test_a_run_that_went_well_ends_finished(store: Store, writer: PatientWriter) -> None:
+def test_a_successful_run_ends_finished(store: Store, writer: PatientWriter) -> None:
     run = make_run(store, writer)
     with run.ending():
         run.log_metrics({"loss": 0.5}, 1, NOW_MS)
@@ -139,7 +139,7 @@ def test_a_run_that_went_well_ends_finished(store: Store, writer: PatientWriter)
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
 )
-def test_every_other_end_is_named_in_the_run(
+def test_every_other_end_is_recorded_in_the_run(
     error: BaseException, status: str, reason: str, has_trace: bool, local_store: Store, writer: PatientWriter
 ) -> None:
     run = make_run(local_store, writer)
@@ -153,7 +153,7 @@ def test_every_other_end_is_named_in_the_run(
     assert not run.lock.is_locked
 
 
-def test_the_trace_of_a_fault_is_kept(store: Store, writer: PatientWriter, tmp_path: Path) -> None:
+def test_the_traceback_of_an_internal_error_is_kept(store: Store, writer: PatientWriter, tmp_path: Path) -> None:
     run = make_run(store, writer)
     with pytest.raises(ZeroDivisionError), run.ending():
         _ = 1 / 0
@@ -162,7 +162,7 @@ def test_the_trace_of_a_fault_is_kept(store: Store, writer: PatientWriter, tmp_p
     assert stored(run).info.status == "FAILED"
 
 
-def test_a_store_that_is_away_at_the_end_is_said_and_frees_the_run(local_store: Store) -> None:
+def test_a_store_that_is_unreachable_at_the_end_is_reported_and_the_run_released(local_store: Store) -> None:
     run = make_run(local_store, PatientWriter(patience_secs=0))
     run.store = replace(local_store, client=MlflowClient("http://127.0.0.1:9"))
     with pytest.raises(TrackingError, match="unreachable for 0 s, longer than the retry limit of 0 s"), run.ending():
@@ -185,7 +185,7 @@ def test_a_reopened_run_is_running_again_and_counts_its_restarts(store: Store, w
     assert len(store.client.search_runs([store.experiment_id])) == 1
 
 
-def test_a_run_that_was_made_and_never_opened_is_begun_and_not_restarted(store: Store, writer: PatientWriter) -> None:
+def test_opening_a_run_that_was_never_opened_is_not_a_restart(store: Store, writer: PatientWriter) -> None:
     made = store.client.create_run(store.experiment_id, tags={"mlflow.runName": "trial 0"})
     for restarts in (0, 1):
         run = TrackedRun.reopen(store, writer, store.client.get_run(made.info.run_id))
@@ -217,7 +217,7 @@ def test_the_latest_is_the_newest_with_the_same_facts(local_store: Store, writer
     assert found.info.run_name == "newest"
 
 
-def test_a_run_named_from_outside_is_taken_where_it_is(
+def test_an_existing_run_is_used_in_its_own_experiment(
     store: Store, writer: PatientWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     elsewhere = store.client.create_experiment(f"elsewhere {store.experiment_name}")
@@ -234,7 +234,7 @@ def test_a_run_named_from_outside_is_taken_where_it_is(
     assert store.client.search_runs([store.experiment_id]) == []
 
 
-def test_a_run_named_from_outside_that_does_not_exist(store: Store, writer: PatientWriter) -> None:
+def test_a_missing_mlflow_run_id_is_refused(store: Store, writer: PatientWriter) -> None:
     with pytest.raises(TrackingError, match=r"MLFLOW_RUN_ID 0{32}: .*not found; unset it, or name an existing") as err:
         TrackedRun.create(store, writer, "baseline", {}, existing_run_id="0" * 32)
     assert "\n" not in str(err.value)
@@ -287,7 +287,9 @@ def test_a_signal_ends_program_and_run(
     assert "Traceback" not in errors
 
 
-def test_dead_runs_are_swept_and_live_ones_are_not(local_store: Store, project: Path, writer: PatientWriter) -> None:
+def test_runs_of_dead_processes_are_ended_and_others_are_not(
+    local_store: Store, project: Path, writer: PatientWriter
+) -> None:
     process, dead_id = start_program(project)
     of_another_machine = local_store.client.create_run(local_store.experiment_id)
     mine = make_run(local_store, writer, "mine")
@@ -320,14 +322,14 @@ class Forgetful(MlflowClient):
         return made
 
 
-def test_a_run_whose_answer_got_lost_is_not_made_again(store: Store, writer: PatientWriter) -> None:
+def test_a_run_whose_answer_was_lost_is_not_created_again(store: Store, writer: PatientWriter) -> None:
     forgetful = replace(store, client=Forgetful(store.uri, num_lost=2))
     run = TrackedRun.create(forgetful, writer, "a run", {"role": "baseline"})
     found = store.client.search_runs([store.experiment_id], "tags.role = 'baseline'")
     assert [made.info.run_id for made in found] == [run.run_id]
 
 
-def test_of_runs_that_were_made_twice_the_written_one_is_left(store: Store, writer: PatientWriter) -> None:
+def test_of_runs_that_were_created_twice_the_written_one_remains(store: Store, writer: PatientWriter) -> None:
     run = TrackedRun.create(store, writer, "a run", {"fingerprint": "f"})
     tags = store.client.get_run(run.run_id).data.tags
     twins = [store.client.create_run(store.experiment_id, tags=tags, start_time=time) for time in (1, 2**41)]
@@ -343,7 +345,7 @@ def test_of_runs_that_were_made_twice_the_written_one_is_left(store: Store, writ
     assert stages == ["deleted", "deleted"]
 
 
-def test_folders_that_finished_runs_left_are_removed_and_others_are_not(
+def test_left_over_folders_of_finished_runs_are_removed_and_others_are_not(
     local_store: Store, writer: PatientWriter
 ) -> None:
     runs = {
@@ -360,7 +362,7 @@ def test_folders_that_finished_runs_left_are_removed_and_others_are_not(
     runs["held"].lock.release()
 
 
-def test_a_lock_file_that_is_left_here_ends_no_run_that_is_written_elsewhere(
+def test_a_left_over_lock_file_does_not_end_a_run_that_is_written_elsewhere(
     local_store: Store, writer: PatientWriter, tmp_path: Path
 ) -> None:
     run = TrackedRun.create(local_store, writer, "a run", {})

@@ -19,7 +19,7 @@ from fakeface_lab.tracking.store import Store, open_store, resolve_tracking_uri
 from tests.mlflow_server import Server
 
 
-def test_the_setting_wins_over_the_environment_and_that_over_the_project(
+def test_the_setting_takes_precedence_over_the_environment_and_that_over_the_project(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert resolve_tracking_uri(None, project) == f"sqlite:///{project}/mlflow.db"
@@ -36,7 +36,7 @@ def test_a_relative_sqlite_path_is_made_absolute(project: Path, monkeypatch: pyt
     assert resolve_tracking_uri(None, project) == f"sqlite:///{project}/below/mlflow.db"
 
 
-def test_a_new_store_has_its_experiment_ready_for_the_page(project: Path) -> None:
+def test_the_experiment_of_a_new_store_is_ready_for_mlflows_page(project: Path) -> None:
     store = open_store("sqlite:///new/folder/mlflow.db", project, "hard faces/2")
     assert (project / "new" / "folder" / "mlflow.db").is_file(), "missing folders are made"
     found = store.client.get_experiment(store.experiment_id)
@@ -61,7 +61,9 @@ def test_a_server_is_linked_to_and_keeps_its_own_artifacts(server: Server, proje
     assert store.client.get_experiment(store.experiment_id).artifact_location.startswith("mlflow-artifacts:")
 
 
-def test_the_environments_experiment_wins(project_with_tables: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_experiment_of_the_environment_takes_precedence(
+    project_with_tables: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
     store = open_store(None, project_with_tables, "faces")
     assert store.experiment_name == "mine"
@@ -102,7 +104,7 @@ def test_an_out_of_date_schema(project: Path, empty_database: Path) -> None:
     assert_one_line(project, uri, f"made by another MLflow; back it up, then run `mlflow db upgrade {uri}`")
 
 
-def test_a_file_that_is_no_database(project: Path) -> None:
+def test_a_file_that_is_not_a_database(project: Path) -> None:
     (project / "notes.db").write_text("not a database\n" * 100)
     assert_one_line(project, "sqlite:///notes.db", "notes.db: file is not a database; see --tracking-uri")
 
@@ -132,7 +134,7 @@ print(open_store(None, Path.cwd(), "faces").experiment_id)
 """
 
 
-def test_two_processes_make_the_same_store_at_once(project: Path) -> None:
+def test_two_processes_create_the_same_store_at_the_same_time(project: Path) -> None:
     settings = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     both = [
         subprocess.Popen(
@@ -146,7 +148,7 @@ def test_two_processes_make_the_same_store_at_once(project: Path) -> None:
     assert len({output for output, _ in answers}) == 1
 
 
-def test_a_kill_while_the_tables_are_made_leaves_a_store_that_can_be_opened(project: Path) -> None:
+def test_a_kill_while_the_tables_are_created_leaves_a_store_that_can_be_opened(project: Path) -> None:
     settings = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen([sys.executable, "-c", OPEN], cwd=project, env=settings, stderr=subprocess.DEVNULL)
     growing = project / "mlflow.db.partial" / "mlflow.db"

@@ -38,7 +38,7 @@ def http_error(status_code: int) -> requests.HTTPError:
         http_error(429),
     ],
 )
-def test_what_may_go_through_later(fault: Exception) -> None:
+def test_errors_that_are_transient(fault: Exception) -> None:
     assert is_transient_error(fault)
 
 
@@ -53,7 +53,7 @@ def test_what_may_go_through_later(fault: Exception) -> None:
         ValueError("a fault of the program"),
     ],
 )
-def test_what_never_will(fault: Exception) -> None:
+def test_errors_that_are_permanent(fault: Exception) -> None:
     assert not is_transient_error(fault)
 
 
@@ -70,7 +70,7 @@ class Flaky:
         return "done"
 
 
-def test_a_call_is_tried_again_until_it_goes_through() -> None:
+def test_a_call_is_retried_until_it_succeeds() -> None:
     notices: list[str] = []
     action = Flaky(2, requests.ConnectionError("refused\nand a trace"))
     assert PatientWriter(30, notices.append).call(action) == "done"
@@ -81,7 +81,7 @@ def test_a_call_is_tried_again_until_it_goes_through() -> None:
     ]
 
 
-def test_only_submitted_writes_take_a_thread() -> None:
+def test_only_submitted_writes_start_a_thread() -> None:
     def num_threads() -> int:
         return sum(thread.name == "tracking-writer" for thread in threading.enumerate())
 
@@ -94,7 +94,7 @@ def test_only_submitted_writes_take_a_thread() -> None:
     assert num_threads() == before + 1
 
 
-def test_a_refusal_is_said_at_once_in_one_line() -> None:
+def test_a_refusal_is_reported_immediately_in_one_line() -> None:
     action = Flaky(1, MlflowException("param epochs\nwas 10", databricks_pb2.INVALID_PARAMETER_VALUE))
     with pytest.raises(TrackingError, match=r"^tracking store refused: .*param epochs$") as err:
         PatientWriter(30).call(action)
@@ -102,12 +102,12 @@ def test_a_refusal_is_said_at_once_in_one_line() -> None:
     assert action.calls == 1
 
 
-def test_a_fault_of_the_program_is_left_as_it_is() -> None:
+def test_an_internal_error_is_raised_unchanged() -> None:
     with pytest.raises(ZeroDivisionError):
         PatientWriter(30).call(lambda: 1 / 0)
 
 
-def test_past_the_limit_the_program_stops_in_one_line() -> None:
+def test_beyond_the_retry_limit_the_program_stops_with_one_line() -> None:
     action = Flaky(99, requests.ConnectionError("refused\nand a trace"))
     started = time.monotonic()
     with pytest.raises(TrackingError) as err:
@@ -117,7 +117,7 @@ def test_past_the_limit_the_program_stops_in_one_line() -> None:
     assert str(err.value).endswith("longer than the retry limit of 1 s; rerun when it is back to resume (refused)")
 
 
-def test_a_submitted_write_does_not_hold_up_the_training() -> None:
+def test_a_submitted_write_does_not_delay_the_training() -> None:
     writer = PatientWriter(30)
     let_go = threading.Event()
     done: list[int] = []
@@ -132,7 +132,7 @@ def test_a_submitted_write_does_not_hold_up_the_training() -> None:
     assert done == [0, 1, 2, 3, 4], "in the order they were given"
 
 
-def test_a_write_given_up_in_the_background_stops_the_training_at_the_next_one() -> None:
+def test_a_failed_background_write_stops_the_training_at_the_next_write() -> None:
     writer = PatientWriter(0)
     writer.submit(Flaky(99, requests.ConnectionError("refused")))
     later = Flaky(0, ValueError())
@@ -145,7 +145,7 @@ def test_a_write_given_up_in_the_background_stops_the_training_at_the_next_one()
     assert later.calls == 0
 
 
-def test_a_server_killed_and_started_again_loses_and_doubles_nothing(server: Server, project: Path) -> None:
+def test_a_server_that_is_killed_and_restarted_loses_and_duplicates_nothing(server: Server, project: Path) -> None:
     notices: list[str] = []
     store = open_store(server.uri, project, "faces restarted")
     run = TrackedRun.create(store, PatientWriter(120, notices.append), "patient", {})
@@ -176,7 +176,7 @@ def train_one_epoch(run: TrackedRun) -> None:
         run.log_metrics({"loss": 1.0}, 1, NOW_MS)
 
 
-def test_work_is_begun_in_order_and_gives_results_and_errors() -> None:
+def test_actions_start_in_order_and_return_results_and_errors() -> None:
     beside = Background("test")
     done: list[int] = []
 
@@ -191,7 +191,7 @@ def test_work_is_begun_in_order_and_gives_results_and_errors() -> None:
     beside.close()
 
 
-def test_several_threads_do_not_wait_for_a_slow_one() -> None:
+def test_several_threads_do_not_wait_for_a_slow_action() -> None:
     beside, go = Background("test", num_threads=2), threading.Event()
     slow = beside.submit(go.wait)
     assert beside.submit(lambda: "quick").result(timeout=10) == "quick"
@@ -201,7 +201,7 @@ def test_several_threads_do_not_wait_for_a_slow_one() -> None:
     beside.close()
 
 
-def test_what_is_queued_is_not_begun_after_the_close() -> None:
+def test_queued_actions_do_not_start_after_the_close() -> None:
     beside, go, started = Background("test"), threading.Event(), threading.Event()
 
     def run() -> bool:

@@ -74,7 +74,7 @@ def whole(model: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> bytes
     return path.read_bytes()
 
 
-def test_everything_comes_back_to_the_last_bit(model: keras.Model, tmp_path: Path) -> None:
+def test_everything_is_restored_bit_by_bit(model: keras.Model, tmp_path: Path) -> None:
     path = tmp_path / "epoch.ckpt"
     save_checkpoint(path, Snapshot().take(model), STATE)
     fresh = small_model()
@@ -86,7 +86,7 @@ def test_everything_comes_back_to_the_last_bit(model: keras.Model, tmp_path: Pat
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_weights_come_back_without_the_optimizer(model: keras.Model, tmp_path: Path) -> None:
+def test_weights_are_restored_without_the_optimizer(model: keras.Model, tmp_path: Path) -> None:
     path = tmp_path / "kept-1.weights"
     save_weights(path, Snapshot().take(model))
     fresh = small_model()
@@ -96,7 +96,7 @@ def test_weights_come_back_without_the_optimizer(model: keras.Model, tmp_path: P
     assert int(np.asarray(fresh.optimizer.iterations)) == 0
 
 
-def test_a_snapshot_does_not_change_while_training_goes_on(tmp_path: Path) -> None:
+def test_a_snapshot_does_not_change_while_training_continues(tmp_path: Path) -> None:
     model, snapshot = trained_model(), Snapshot()
     snapshot.take(model)
     before = arrays(model)
@@ -109,7 +109,7 @@ def test_a_snapshot_does_not_change_while_training_goes_on(tmp_path: Path) -> No
     assert_bit_equal(snapshot.take(small_model(units=5)).weights, [np.asarray(v) for v in small_model(5).variables])
 
 
-def test_a_background_write_is_reported_once_and_after_it_is_through() -> None:
+def test_a_background_write_is_reported_once_after_it_has_completed() -> None:
     writer, may_end, heard = BackgroundWriter(), threading.Event(), list[str]()
     writer.flush()
     writer.submit(lambda: heard.append("written") if may_end.wait(30) else None, lambda: heard.append("reported"))
@@ -121,7 +121,7 @@ def test_a_background_write_is_reported_once_and_after_it_is_through() -> None:
     assert heard == ["written", "reported"]
 
 
-def test_a_background_write_that_fails_says_so_and_is_not_reported(tmp_path: Path, model: keras.Model) -> None:
+def test_a_background_write_that_fails_raises_and_is_not_reported(tmp_path: Path, model: keras.Model) -> None:
     writer, heard = BackgroundWriter(), list[str]()
     missing, snapshot = tmp_path / "gone" / "epoch.ckpt", Snapshot().take(model)
     writer.submit(lambda: save_checkpoint(missing, snapshot, STATE), lambda: heard.append("reported"))
@@ -131,13 +131,13 @@ def test_a_background_write_that_fails_says_so_and_is_not_reported(tmp_path: Pat
     assert heard == []
 
 
-def test_no_file_is_no_checkpoint(tmp_path: Path) -> None:
+def test_a_missing_file_is_not_a_checkpoint(tmp_path: Path) -> None:
     assert read_state(tmp_path / "epoch.ckpt") is None
 
 
 @given(st.data())
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_flipped_bits_are_noticed_or_without_effect(
+def test_flipped_bits_are_noticed_or_have_no_effect(
     whole: bytes, model: keras.Model, scratch: keras.Model, tmp_path: Path, data: st.DataObject
 ) -> None:
     position = data.draw(st.integers(0, len(whole) - 1))
@@ -163,7 +163,7 @@ def test_a_flipped_bit_of_each_array_is_noticed(whole: bytes, model: keras.Model
         assert read_state(path) is None
 
 
-def test_every_flipped_bit_behind_the_arrays_is_noticed_or_without_effect(
+def test_every_flipped_bit_behind_the_arrays_is_noticed_or_has_no_effect(
     whole: bytes, model: keras.Model, scratch: keras.Model, tmp_path: Path
 ) -> None:
     path = tmp_path / "epoch.ckpt"

@@ -1,3 +1,5 @@
+"""The ledger restores what it recorded, repairs itself, and lets one driver write."""
+
 import subprocess
 import sys
 import time
@@ -52,7 +54,7 @@ def test_a_ledger_read_again_is_the_same(store: Store) -> None:
     assert again.num_events == 3
 
 
-def test_a_status_that_lags_behind_or_was_overwritten_is_repaired(store: Store) -> None:
+def test_an_outdated_or_overwritten_status_is_repaired(store: Store) -> None:
     ledger = open_ledger(store)
     done = finished(ledger, ledger.create(Suggestion({"x": 0.0}), "t000", {}), 1.0)
     failed = ledger.end(ledger.create(Suggestion({"x": 1.0}), "t001", {}), "failed", None, "a reason")
@@ -63,7 +65,7 @@ def test_a_status_that_lags_behind_or_was_overwritten_is_repaired(store: Store) 
     assert statuses == ["FINISHED", "FAILED"]
 
 
-def test_a_child_is_made_once(store: Store) -> None:
+def test_a_child_run_is_created_once(store: Store) -> None:
     ledger = open_ledger(store)
     tags = {"role": "final", "final_key": "a"}
     first = ledger.child("final_key", "final a", tags)
@@ -71,7 +73,7 @@ def test_a_child_is_made_once(store: Store) -> None:
     assert ledger.child("final_key", "final b", tags | {"final_key": "b"}).info.run_id != first.info.run_id
 
 
-def test_an_exception_ends_open_children_as_killed(store: Store) -> None:
+def test_an_exception_ends_open_child_runs_as_killed(store: Store) -> None:
     ledger = open_ledger(store)
     trial = ledger.create(Suggestion({"x": 0.0}), "t000", {})
     ended = finished(ledger, ledger.create(Suggestion({"x": 1.0}), "t001", {}), 1.0)
@@ -123,9 +125,7 @@ def elsewhere(store: Store, tmp_path: Path) -> Store:
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_driver_elsewhere_is_told_by_its_beating_heart_whatever_the_clocks_and_names(
-    store: Store, elsewhere: Store
-) -> None:
+def test_a_driver_elsewhere_is_recognized_by_its_heartbeat(store: Store, elsewhere: Store) -> None:
     ledger = open_ledger(store)
     with Heartbeat(ledger.parent), pytest.raises(SearchError, match=r"search 'curves': process .* drives it; wait for"):
         open_ledger(elsewhere)
@@ -133,7 +133,7 @@ def test_a_driver_elsewhere_is_told_by_its_beating_heart_whatever_the_clocks_and
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_silent_driver_elsewhere_is_replaced_and_notices(store: Store, elsewhere: Store) -> None:
+def test_a_silent_driver_elsewhere_is_replaced_and_notices_it(store: Store, elsewhere: Store) -> None:
     old = open_ledger(store)
     trial = old.create(Suggestion({"x": 0.0}), "t000", {})
     Heartbeat(old.parent).__enter__().stop_beating()  # held up: SIGSTOP, a laptop that sleeps
@@ -168,7 +168,7 @@ def test_a_killed_driver_of_this_folder_is_not_waited_for(store: Store, monkeypa
     open_ledger(store)
 
 
-def test_the_heartbeat_counts_time_and_leaves_no_sign(store: Store) -> None:
+def test_the_heartbeat_counts_time_and_ends_with_an_empty_tag(store: Store) -> None:
     parent = open_ledger(store).parent
     for _ in range(2):
         with Heartbeat(parent) as beating:
@@ -205,7 +205,7 @@ def test_a_name_with_both_kinds_of_quotes_is_refused(store: Store) -> None:
         open_ledger(store, "a'b\"c")
 
 
-def test_of_trials_that_a_lost_answer_doubled_the_one_in_use_is_left(store: Store) -> None:
+def test_of_trials_duplicated_by_a_lost_answer_the_one_in_use_remains(store: Store) -> None:
     ledger = open_ledger(store)
     trials = [ledger.create(Suggestion({"x": float(number)}), f"t00{number}", {}) for number in range(3)]
     for trial in trials:  # the empty twins are the newer ones, then the older ones
@@ -218,7 +218,7 @@ def test_of_trials_that_a_lost_answer_doubled_the_one_in_use_is_left(store: Stor
     assert len(again.children("tags.role = 'trial'")) == 3
 
 
-def test_of_parents_that_a_lost_answer_doubled_the_one_in_use_is_left(store: Store) -> None:
+def test_of_parents_duplicated_by_a_lost_answer_the_one_in_use_remains(store: Store) -> None:
     ledger = open_ledger(store)
     parent = store.client.get_run(ledger.parent.run_id)
     ledger.create(Suggestion({"x": 0.0}), "t000", {})
@@ -230,7 +230,7 @@ def test_of_parents_that_a_lost_answer_doubled_the_one_in_use_is_left(store: Sto
     assert len(store.client.search_runs([store.experiment_id], "tags.role = 'search'")) == 1
 
 
-def test_long_values_and_settings_come_back_whole(store: Store) -> None:
+def test_long_values_and_settings_are_restored_completely(store: Store) -> None:
     long: dict[str, Any] = {f"units_{number}": "é" * 90 for number in range(300)}
     ledger = open_ledger(store, settings=long)
     ledger.create(Suggestion(long), "t000", {})

@@ -1,3 +1,5 @@
+"""A search resumes with the threads that it began with."""
+
 import os
 import subprocess
 import sys
@@ -13,7 +15,7 @@ from fakeface_lab.tracking.writer import PatientWriter
 from tests.kill_search import PROJECT, read_search, write_project
 
 
-def test_threads_are_those_that_the_search_was_begun_with(new_store: Callable[[str], Store]) -> None:
+def test_threads_are_those_that_the_search_began_with(new_store: Callable[[str], Store]) -> None:
     store = new_store("threads")
     assert (choose_threads(None, 0), choose_threads(None, 4)) == (0, 4)
     open_search(store, PatientWriter(5), "s", {}, {THREADS_TAG: "3"}, restart=False).parent.lock.release()
@@ -25,7 +27,7 @@ def test_threads_are_those_that_the_search_was_begun_with(new_store: Callable[[s
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity") or (os.cpu_count() or 1) < 2, reason="needs two cores")
-def test_a_search_continues_on_a_machine_with_other_cores(tmp_path: Path) -> None:
+def test_a_search_resumes_on_a_machine_with_other_cores(tmp_path: Path) -> None:
     config = write_project(tmp_path, "random", workers=1, final_seeds=0, num_trials=2)
     config.write_text(config.read_text().replace("threads = 1\n", ""))
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "FAKEFACE_"))}

@@ -92,7 +92,7 @@ def test_the_second_driver_stops_and_says_why(machines: tuple[Machine, Machine],
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_driver_that_was_held_up_and_replaced_stops_and_says_why(
+def test_a_driver_that_was_suspended_and_replaced_stops_and_says_why(
     machines: tuple[Machine, Machine], tmp_path: Path, config: Path
 ) -> None:
     first, second = machines

@@ -90,7 +90,7 @@ def test_cost_counts_each_second_once(ledger: Ledger) -> None:
     assert table["train_secs"].tolist() == [10, 20, 0]
 
 
-def test_values_that_appear_late_or_are_called_like_a_column_stand_with_the_others(ledger: Ledger) -> None:
+def test_columns_of_values_that_appear_late_or_have_the_name_of_another_column(ledger: Ledger) -> None:
     add(ledger, 0.5, secs=1, kind="plain", status=3)
     add(ledger, 0.4, secs=1, kind="leaky", slope=0.1, status=3)
     add(ledger, 0.6, secs=1, kind="leaky", slope=0.3, status=4)
@@ -113,7 +113,7 @@ def test_cost_of_a_promoted_trial_whose_parent_failed_is_unknown(ledger: Ledger)
     assert table_of(ledger)["train_secs"].isna().all()
 
 
-def test_importance_takes_inactive_values_and_no_early_stops_for_a_cause() -> None:
+def test_importance_counts_inactive_values_and_ignores_early_stops() -> None:
     table = trials_frame(40)
     table.loc[table["word"] == "a", "noise"] = None
     table["epochs"] = [3, 5] * 20
@@ -144,7 +144,7 @@ def trials_frame(num: int, seed: int = 0) -> pd.DataFrame:
     )
 
 
-def test_importance_finds_what_the_score_was_made_of() -> None:
+def test_importance_finds_the_hyperparameters_that_determine_the_score() -> None:
     found = measure_importance(trials_frame(60))
     assert found is not None
     assert found.names == ("units", "noise", "word")
@@ -164,7 +164,7 @@ def test_importance_warns_of_few_trials_and_of_a_forest_that_cannot_predict() ->
     assert nothing.warning == "the forest cannot predict unseen trials"
 
 
-def test_importance_needs_trials_and_differences() -> None:
+def test_importance_needs_enough_trials_and_differences() -> None:
     assert measure_importance(trials_frame(3)) is None
     assert measure_importance(trials_frame(8).assign(score=0.5)) is None
     same = trials_frame(8)[["trial", "run", "score", "fixed", "epochs", "epochs_planned"]]

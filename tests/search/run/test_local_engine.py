@@ -1,3 +1,5 @@
+"""Worker processes: reuse, deaths, hangs, imports, and the end of their driver."""
+
 import importlib
 import os
 import signal
@@ -70,7 +72,7 @@ def workers() -> set[int]:
     return {child.pid for child in children if "fakeface_lab.search.run.worker" in " ".join(child.cmdline())}
 
 
-def test_a_worker_is_used_again_and_a_dead_one_replaced(tmp_path: Path, desks: list[Desk]) -> None:
+def test_a_worker_is_reused_and_a_dead_one_replaced(tmp_path: Path, desks: list[Desk]) -> None:
     faults = {"wrong": "error", "crowded": "memory", "full": "disk", "killed": "kill", "again": "once exit"}
     desks.append(desk := Desk(tmp_path, faults))
     assert desk.run("good").kind == "done"
@@ -141,7 +143,7 @@ class Talker:
 """
 
 
-def test_a_driver_that_is_held_up_neither_stops_a_worker_nor_takes_it_for_hung(
+def test_a_busy_driver_neither_blocks_a_worker_nor_considers_it_hung(
     tmp_path: Path, desks: list[Desk], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "talker_of_the_test.py").write_text(TALKER)
@@ -165,7 +167,7 @@ class Mine(CurveWork):
 """
 
 
-def test_a_worker_imports_from_where_its_driver_does(
+def test_a_worker_can_import_what_its_driver_can(
     tmp_path: Path, desks: list[Desk], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An empty entry is the current folder, in its place: what is called like a library there is not taken for it."""

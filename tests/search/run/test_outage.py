@@ -1,3 +1,5 @@
+"""A search whose tracking server is away for some time, or whose folder changes."""
+
 import threading
 import time
 from collections.abc import Callable
@@ -9,7 +11,7 @@ import pytest
 from fakeface_lab.tracking.store import Store, open_store
 from tests.mlflow_server import Server
 from tests.search.curve_work import Notes
-from tests.search.run.test_driver import facts, run
+from tests.search.run.test_trials import facts, run
 
 
 class Outage(Notes):
@@ -34,7 +36,7 @@ class Outage(Notes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("away_secs", [5, 60])
-def test_a_server_that_was_away_costs_nothing(
+def test_a_server_outage_changes_nothing(
     server: Server, new_store: Callable[[str], Store], tmp_path: Path, away_secs: float
 ) -> None:
     undisturbed = facts(run(new_store("file"), "hyperband"))
@@ -48,7 +50,7 @@ def test_a_server_that_was_away_costs_nothing(
 
 
 @pytest.mark.slow
-def test_continued_from_another_folder_on_the_same_server(
+def test_a_search_resumes_in_another_folder_on_the_same_server(
     server: Server, new_store: Callable[[str], Store], tmp_path: Path
 ) -> None:
     undisturbed = facts(run(new_store("file")))

@@ -14,7 +14,7 @@ from tests.search.suggest.simulated_search import search, spec_of
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:keras_tuner.*")
 
 
-def test_bayesian_takes_a_running_trial_for_a_poor_one() -> None:
+def test_bayesian_assumes_a_poor_score_for_a_running_trial() -> None:
     """Without a fit to the real scores it would count as about 1, the best of all."""
     space = keras_tuner.HyperParameters()
     space.Float("x", 0.0, 1.0, default=0.5)
@@ -26,7 +26,7 @@ def test_bayesian_takes_a_running_trial_for_a_poor_one() -> None:
     assert float(answer.values["x"]) > 0.4
 
 
-def test_bayesian_stays_away_from_failures() -> None:
+def test_bayesian_avoids_failures() -> None:
     """The failing half of a range is left; a failure untold would draw the search back to it."""
     space = keras_tuner.HyperParameters()
     space.Float("x", 0.0, 1.0, default=0.5)

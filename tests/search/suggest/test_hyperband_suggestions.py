@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:keras_tuner.
 
 
 @pytest.mark.parametrize("direction", ["min", "max"])
-def test_three_failures_in_a_rung_of_nine_still_promote(direction: Literal["min", "max"]) -> None:
+def test_a_rung_of_nine_with_three_failures_still_promotes(direction: Literal["min", "max"]) -> None:
     spec = spec_of("hyperband", max_epochs=9, factor=3, objective=Objective("val_loss", direction))
 
     def three_fail(trial: TrialRecord) -> float | None:
@@ -46,7 +46,7 @@ def test_three_failures_in_a_rung_of_nine_still_promote(direction: Literal["min"
     assert all(failed_parent(trial.bracket_values, table) is None for trial in table)
 
 
-def test_hyperband_with_failures_only_ends_and_dooms_each_promotion() -> None:
+def test_hyperband_with_failures_only_ends_and_every_promotion_has_a_failed_parent() -> None:
     template = build_oracle(spec_of("hyperband"))
     table = search(template, lambda trial: None)
     assert len(table) == num_hyperband_trials(template)
@@ -59,7 +59,7 @@ def test_hyperband_with_failures_only_ends_and_dooms_each_promotion() -> None:
         assert failed_parent(answer.bracket_values, before) == trial.bracket_values["tuner/trial_id"]
 
 
-def test_a_promotion_has_the_values_of_its_parent_and_goes_on_where_it_ended() -> None:
+def test_a_promotion_has_the_values_of_its_parent_and_resumes_where_it_ended() -> None:
     table = search(build_oracle(spec_of("hyperband")), num_workers=3, pick=shuffled)
     promoted = [trial for trial in table if "tuner/trial_id" in trial.bracket_values]
     assert promoted

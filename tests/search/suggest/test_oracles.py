@@ -64,7 +64,7 @@ def users_oracles() -> list[keras_tuner.Oracle]:
 
 
 @pytest.mark.parametrize("index", range(5))
-def test_users_oracle_is_continued_from_every_event(index: int) -> None:
+def test_a_users_oracle_resumes_from_every_event(index: int) -> None:
     whole = search(users_oracles()[index], score_or_fail, num_workers=2, pick=shuffled)
     assert len(whole) > 4
     for num_kept in range(0, num_events(whole) + 1, 3):
@@ -73,14 +73,14 @@ def test_users_oracle_is_continued_from_every_event(index: int) -> None:
 
 
 @pytest.mark.parametrize("kind", [kt_oracles.RandomSearchOracle, kt_oracles.BayesianOptimizationOracle])
-def test_users_oracle_that_was_given_no_seed_is_continued_with_the_recorded_one(kind: type[keras_tuner.Oracle]) -> None:
+def test_a_users_oracle_without_a_seed_resumes_with_the_recorded_one(kind: type[keras_tuner.Oracle]) -> None:
     first, second = (kind("val_loss", 6, hyperparameters=plane()) for _ in range(2))
     first.num_initial_points = second.num_initial_points = 3
     table = search(reseeded(first, 71))
     assert search(reseeded(second, 71), begun=table[:3]) == table
 
 
-def test_error_in_a_users_oracle_reaches_the_user_and_holds_no_lock() -> None:
+def test_an_error_in_a_users_oracle_reaches_the_user_and_holds_no_lock() -> None:
     class Broken(keras_tuner.Oracle):
         def populate_space(self, trial_id: str) -> dict[str, Any]:
             raise RuntimeError("out of ideas")
@@ -94,14 +94,14 @@ def test_error_in_a_users_oracle_reaches_the_user_and_holds_no_lock() -> None:
     assert (len(LOCKS), len(THREADS)) == num_locks
 
 
-def test_oracle_with_trials_of_its_own_is_refused(tmp_path: Path) -> None:
+def test_an_oracle_with_trials_is_refused(tmp_path: Path) -> None:
     oracle = users_oracles()[0]
     kerastuner_alone(oracle, tmp_path, 2)
     with pytest.raises(SearchError, match=r"RandomSearchOracle: already holds 2 trials, .*; pass a new oracle"):
         suggest(oracle, [])
 
 
-def test_oracle_that_cannot_be_copied_is_refused() -> None:
+def test_an_oracle_that_cannot_be_copied_is_refused() -> None:
     oracle = users_oracles()[0]
     oracle.guard = threading.Lock()
     with pytest.raises(SearchError, match=r"RandomSearchOracle: cannot be copied .*; keep open files, locks"):
@@ -125,14 +125,14 @@ def test_wrong_settings_are_refused(spec: OracleSpec, message: str) -> None:
         build_oracle(spec)
 
 
-def test_unknown_algorithm_is_refused() -> None:
+def test_an_unknown_algorithm_is_refused() -> None:
     unknown: Any = "genetic"
     message = "algorithm: 'genetic' is unknown; choose one of random, grid, bayesian, hyperband"
     with pytest.raises(SearchError, match=message):
         build_oracle(OracleSpec(unknown, small_space()))
 
 
-def test_grid_with_a_repeated_choice_is_refused() -> None:
+def test_a_grid_with_a_repeated_choice_is_refused() -> None:
     space = keras_tuner.HyperParameters()
     space.Choice("units", [32, 64, 32])
     with pytest.raises(SearchError, match="search space: units lists 32 twice; a grid needs each value once"):
@@ -159,7 +159,7 @@ def odd_space() -> keras_tuner.HyperParameters:
     return space
 
 
-def test_sizes_of_a_space_equal_what_a_search_tries() -> None:
+def test_sizes_of_a_space_equal_the_number_of_trials_of_a_search() -> None:
     grid = search(build_oracle(spec_of("grid", space=odd_space())))
     assert num_grid_combinations(odd_space()) == len(grid) == len(set(configurations(grid))) == 3 * (1 + 2 * 4)
     drawn = search(build_oracle(spec_of("random", space=odd_space(), max_trials=None)))
@@ -210,13 +210,13 @@ def test_size_of_a_space_equals_the_number_of_its_configurations(space: keras_tu
 @pytest.mark.parametrize(
     ("max_epochs", "factor", "iterations"), [(1, 3, 1), (4, 2, 1), (9, 3, 2), (10, 3, 1), (27, 3, 1)]
 )
-def test_hyperband_runs_as_many_trials_as_announced(max_epochs: int, factor: int, iterations: int) -> None:
+def test_hyperband_runs_as_many_trials_as_predicted(max_epochs: int, factor: int, iterations: int) -> None:
     spec = spec_of("hyperband", max_epochs=max_epochs, factor=factor, iterations=iterations)
     template = build_oracle(spec)
     assert num_hyperband_trials(template) == num_trials_at_most(template) == len(search(template))
 
 
-def test_most_trials_of_a_search() -> None:
+def test_the_maximum_number_of_trials_of_a_search() -> None:
     assert num_trials_at_most(build_oracle(spec_of("grid"))) == 12
     assert num_trials_at_most(build_oracle(spec_of("grid", max_trials=5))) == 5
     assert num_trials_at_most(build_oracle(spec_of("random", space=small_space(), max_trials=50))) == 12

@@ -76,7 +76,7 @@ def wander(spec: Any, seed: int, num_workers: int, failing_fraction: float) -> I
         ("bayesian", 3, 3, 0.3),
     ],
 )
-def test_cache_dropped_at_random_moments_changes_no_answer(
+def test_dropping_the_cache_at_random_moments_changes_no_answer(
     algorithm: Algorithm, seed: int, num_workers: int, failing_fraction: float
 ) -> None:
     spec, rng = spec_of(algorithm, **LARGER[algorithm]), random.Random(seed)
@@ -168,7 +168,7 @@ def test_a_template_whose_settings_change_gets_no_stale_answer(algorithm: Algori
         assert str(outcome(template, table)).startswith("recorded trial")
 
 
-def test_a_users_own_oracle_is_not_kept() -> None:
+def test_a_users_own_oracle_is_not_cached() -> None:
     changed = build_oracle(spec_of("random"))
     changed.populate_space = lambda trial_id: {"status": "RUNNING", "values": {"units": 64}}
     subclass = type("Mine", (kt_oracles.RandomSearchOracle,), {})("val_loss", hyperparameters=small_space())
@@ -179,7 +179,7 @@ def test_a_users_own_oracle_is_not_kept() -> None:
 
 @pytest.mark.parametrize("algorithm", REPLAYED)
 @pytest.mark.parametrize("num_workers", [1, 3])
-def test_each_event_is_fed_once(algorithm: Algorithm, num_workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_event_is_replayed_once(algorithm: Algorithm, num_workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cost of a search is linear in its events because of this."""
     calls = Counter[str]()
 
@@ -221,7 +221,7 @@ def num_lines_run(template: Any, table: Table) -> int:
 
 
 @pytest.mark.parametrize("algorithm", REPLAYED)
-def test_a_replay_is_linear_and_a_warm_question_hardly_grows(algorithm: Algorithm) -> None:
+def test_a_replay_takes_linear_time_and_a_cached_answer_nearly_constant_time(algorithm: Algorithm) -> None:
     wide = {"random": {}, "grid": {"space": large_grid()}, "hyperband": {"max_epochs": 9, "iterations": 20}}[algorithm]
     spec = spec_of(algorithm, max_trials=None, **wide)
     table: Table = []
@@ -243,7 +243,7 @@ def large_grid() -> Any:
     return space
 
 
-def test_replays_go_with_their_templates() -> None:
+def test_replays_are_freed_with_their_templates() -> None:
     template = build_oracle(spec_of("hyperband"))
     search(template)
     assert template in replay._cached
@@ -268,7 +268,7 @@ def test_each_question_can_come_from_another_thread(algorithm: Algorithm) -> Non
 
 
 @pytest.mark.parametrize("algorithm", REPLAYED)
-def test_suggestions_are_those_that_searches_have_recorded(algorithm: Algorithm) -> None:
+def test_suggestions_equal_those_of_recorded_searches(algorithm: Algorithm) -> None:
     """Stored ledgers of three workers, a third of the trials failed: no later version may suggest anything else."""
     recorded = json.loads((Path(__file__).parent / "recorded_searches.json").read_text())[algorithm]
     table = search(build_oracle(spec_of(algorithm)), score_or_fail, num_workers=3, pick=shuffled)

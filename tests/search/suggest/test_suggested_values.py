@@ -87,7 +87,7 @@ def test_grid_is_complete(num_workers: int) -> None:
 
 @pytest.mark.parametrize("algorithm", ["random", "bayesian"])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_small_space_is_tried_completely_without_a_repeat(algorithm: Algorithm, seed: int) -> None:
+def test_a_small_space_is_tried_completely_without_repeats(algorithm: Algorithm, seed: int) -> None:
     spec = spec_of(algorithm, space=small_space(), seed=seed, max_trials=50)
     table = search(build_oracle(spec), score_or_fail)
     assert len(set(configurations(table))) == len(table) == num_configurations(spec.space) == 12
@@ -97,7 +97,7 @@ def test_small_space_is_tried_completely_without_a_repeat(algorithm: Algorithm, 
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_trial_limit_holds_and_can_be_raised(algorithm: Algorithm) -> None:
+def test_the_trial_limit_holds_and_can_be_raised(algorithm: Algorithm) -> None:
     table = search(build_oracle(spec_of(algorithm, max_trials=4)))
     assert len(table) == 4
     assert suggest(build_oracle(spec_of(algorithm, max_trials=4)), table) == Exhausted("all 4 trials have been started")
@@ -106,13 +106,13 @@ def test_trial_limit_holds_and_can_be_raised(algorithm: Algorithm) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_failures_alone_do_not_end_a_search(algorithm: Algorithm) -> None:
+def test_a_search_with_only_failures_continues(algorithm: Algorithm) -> None:
     table = search(build_oracle(spec_of(algorithm, max_trials=8)), lambda trial: None)
     assert [trial.status for trial in table] == ["failed"] * 8
 
 
 @pytest.mark.parametrize("algorithm", ["random", "grid"])
-def test_any_number_of_trials_can_run_at_a_time(algorithm: Algorithm) -> None:
+def test_any_number_of_trials_can_run_at_the_same_time(algorithm: Algorithm) -> None:
     """KerasTuner's own grid goes on only after an end."""
     table = search(build_oracle(spec_of(algorithm)), num_workers=100)
     assert all(trial.created_order == trial.sequence for trial in table)
@@ -127,14 +127,14 @@ def test_values_are_plain_python(algorithm: Algorithm) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["random", "bayesian", "hyperband"])
-def test_seed_zero_is_a_seed_like_any_other(algorithm: Algorithm) -> None:
+def test_seed_zero_is_an_ordinary_seed(algorithm: Algorithm) -> None:
     tables = {seed: search(build_oracle(spec_of(algorithm, seed=seed, max_trials=5))) for seed in (0, 1)}
     assert search(build_oracle(spec_of(algorithm, seed=0, max_trials=5))) == tables[0]
     shared = set(configurations(tables[0])) & set(configurations(tables[1]))
     assert shared == {configurations(tables[0])[0]}, "only trial 0 is common to both"
 
 
-def test_each_bayesian_question_draws_from_a_seed_of_its_own() -> None:
+def test_each_bayesian_question_has_its_own_seed() -> None:
     template = build_oracle(spec_of("bayesian"))
     first, second = search(build_oracle(spec_of("bayesian", max_trials=2)))
     forged = replace(second, values={"dropout": 0.125, "units": 96})

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:keras_tuner.
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("num_workers", [1, 3])
-def test_search_cut_at_every_event_gives_the_same_table(algorithm: Algorithm, num_workers: int) -> None:
+def test_a_search_cut_at_every_event_gives_the_same_table(algorithm: Algorithm, num_workers: int) -> None:
     template = build_oracle(spec_of(algorithm))
     whole = search(template, score_or_fail, num_workers=num_workers, pick=shuffled)
 
@@ -53,7 +53,7 @@ def test_search_cut_at_every_event_gives_the_same_table(algorithm: Algorithm, nu
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("num_workers", [1, 3, 5])
 @pytest.mark.parametrize("seed", [0, 1, 7])
-def test_larger_search_cut_at_every_event_gives_the_same_table(
+def test_a_larger_search_cut_at_every_event_gives_the_same_table(
     algorithm: Algorithm, num_workers: int, seed: int
 ) -> None:
     larger: dict[str, dict[str, Any]] = {
@@ -76,7 +76,7 @@ def wide_grid() -> keras_tuner.HyperParameters:
 
 
 @pytest.mark.parametrize("algorithm", ["random", "grid", "hyperband"])
-def test_recorded_trials_stay_when_trials_end_in_another_order(algorithm: Algorithm) -> None:
+def test_recorded_trials_remain_when_trials_end_in_another_order(algorithm: Algorithm) -> None:
     template = build_oracle(spec_of(algorithm))
     whole = search(template, score_or_fail, num_workers=3, pick=shuffled)
     for num_kept in range(num_events(whole) + 1):
@@ -113,7 +113,7 @@ def spaces(draw: st.DrawFn) -> keras_tuner.HyperParameters:
     failing_fraction=st.sampled_from([0.0, 0.3, 0.8]),
     kept_fraction=st.floats(0, 1),
 )
-def test_any_search_is_continued_repeats_nothing_and_has_the_announced_size(
+def test_any_search_resumes_repeats_nothing_and_has_the_predicted_size(
     space: keras_tuner.HyperParameters,
     algorithm: Algorithm,
     direction: Literal["min", "max"],
@@ -175,7 +175,7 @@ def test_suggest_changes_none_of_its_arguments(algorithm: Algorithm) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_nothing_is_written_printed_or_kept_alive(
+def test_suggest_writes_prints_and_keeps_alive_nothing(
     algorithm: Algorithm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

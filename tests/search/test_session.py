@@ -1,5 +1,8 @@
-"""What the terminal says while a search runs."""
+"""Where trials run, and what the terminal shows during a search."""
 
+import subprocess
+import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,7 +48,7 @@ def printed_lines(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> list[st
     return [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip()]
 
 
-def test_a_users_model_is_compared_with_its_defaults(of_tuner: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+def test_trials_are_compared_with_the_defaults(of_tuner: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
     assert printed_lines(of_tuner, capsys) == [
         "trial 1 (t000 units): val_loss 0.5000  best 0.5000 (t000)",
         "trial 2 (t001 units): resuming after epoch 3",
@@ -53,7 +56,9 @@ def test_a_users_model_is_compared_with_its_defaults(of_tuner: Ledger, capsys: p
     ]
 
 
-def test_the_detector_is_compared_with_the_documented_one(of_tune: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+def test_trials_of_a_detector_are_compared_with_the_documented_one(
+    of_tune: Ledger, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert printed_lines(of_tune, capsys)[-1].endswith("best 0.2500 (t001), better than documented 0.5000 (t000)")
 
 
@@ -80,3 +85,26 @@ def test_a_name_may_look_like_markup(project: Path, capsys: pytest.CaptureFixtur
     say("search", name)
     wide_console.print(trials_table(leaderboard([], "min"), name))
     assert capsys.readouterr().out.count(name) == 3
+
+
+@pytest.mark.slow
+def test_trials_in_a_process_that_has_begun_to_work_take_its_threads() -> None:
+    """As in a notebook: TensorFlow cannot change its number of threads any more."""
+    program = textwrap.dedent("""
+        import psutil, tensorflow as tf
+        fixed = psutil.cpu_count() + 1  # not what the search would choose
+        tf.config.threading.set_intra_op_parallelism_threads(fixed)
+        tf.constant(1) + 1
+        from fakeface_lab.errors import ConfigError
+        from fakeface_lab.search.session import choose_placement
+        assert choose_placement(None, "inline", 1, 0) == ("inline", fixed)
+        assert choose_placement(None, "inline", 1, fixed) == ("inline", fixed)
+        try:
+            choose_placement(None, "inline", 1, 1)
+        except ConfigError as err:
+            print(err)
+    """)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "threads = 1: TensorFlow already runs with" in done.stdout
+    assert done.stdout.endswith("in this process; use that number, or restart Python (in a notebook, its kernel)\n")

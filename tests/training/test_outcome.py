@@ -1,3 +1,5 @@
+"""Errors of a training: what kind each is, and how it is explained."""
+
 import errno
 
 import pytest
@@ -21,5 +23,5 @@ from fakeface_lab.training.outcome import explain_fault, kind_of_fault
         (ConnectionResetError("http://me:secret@host/x"), "disturbed", "ConnectionResetError: http://***@host/x"),
     ],
 )
-def test_what_an_exception_says(err: Exception, kind: str, reason: str) -> None:
+def test_kind_and_reason_of_an_exception(err: Exception, kind: str, reason: str) -> None:
     assert (kind_of_fault(err), explain_fault(err)) == (kind, reason)

@@ -25,7 +25,7 @@ def lines(figure: Figure) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(
     ("direction", "best"), [("min", [0.5, 0.5, 0.5, 0.3]), ("max", [0.5, 0.5, 0.9, 0.9])], ids=["min", "max"]
 )
-def test_history_has_trials_best_so_far_documented_and_failures(direction: str, best: list[float]) -> None:
+def test_history_shows_trials_best_so_far_trial_0_and_failures(direction: str, best: list[float]) -> None:
     figure = history_figure([0.5, None, 0.9, 0.3], "val_loss", direction)  # type: ignore[arg-type]
     shown = lines(figure)
     np.testing.assert_array_equal(shown["trial"], [[0, 0.5], [2, 0.9], [3, 0.3]])
@@ -42,7 +42,7 @@ def test_one_diverged_trial_does_not_hide_the_others() -> None:
     assert history_figure([0.0, 0.02, 9.0], "val_loss", "min").axes[0].get_yscale() == "linear"
 
 
-def test_history_without_a_documented_score_or_without_any() -> None:
+def test_history_without_a_score_of_trial_0_or_without_any_score() -> None:
     assert not [label for label in lines(history_figure([None, 0.4], "val_loss", "min")) if "defaults" in label]
     assert min(rendered(history_figure([None, None], "val_loss", "min"))) > 50
 

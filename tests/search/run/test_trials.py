@@ -1,3 +1,5 @@
+"""Searches of a cheap curve: interrupted at every event, with faults, promotions, repeats and limits."""
+
 import shutil
 import time
 from collections import Counter
@@ -81,7 +83,7 @@ def facts(ledger: Ledger) -> Facts:
 @pytest.mark.parametrize(
     "algorithm", ["random", *(pytest.param(name, marks=pytest.mark.slow) for name in ("grid", "bayesian", "hyperband"))]
 )
-def test_cut_at_every_event_and_continued_a_search_is_the_same(
+def test_a_search_that_is_interrupted_at_every_event_is_the_same(
     new_store: Callable[[str], Store], algorithm: Algorithm
 ) -> None:
     whole = Notes()
@@ -105,7 +107,7 @@ def test_cut_at_every_event_and_continued_a_search_is_the_same(
     assert not list(store.work_folder.glob("*/epoch.ckpt"))
 
 
-def test_continued_after_another_program_took_its_trial_for_dead(
+def test_a_search_resumes_after_another_program_declared_its_trial_dead(
     new_store: Callable[[str], Store], undisturbed: Facts
 ) -> None:
     store = new_store("swept")
@@ -119,7 +121,7 @@ def test_continued_after_another_program_took_its_trial_for_dead(
     assert facts(run(store)) == undisturbed
 
 
-def test_failed_trials_cost_themselves_only_and_are_explained(new_store: Callable[[str], Store]) -> None:
+def test_failed_trials_do_not_affect_others_and_are_explained(new_store: Callable[[str], Store]) -> None:
     ledger = run(new_store("faults"), faults={"trial-1": "error", "trial-3": "nan", "trial-4": "memory"})
     status = [trial.record.status for trial in ledger.trials]
     assert status == ["finished", "failed", "finished", "failed", "failed", "finished"]
@@ -135,7 +137,7 @@ def test_failed_trials_cost_themselves_only_and_are_explained(new_store: Callabl
     assert set(failed.data.params) == {"x", "kind", "epochs"}
 
 
-def test_a_full_disk_stops_the_search_and_burns_no_trial(new_store: Callable[[str], Store], undisturbed: Facts) -> None:
+def test_a_full_disk_stops_the_search_and_fails_no_trial(new_store: Callable[[str], Store], undisturbed: Facts) -> None:
     store = new_store("full")
     for _ in range(4):  # the fourth would be the twelfth start of the trial: none of them was its fault
         with pytest.raises(
@@ -147,14 +149,14 @@ def test_a_full_disk_stops_the_search_and_burns_no_trial(new_store: Callable[[st
     assert facts(run(store)) == undisturbed
 
 
-def test_one_lost_connection_costs_nothing(new_store: Callable[[str], Store], undisturbed: Facts) -> None:
+def test_one_lost_connection_changes_nothing(new_store: Callable[[str], Store], undisturbed: Facts) -> None:
     store = new_store("once")
     notes = Notes()
     assert facts(run(store, notes=notes, faults={"trial-1": "once disk", "trial-3": "once disk"})) == undisturbed
     assert len([line for line in notes.lines if line.startswith("retry")]) == 2
 
 
-def test_trials_that_all_die_of_the_same_stop_the_search(new_store: Callable[[str], Store]) -> None:
+def test_trials_that_all_die_of_the_same_cause_stop_the_search(new_store: Callable[[str], Store]) -> None:
     store = new_store("stumbling")
     with pytest.raises(
         SearchError, match=r"3 trials in a row died of the same cause .InternalError: cuDNN is out of order"
@@ -171,7 +173,7 @@ def open_ledger_released(store: Store) -> Ledger:
     return ledger
 
 
-def test_what_a_lost_folder_takes_is_trained_again_and_the_score_stands(
+def test_a_trial_whose_folder_is_lost_is_trained_again_and_keeps_its_score(
     new_store: Callable[[str], Store], undisturbed: Facts
 ) -> None:
     store = new_store("lost")
@@ -217,7 +219,7 @@ def test_all_trials_failing_ends_the_search_with_exit_code_4(new_store: Callable
 
 
 @pytest.mark.slow
-def test_three_failures_in_a_rung_of_nine_still_promote(new_store: Callable[[str], Store]) -> None:
+def test_a_rung_of_nine_with_three_failures_still_promotes(new_store: Callable[[str], Store]) -> None:
     oracle = template("hyperband", max_epochs=9)
     store = new_store("rung")
     # The rung of nine begins after the documented trial; an undisturbed search tells which trials are in it.
@@ -241,7 +243,7 @@ def test_three_failures_in_a_rung_of_nine_still_promote(new_store: Callable[[str
     assert promoted.isdisjoint({int(key.removeprefix("trial-")) for key in nine[:3]})
 
 
-def test_a_promoted_trial_goes_on_from_its_parent_and_checkpoints_go_when_unneeded(
+def test_a_promoted_trial_resumes_from_its_parent_and_unneeded_checkpoints_are_deleted(
     new_store: Callable[[str], Store],
 ) -> None:
     store = new_store("promoted")
@@ -285,7 +287,7 @@ def test_a_configuration_finished_at_the_same_budget_is_not_trained_again(new_st
         assert rows[repeat][1:] == rows[original][1:]
 
 
-def test_hours_count_over_restarts_and_more_trials_continue(new_store: Callable[[str], Store]) -> None:
+def test_hours_are_counted_over_restarts_and_a_search_can_be_extended(new_store: Callable[[str], Store]) -> None:
     store = new_store("hours")
     with pytest.raises(KeyboardInterrupt):
         run(store, notes=Notes(cut_at=3))
@@ -310,7 +312,7 @@ def test_hours_count_over_restarts_and_more_trials_continue(new_store: Callable[
         ("top-2", 2),
     ],
 )
-def test_models_of_trials_that_fell_out_are_deleted(
+def test_models_of_trials_that_are_no_longer_among_the_best_are_deleted(
     new_store: Callable[[str], Store], keep_models: str, num_kept: int
 ) -> None:
     store = new_store("models")
