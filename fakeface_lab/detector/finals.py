@@ -101,7 +101,7 @@ class _Retraining(Driver[LedgerRun]):
         super().__init__(ledger, work, make_engine, _Shown(show))
         self._runs = self._find_or_make(assignments)
         waiting = {place: run for place, run in self._runs.items() if run.info.status != "FINISHED"}
-        self._waiting = deque((LedgerRun.of(run), assignments[place]) for place, run in waiting.items())
+        self._waiting = deque((LedgerRun.from_run(run), assignments[place]) for place, run in waiting.items())
 
     def runs(self) -> dict[str, Run]:
         """Return the runs by their place, as they are now."""

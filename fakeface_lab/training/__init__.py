@@ -1,1 +1,1 @@
-"""One resumable training of any Keras model: its epochs, its checkpoints, what it leaves behind."""
+"""One resumable training of any Keras model: its arguments, epochs, checkpoints and outcome."""

@@ -1,4 +1,4 @@
-"""Something to search that costs milliseconds: a curve instead of a network, with checkpoints, faults and deaths."""
+"""A work that takes milliseconds: a curve instead of a network, with checkpoints, faults and deaths."""
 
 import errno
 import json
@@ -126,7 +126,7 @@ def _log_model(run: TrackedRun) -> None:
 
 @dataclass
 class Notes:
-    """An observer that remembers; `cut_at` raises at that call, as Ctrl-C would."""
+    """An observer that records its calls; at call `cut_at` it raises, like Ctrl-C."""
 
     cut_at: int = -1
     lines: list[str] = field(default_factory=list)
@@ -164,6 +164,6 @@ def template(algorithm: Algorithm, max_trials: int | None = 6, max_epochs: int =
 
 
 def open_ledger(store: Store, name: str = "curves", restart: bool = False, **identity: Any) -> Ledger:
-    """The ledger of a search, new or continued."""
+    """The ledger of a search, new or resumed."""
     writer = PatientWriter(120)
     return open_search(store, writer, name, {"seed": 3} | identity, VAL_LOSS.tags(), restart=restart)

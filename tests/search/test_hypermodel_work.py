@@ -42,7 +42,7 @@ def build_without_input(hp: keras_tuner.HyperParameters) -> keras.Model:
 
 
 class Stopped(Exception):
-    """Stands for a kill."""
+    """Simulates a kill."""
 
 
 class Heard:

@@ -89,7 +89,7 @@ def test_a_name_may_look_like_markup(project: Path, capsys: pytest.CaptureFixtur
 
 @pytest.mark.slow
 def test_trials_in_a_process_that_has_begun_to_work_take_its_threads() -> None:
-    """As in a notebook: TensorFlow cannot change its number of threads any more."""
+    """As in a notebook, where TensorFlow can no longer change its number of threads."""
     program = textwrap.dedent("""
         import psutil, tensorflow as tf
         fixed = psutil.cpu_count() + 1  # not what the search would choose

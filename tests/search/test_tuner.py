@@ -31,14 +31,14 @@ Y = (X[:, :2].sum(axis=1) > 0).astype(np.float32)
 
 ROOT = Path(fakeface_lab.__file__).parents[1]
 
-EAGERLY = True  # tracing a graph takes longer than training so little
+EAGERLY = True  # for so little training, tracing a graph would take longer
 
 FIT = {"epochs": 2, "batch_size": 16, "validation_split": 0.25, "verbose": 0}
 
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow store with its tables: making them takes seconds."""
+    """An MLflow store with its tables, which take seconds to create."""
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     MlflowClient(f"sqlite:///{path}").search_experiments()
     return path
@@ -51,7 +51,7 @@ def project(project: Path, empty_store: Path) -> Path:
 
 
 def build(hp: keras_tuner.HyperParameters) -> keras.Model:
-    """Two activations, of which one has a hyperparameter of its own; more layers, more hyperparameters."""
+    """Two activations, one with its own hyperparameter; the number of layers sets the number of hyperparameters."""
     model = keras.Sequential([keras.Input((4,))])
     for number in range(hp.Choice("layers", [1, 2])):
         model.add(keras.layers.Dense(hp.Choice(f"units_{number}", [2, 4])))
@@ -143,7 +143,7 @@ def test_every_oracle(kind: str, project: Path) -> None:
 
 
 def assert_reported(parent: Run, runs: list[Run], objective: str) -> None:
-    """The parent run has table, pictures and description, and they say what the runs do."""
+    """The parent run has table, figures and description, which agree with the trials."""
     client = MlflowClient(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
     files = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert {"leaderboard.csv", "history.png", "cost.png", "summary.md"} <= files
@@ -167,7 +167,7 @@ def assert_reported(parent: Run, runs: list[Run], objective: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [kind for kind in ORACLES if kind.startswith("of ")])
 def test_oracles_of_tuner_classes(kind: str, project: Path, tmp_path: Path) -> None:
-    os.chdir(tmp_path)  # a tuner of KerasTuner's makes a folder
+    os.chdir(tmp_path)  # KerasTuner's own tuner creates a folder
     oracle = ORACLES[kind]()
     os.chdir(project)
     tuner = inline(oracle=oracle)
@@ -555,7 +555,7 @@ def test_a_killed_driver_resumes_and_ends_with_the_same_result(tmp_path: Path, e
 
 
 class Sleepy(keras_tuner.HyperModel):
-    """Its training says nothing for longer than a worker may be silent."""
+    """Its training reports nothing for longer than the hang limit."""
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         return small(hp)

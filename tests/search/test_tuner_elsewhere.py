@@ -33,7 +33,7 @@ def scores(tuner: Tuner) -> dict[int, float]:
 def test_two_parallel_workers_reach_the_same_scores(project: Path) -> None:
     alone = Tuner(oracles.GridSearchOracle("val_loss", max_trials=2), build, project_name="alone", engine="inline")
     alone.search(X, Y, **FIT)
-    # A worker finds this module only through the path of this process, whose current folder is another one.
+    # A worker finds this module only through the import path of this process: the current folder is another one.
     together = Tuner(oracles.GridSearchOracle("val_loss", max_trials=2), build, project_name="together", workers=2)
     together.search(X, Y, **FIT)
     assert scores(together) == pytest.approx(scores(alone), abs=1e-5)
@@ -53,7 +53,7 @@ def test_a_tracking_server_holds_everything_of_a_search(
     oracle = oracles.GridSearchOracle("val_loss", max_trials=2)
     tuner = Tuner(oracle, build, tracking_uri=server.uri, project_name="remote", engine="inline")
     tuner.search(X, Y, **FIT)
-    # Another machine has nothing but the address.
+    # Another machine has only the address.
     (tmp_path / "other" / "experiments").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "other")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)

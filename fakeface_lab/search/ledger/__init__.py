@@ -1,1 +1,1 @@
-"""What is remembered of a search, and who may write it."""
+"""The memory of a search: its runs in the store, how it is opened again, and who may write it."""

@@ -53,7 +53,7 @@ class LedgerRun:
     epochs_done: int
 
     @classmethod
-    def of(cls, run: Run) -> Self:
+    def from_run(cls, run: Run) -> Self:
         """Read a child run from MLflow's run."""
         return cls(run, **_counts(run.data.tags))
 
@@ -84,7 +84,7 @@ class LedgerTrial(LedgerRun):
     record: TrialRecord
 
     @classmethod
-    def of(cls, run: Run) -> Self:
+    def from_run(cls, run: Run) -> Self:
         """Read a trial from MLflow's run."""
         tags = run.data.tags
         record = TrialRecord(
@@ -120,7 +120,7 @@ class Ledger:
         self._twins: dict[int, list[Run]] = {}
         for run in self.children("tags.role = 'trial'"):
             self._twins.setdefault(int(run.data.tags["trial"]), []).append(run)
-        self._trials = {number: LedgerTrial.of(furthest(self._twins[number])) for number in sorted(self._twins)}
+        self._trials = {number: LedgerTrial.from_run(furthest(self._twins[number])) for number in sorted(self._twins)}
         orders = [trial.record.created_order for trial in self._trials.values()]
         orders += [trial.record.ended_order or 0 for trial in self._trials.values()]
         self._last_order = max(orders, default=0)
@@ -176,7 +176,7 @@ class Ledger:
             **tags,
         }
         self.parent.require_owned()
-        return self._keep(LedgerTrial.of(self.child("trial", name, all_tags)))
+        return self._keep(LedgerTrial.from_run(self.child("trial", name, all_tags)))
 
     def child(self, key: str, name: str, tags: Mapping[str, str]) -> Run:
         """Return the child run whose tag `key` has the value in `tags`; it is created if there is none."""
@@ -275,7 +275,7 @@ class Ledger:
         return StoredRun(self.parent.store, writer or self.parent.writer, child.run)
 
     def _updated(self, child: Child, tags: Mapping[str, str]) -> Child:
-        updated = type(child).of(with_tags(child.run, tags))
+        updated = type(child).from_run(with_tags(child.run, tags))
         if isinstance(updated, LedgerTrial):
             self._keep(updated)
         return updated

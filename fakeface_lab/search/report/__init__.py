@@ -1,1 +1,1 @@
-"""What came of a search."""
+"""The result of a search: leaderboard and report."""

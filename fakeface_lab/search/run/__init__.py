@@ -1,1 +1,1 @@
-"""Who trains, and the loop that has it done."""
+"""Running trainings: the driver and its subclass for trials, engines and workers, and uploads."""

@@ -26,80 +26,6 @@ from fakeface_lab.training.outcome import Outcome
 __all__ = ["Uploads", "kept_models", "remove_models", "remove_work_folders"]
 
 
-def remove_work_folders(
-    store: Store, trials: Sequence[LedgerTrial], candidates: Sequence[LedgerTrial], template: keras_tuner.Oracle
-) -> list[LedgerTrial]:
-    """Delete the local files of closed trials, except the checkpoints of those that may still be promoted.
-
-    `candidates` are the trials that may have local files; returned are those that still have some.
-    """
-    parents = _promotable(trials, template)
-    by_sequence = {trial.record.sequence: trial for trial in trials}
-    left = []
-    for trial in (by_sequence[candidate.record.sequence] for candidate in candidates):
-        folder = store.work_folder / trial.run_id
-        if trial.is_open:
-            left.append(trial)
-            continue
-        folder.with_suffix(".lock").unlink(missing_ok=True)
-        if trial.record.sequence not in parents:
-            shutil.rmtree(folder, ignore_errors=True)
-            continue
-        left.append(trial)
-        for path in folder.glob("*"):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            elif path.name != CHECKPOINT and path.suffix != ".weights":
-                path.unlink()
-    return left
-
-
-def _promotable(trials: Sequence[LedgerTrial], template: keras_tuner.Oracle) -> set[int]:
-    """Return the sequences of finished trials from whose checkpoint another trial resumes, or may still resume."""
-    if not isinstance(template, kt_oracles.HyperbandOracle):
-        return set()
-    rounds: dict[tuple[int, int], list[LedgerTrial]] = defaultdict(list)
-    children: dict[int, list[LedgerTrial]] = defaultdict(list)
-    for trial in trials:
-        values = trial.record.bracket_values
-        rounds[int(values["tuner/bracket"]), int(values["tuner/round"])].append(trial)
-        if "tuner/trial_id" in values:
-            children[int(values["tuner/trial_id"])].append(trial)
-    needed = set()
-    for (bracket, round_num), members in rounds.items():
-        if bracket < 0 or round_num + 1 >= template._get_num_rounds(bracket):
-            continue
-        size, next_size = template._get_size(bracket, round_num), template._get_size(bracket, round_num + 1)
-        promoted = rounds.get((bracket, round_num + 1), [])
-        for place, trial in enumerate(members):
-            # Hyperband repeats its brackets; each repetition of a round has `size` places.
-            is_next_full = len(promoted) >= (place // size + 1) * next_size
-            own = children[trial.record.sequence]
-            is_in_use = any(child.record.status == "running" for child in own)
-            if trial.record.status == "finished" and (is_in_use or (not own and not is_next_full)):
-                needed.add(trial.record.sequence)
-    return needed
-
-
-def kept_models(ledger: Ledger, keep_models: str) -> set[int]:
-    """Return the sequences of finished trials whose models are kept; `keep_models` is `all`, `best` or `top-K`."""
-    ranked = [trial.record.sequence for trial in ledger.best_first()]
-    if keep_models == "all":
-        return set(ranked)
-    return set(ranked[: 1 if keep_models == "best" else int(keep_models.removeprefix("top-"))])
-
-
-def remove_models(ledger: Ledger, keep_models: str) -> None:
-    """Delete the models of trials that are no longer among the best; the trial's tag `model` then says `none`."""
-    kept = kept_models(ledger, keep_models)
-    store, writer = ledger.parent.store, ledger.parent.writer
-    for trial in ledger.trials:
-        if trial.record.sequence in kept or trial.tags.get("model") != "logged":
-            continue
-        writer.call(partial(delete_models, store, trial.run_id))
-        ledger.set_tags(trial, {"model": "none"})
-
-
 # Several, so that a model that takes minutes does not hold up the others.
 _NUM_THREADS = 4
 
@@ -206,3 +132,77 @@ class Uploads:
             upload()
 
         return self._background.submit(upload_in_order)
+
+
+def remove_work_folders(
+    store: Store, trials: Sequence[LedgerTrial], candidates: Sequence[LedgerTrial], template: keras_tuner.Oracle
+) -> list[LedgerTrial]:
+    """Delete the local files of closed trials, except the checkpoints of those that may still be promoted.
+
+    `candidates` are the trials that may have local files; returned are those that still have some.
+    """
+    parents = _promotable(trials, template)
+    by_sequence = {trial.record.sequence: trial for trial in trials}
+    left = []
+    for trial in (by_sequence[candidate.record.sequence] for candidate in candidates):
+        folder = store.work_folder / trial.run_id
+        if trial.is_open:
+            left.append(trial)
+            continue
+        folder.with_suffix(".lock").unlink(missing_ok=True)
+        if trial.record.sequence not in parents:
+            shutil.rmtree(folder, ignore_errors=True)
+            continue
+        left.append(trial)
+        for path in folder.glob("*"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != CHECKPOINT and path.suffix != ".weights":
+                path.unlink()
+    return left
+
+
+def _promotable(trials: Sequence[LedgerTrial], template: keras_tuner.Oracle) -> set[int]:
+    """Return the sequences of finished trials from whose checkpoint another trial resumes, or may still resume."""
+    if not isinstance(template, kt_oracles.HyperbandOracle):
+        return set()
+    rounds: dict[tuple[int, int], list[LedgerTrial]] = defaultdict(list)
+    children: dict[int, list[LedgerTrial]] = defaultdict(list)
+    for trial in trials:
+        values = trial.record.bracket_values
+        rounds[int(values["tuner/bracket"]), int(values["tuner/round"])].append(trial)
+        if "tuner/trial_id" in values:
+            children[int(values["tuner/trial_id"])].append(trial)
+    needed = set()
+    for (bracket, round_num), members in rounds.items():
+        if bracket < 0 or round_num + 1 >= template._get_num_rounds(bracket):
+            continue
+        size, next_size = template._get_size(bracket, round_num), template._get_size(bracket, round_num + 1)
+        promoted = rounds.get((bracket, round_num + 1), [])
+        for place, trial in enumerate(members):
+            # Hyperband repeats its brackets; each repetition of a round has `size` places.
+            is_next_full = len(promoted) >= (place // size + 1) * next_size
+            own = children[trial.record.sequence]
+            is_in_use = any(child.record.status == "running" for child in own)
+            if trial.record.status == "finished" and (is_in_use or (not own and not is_next_full)):
+                needed.add(trial.record.sequence)
+    return needed
+
+
+def kept_models(ledger: Ledger, keep_models: str) -> set[int]:
+    """Return the sequences of finished trials whose models are kept; `keep_models` is `all`, `best` or `top-K`."""
+    ranked = [trial.record.sequence for trial in ledger.best_first()]
+    if keep_models == "all":
+        return set(ranked)
+    return set(ranked[: 1 if keep_models == "best" else int(keep_models.removeprefix("top-"))])
+
+
+def remove_models(ledger: Ledger, keep_models: str) -> None:
+    """Delete the models of trials that are no longer among the best; the trial's tag `model` then says `none`."""
+    kept = kept_models(ledger, keep_models)
+    store, writer = ledger.parent.store, ledger.parent.writer
+    for trial in ledger.trials:
+        if trial.record.sequence in kept or trial.tags.get("model") != "logged":
+            continue
+        writer.call(partial(delete_models, store, trial.run_id))
+        ledger.set_tags(trial, {"model": "none"})

@@ -1,1 +1,1 @@
-"""What to try next: a pure function of what is recorded."""
+"""What to try next, as a pure function of what is recorded."""

@@ -119,7 +119,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def elsewhere(store: Store, tmp_path: Path) -> Store:
-    """The same store from another project folder, as another machine sees it."""
+    """The same store used from another project folder, as from another machine."""
     (tmp_path / "elsewhere").mkdir()
     return replace(store, project=tmp_path / "elsewhere")
 
@@ -136,7 +136,7 @@ def test_a_driver_elsewhere_is_recognized_by_its_heartbeat(store: Store, elsewhe
 def test_a_silent_driver_elsewhere_is_replaced_and_notices_it(store: Store, elsewhere: Store) -> None:
     old = open_ledger(store)
     trial = old.create(Suggestion({"x": 0.0}), "t000", {})
-    Heartbeat(old.parent).__enter__().stop_beating()  # held up: SIGSTOP, a laptop that sleeps
+    Heartbeat(old.parent).__enter__().stop_beating()  # as if suspended: SIGSTOP, a sleeping laptop
     program = (
         "import sys; from pathlib import Path\n"
         "from fakeface_lab.search.ledger import heartbeat; from tests.search.curve_work import open_ledger\n"
@@ -208,7 +208,7 @@ def test_a_name_with_both_kinds_of_quotes_is_refused(store: Store) -> None:
 def test_of_trials_duplicated_by_a_lost_answer_the_one_in_use_remains(store: Store) -> None:
     ledger = open_ledger(store)
     trials = [ledger.create(Suggestion({"x": float(number)}), f"t00{number}", {}) for number in range(3)]
-    for trial in trials:  # the empty twins are the newer ones, then the older ones
+    for trial in trials:  # empty duplicates, a newer and an older one
         store.client.create_run(store.experiment_id, tags=trial.tags, start_time=trial.run.info.start_time + 1)
         store.client.create_run(store.experiment_id, tags=trial.tags, start_time=1)
     ledger.end(trials[0], "finished", 0.5)

@@ -1,4 +1,4 @@
-"""One search, two drivers on what seem to be two machines: other folders, one host name, clocks five minutes apart."""
+"""One search and two drivers on simulated machines: separate folders, the same host name, clocks five minutes apart."""
 
 import os
 import shutil
@@ -16,14 +16,14 @@ from mlflow.tracking import MlflowClient
 from fakeface_lab.search.ledger.heartbeat import WATCH_SECS
 from tests.kill_search import PROJECT, faults, run_undisturbed, summary, write_project
 
-# Debian's package `faketime`; without it the clocks are the same.
+# From Debian's package `faketime`; without it both clocks are equal.
 CLOCK_AHEAD = ["faketime", "-f", "+5m"] if shutil.which("faketime") else []
 
 Process = subprocess.Popen[str]
 
 
 class Machine:
-    """A project folder of its own whose programs share one store with others."""
+    """A project folder whose programs share a store with those of other folders."""
 
     def __init__(self, config: Path, folder: Path, store: Path, prefix: list[str]) -> None:
         (folder / "experiments").mkdir(parents=True)

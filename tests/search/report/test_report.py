@@ -103,7 +103,7 @@ def test_columns_of_values_that_appear_late_or_have_the_name_of_another_column(l
 
 
 def _cells(table: Table) -> list[list[str]]:
-    """Return a table's cells, row by row, as they are shown."""
+    """Return the displayed cells of a table, row by row."""
     return [list(map(str, row)) for row in zip(*(column.cells for column in table.columns), strict=True)]
 
 

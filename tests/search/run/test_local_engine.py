@@ -24,7 +24,7 @@ VALUES = {"x": 0.5, "kind": "a"}
 
 
 class Desk:
-    """One engine and what it has reported."""
+    """An engine and the events it has reported."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ def test_a_worker_is_reused_and_a_dead_one_replaced(tmp_path: Path, desks: list[
     died = desk.run("killed")
     assert (died.kind, died.reason) == ("died", "worker process was killed (signal 9): most likely out of memory")
     assert desk.engine.num_free() == 1
-    # The next attempt goes on after the epoch that was finished.
+    # The next attempt resumes after the finished epoch.
     assert "ended with exit code 7" in desk.run("again").reason
     desk.events.clear()
     assert desk.run("again").kind == "done"
@@ -123,7 +123,7 @@ def test_a_busy_and_an_idle_worker_that_die_together_cost_one_attempt(tmp_path: 
     while not any(event.kind == "done" for event in desk.events) and time.monotonic() < deadline:
         desk.engine.wait(1)
     kinds = [event.kind for event in desk.events if event.kind in ("died", "done")]
-    assert kinds in (["died", "done"], ["died", "died", "done"])  # the idle one may be found dead when it is asked
+    assert kinds in (["died", "done"], ["died", "died", "done"])  # the idle one may be found dead when it is used
 
 
 TALKER = """
@@ -170,7 +170,7 @@ class Mine(CurveWork):
 def test_a_worker_can_import_what_its_driver_can(
     tmp_path: Path, desks: list[Desk], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An empty entry is the current folder, in its place: what is called like a library there is not taken for it."""
+    """An empty entry means the current folder, in its position: a file there does not replace a library of its name."""
     (tmp_path / "mine_of_the_user.py").write_text(MINE)
     (tmp_path / "queue.py").write_text("raise RuntimeError('not the library')")
     monkeypatch.chdir(tmp_path)

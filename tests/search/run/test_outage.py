@@ -15,7 +15,7 @@ from tests.search.run.test_trials import facts, run
 
 
 class Outage(Notes):
-    """Kills the server at one event, and starts it again after some seconds."""
+    """Kills the server at one event, and restarts it after some seconds."""
 
     def __init__(self, server: Server, at_event: int, away_secs: float) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ def test_a_search_resumes_in_another_folder_on_the_same_server(
         (tmp_path / name).mkdir()
         stores.append(open_store(server.uri, tmp_path / name, "two folders"))
     with pytest.raises(KeyboardInterrupt):
-        run(stores[0], notes=Notes(cut_at=17))  # the second trial has finished epochs, whose checkpoint stays there
+        run(stores[0], notes=Notes(cut_at=17))  # the checkpoint of the second trial stays there
     ledger = run(stores[1])
     assert facts(ledger) == undisturbed
     trained = (tmp_path / "second" / "trained.txt").read_text()

@@ -33,7 +33,7 @@ def run(
     work: CurveWork | None = None,
     **identity: Any,
 ) -> Ledger:
-    """Run, or continue, a search to its end in this process."""
+    """Run or resume a search to its end in this process."""
     ledger = open_ledger(store, **identity)
     work = work or CurveWork(store.project / "trained.txt", dict(faults or {}))
     try:
@@ -58,14 +58,14 @@ Facts = list[tuple[Any, ...]]
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, empty_project: Path) -> Facts:
-    """A random search that nothing disturbed."""
+    """The facts of an uninterrupted random search."""
     root = tmp_path_factory.mktemp("undisturbed")
     shutil.copy(empty_project / "mlflow.db", root / "mlflow.db")
     return facts(run(open_store(None, root, "whole")))
 
 
 def facts(ledger: Ledger) -> Facts:
-    """Everything of a search that must not depend on where it was cut."""
+    """Return everything of a search that must not depend on interruptions."""
     client = ledger.parent.store.client
     rows = []
     for trial in ledger.trials:
@@ -92,7 +92,7 @@ def test_a_search_that_is_interrupted_at_every_event_is_the_same(
     store = new_store("cut")
     cut_at, num_cuts = 1, 0
     while True:
-        # Each life gets one event further than the one before, and then a little more of the next trial.
+        # Interrupted after one to seven events in turn, so that cuts fall everywhere.
         notes = Notes(cut_at=cut_at)
         try:
             ledger = run(store, algorithm, notes=notes)
@@ -117,7 +117,7 @@ def test_a_search_resumes_after_another_program_declared_its_trial_dead(
     store.client.update_run(trial.run_id, status="RUNNING")  # as after SIGKILL, with the lock file left behind
     assert sweep_dead_runs(store)
     ended = store.client.search_runs([store.experiment_id], "tags.outcome = 'finished'")[-1]
-    store.client.set_terminated(ended.info.run_id, "KILLED")  # died between the commit of its end and the status
+    store.client.set_terminated(ended.info.run_id, "KILLED")  # as if killed before this write
     assert facts(run(store)) == undisturbed
 
 
@@ -139,7 +139,7 @@ def test_failed_trials_do_not_affect_others_and_are_explained(new_store: Callabl
 
 def test_a_full_disk_stops_the_search_and_fails_no_trial(new_store: Callable[[str], Store], undisturbed: Facts) -> None:
     store = new_store("full")
-    for _ in range(4):  # the fourth would be the twelfth start of the trial: none of them was its fault
+    for _ in range(4):  # twelve starts of the trial: more than it may have, but none was its fault
         with pytest.raises(
             SearchError, match=r"the machine ended 3 attempts in a row \(OSError: .*No space left"
         ) as err:
@@ -188,7 +188,7 @@ def test_a_trial_whose_folder_is_lost_is_trained_again_and_keeps_its_score(
 
 @dataclass(frozen=True)
 class Interrupted(CurveWork):
-    """Its search is stopped in the middle of the first upload."""
+    """Interrupts its search during the first upload."""
 
     def finish(self, run: Any, assignment: Any, outcome: Any, *, keep_model: bool) -> None:
         raise KeyboardInterrupt
@@ -196,7 +196,7 @@ class Interrupted(CurveWork):
 
 @dataclass(frozen=True)
 class SlowlyStored(CurveWork):
-    """Trial 0's files reach the store when all trials are trained, and not before."""
+    """Uploads trial 0 only after all trials have been trained."""
 
     def finish(self, run: Any, assignment: Any, outcome: Any, *, keep_model: bool) -> None:
         deadline = time.monotonic() + 240
@@ -222,7 +222,7 @@ def test_all_trials_failing_ends_the_search_with_exit_code_4(new_store: Callable
 def test_a_rung_of_nine_with_three_failures_still_promotes(new_store: Callable[[str], Store]) -> None:
     oracle = template("hyperband", max_epochs=9)
     store = new_store("rung")
-    # The rung of nine begins after the documented trial; an undisturbed search tells which trials are in it.
+    # The rung of nine begins after trial 0; an undisturbed search shows which trials are in it.
     nine = [
         f"trial-{trial.record.sequence}"
         for trial in run(new_store("plain"), "hyperband", oracle=oracle).trials
@@ -260,7 +260,7 @@ def test_a_promoted_trial_resumes_from_its_parent_and_unneeded_checkpoints_are_d
     assert promoted
     for trial in promoted:
         key = f"trial-{trial.record.sequence}"
-        assert f"{key} 2" not in trained  # its parent's
+        assert f"{key} 2" not in trained  # its parent trained this epoch
         assert f"{key} 4" in trained
         history = store.client.get_metric_history(trial.run_id, "val_loss")
         assert sorted(point.step for point in history) == [1, 2, 3, 4]
@@ -297,7 +297,7 @@ def test_hours_are_counted_over_restarts_and_a_search_can_be_extended(new_store:
     assert float(used["used_secs"]) > 0
     assert used["driver"] == ""
     store.client.set_tag(ledger.parent.run_id, "used_secs", "7200")
-    # Out of time: the trial that was begun is finished, no other one begins.
+    # Out of time: the trial that has started is finished, and no other one starts.
     assert [trial.record.status for trial in run(store, hours=2).trials] == ["finished"]
     assert len(run(store, hours=3, oracle=template("random", 3)).trials) == 3
     first_three = facts(run(store, oracle=template("random", 3)))

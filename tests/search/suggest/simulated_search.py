@@ -20,7 +20,7 @@ ALGORITHMS: tuple[Algorithm, ...] = ("random", "grid", "bayesian", "hyperband")
 
 
 def small_space() -> keras_tuner.HyperParameters:
-    """12 configurations; the defaults are first in none of the lists."""
+    """12 configurations; no default is the first in its list."""
     space = keras_tuner.HyperParameters()
     space.Int("units", 32, 128, step=32, default=64)
     space.Choice("rate", [0.01, 0.001, 0.0001], default=0.001)
@@ -36,7 +36,7 @@ def wide_space() -> keras_tuner.HyperParameters:
 
 
 def plane() -> keras_tuner.HyperParameters:
-    """Two dimensions only: the Gaussian process is what takes the time in these tests."""
+    """Only two dimensions: the Gaussian process takes most of the time in these tests."""
     space = keras_tuner.HyperParameters()
     space.Float("dropout", 0.0, 0.5, default=0.25)
     space.Int("units", 32, 128, step=32, default=64)
@@ -63,7 +63,7 @@ def fraction(*parts: object) -> float:
 
 
 def score(trial: TrialRecord) -> float:
-    """A value in [0, 1) that depends on the configuration and its epochs only."""
+    """A value in [0, 1) that depends only on the configuration and its epochs."""
     return fraction(trial.values, trial.bracket_values.get("tuner/epochs", 0))
 
 
@@ -81,7 +81,7 @@ def newest(running: Table) -> TrialRecord:
 
 
 def shuffled(running: Table) -> TrialRecord:
-    """End trials in an order that is not the one of creation, yet the same in every simulation."""
+    """End trials in another order than that of their creation, the same in every simulation."""
     return min(running, key=lambda trial: fraction("order", trial.sequence))
 
 
@@ -90,7 +90,7 @@ def num_events(table: Table) -> int:
 
 
 def cut(table: Table, num_kept: int) -> Table:
-    """Return the ledger as it was after its first events."""
+    """Return the ledger after its first events."""
     kept = [trial for trial in table if trial.created_order < num_kept]
     return [
         trial
@@ -112,7 +112,7 @@ def search(
     num_workers: int = 1,
     pick: Pick = oldest,
 ) -> Table:
-    """Run a search to its end, from the beginning or from a ledger that was cut."""
+    """Run a search to its end, from the beginning or from a truncated ledger."""
     table = list(begun)
     while True:
         answer: Suggestion | Wait | Exhausted | None = None
@@ -133,7 +133,7 @@ def search(
 
 
 def kerastuner_alone(oracle: keras_tuner.Oracle, folder: Path, num_trials: int | None = None) -> list[dict[str, Any]]:
-    """Run one long-lived oracle in its own way, and return the values of its trials."""
+    """Run one long-lived oracle as KerasTuner does, and return the values of its trials."""
     oracle._set_project_dir(str(folder), "alone")
     oracle.verbose = 0
     table: list[dict[str, Any]] = []

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:keras_tuner.
 
 
 def test_bayesian_assumes_a_poor_score_for_a_running_trial() -> None:
-    """Without a fit to the real scores it would count as about 1, the best of all."""
+    """Without a fit to the known scores its guess would be about 1, the best of all."""
     space = keras_tuner.HyperParameters()
     space.Float("x", 0.0, 1.0, default=0.5)
     template = build_oracle(spec_of("bayesian", space=space, max_trials=9, num_initial_points=4))
@@ -27,7 +27,7 @@ def test_bayesian_assumes_a_poor_score_for_a_running_trial() -> None:
 
 
 def test_bayesian_avoids_failures() -> None:
-    """The failing half of a range is left; a failure untold would draw the search back to it."""
+    """The search leaves the failing half of a range; an unreported failure would attract it again."""
     space = keras_tuner.HyperParameters()
     space.Float("x", 0.0, 1.0, default=0.5)
     template = build_oracle(spec_of("bayesian", space=space, max_trials=14, num_initial_points=6))

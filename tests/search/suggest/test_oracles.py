@@ -41,7 +41,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:keras_tuner.
 
 
 class Countdown(keras_tuner.Oracle):
-    """A user's oracle: from the largest number of units down, once each trial before has ended."""
+    """A user's oracle: descends from the largest number of units, one step after each end of a trial."""
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         if self.ongoing_trials:
@@ -163,14 +163,14 @@ def test_sizes_of_a_space_equal_the_number_of_trials_of_a_search() -> None:
     grid = search(build_oracle(spec_of("grid", space=odd_space())))
     assert num_grid_combinations(odd_space()) == len(grid) == len(set(configurations(grid))) == 3 * (1 + 2 * 4)
     drawn = search(build_oracle(spec_of("random", space=odd_space(), max_trials=None)))
-    # The default 15 is no value that can be drawn: it is tried in trial 0 only.
+    # The default 15 cannot be drawn: only trial 0 has it.
     assert len(drawn) == 2 * (1 + 2 * 4) + 1
     assert num_configurations(odd_space()) == 3 * (1 + 2 * 4)
     assert num_configurations(wide_space()) is None
 
 
 def test_many_independent_conditions_are_counted_at_once() -> None:
-    """One by one, the branches of forty switches would outlast any search."""
+    """Counting the branches of forty switches one by one would never end."""
     space = keras_tuner.HyperParameters()
     for index in range(40):
         space.Boolean(f"has_layer_{index}")
@@ -181,7 +181,7 @@ def test_many_independent_conditions_are_counted_at_once() -> None:
 
 @st.composite
 def nested_spaces(draw: st.DrawFn) -> keras_tuner.HyperParameters:
-    """Up to six hyperparameters of two or three values, conditional ones in conditional ones."""
+    """Up to six hyperparameters with two or three values, conditions nested."""
     space = keras_tuner.HyperParameters()
 
     def fill(depth: int) -> None:

@@ -47,7 +47,7 @@ LARGER: dict[Algorithm, dict[str, Any]] = {
 
 
 def wander(spec: Any, seed: int, num_workers: int, failing_fraction: float) -> Iterator[Table]:
-    """Yield the ledger at each question of a search that asks whenever it likes, and sometimes drops an answer."""
+    """Yield the ledger at each question of a search that asks at random times, and sometimes drops an answer."""
     rng, template, table = random.Random(seed), build_oracle(spec), list[TrialRecord]()
     while True:
         yield list(table)
@@ -101,7 +101,7 @@ def outcome(template: Any, table: Table) -> Suggestion | Wait | Exhausted | str:
 
 
 def forgeries(table: Table, middle: int) -> list[Table]:
-    """Ledgers that are not that of the last question with more events at its end, consistent or not."""
+    """Ledgers, consistent or not, that do not continue the ledger of the last question."""
     trial, num = table[middle], num_events(table)
     values = {**trial.values, "units": 96 if trial.values["units"] != 96 else 64}
     running = replace(trial, status="running", ended_order=None, score=None)
@@ -180,7 +180,7 @@ def test_a_users_own_oracle_is_not_cached() -> None:
 @pytest.mark.parametrize("algorithm", REPLAYED)
 @pytest.mark.parametrize("num_workers", [1, 3])
 def test_each_event_is_replayed_once(algorithm: Algorithm, num_workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cost of a search is linear in its events because of this."""
+    """Because of this the cost of a search is linear in its events."""
     calls = Counter[str]()
 
     def count(name: str) -> None:
@@ -203,7 +203,7 @@ def test_each_event_is_replayed_once(algorithm: Algorithm, num_workers: int, mon
 
 
 def num_lines_run(template: Any, table: Table) -> int:
-    """Return how many lines of Python a question takes, those of loops counted each time."""
+    """Return how many lines of Python a question executes."""
     num = 0
 
     def trace(frame: Any, event: str, arg: object) -> Any:
@@ -269,7 +269,7 @@ def test_each_question_can_come_from_another_thread(algorithm: Algorithm) -> Non
 
 @pytest.mark.parametrize("algorithm", REPLAYED)
 def test_suggestions_equal_those_of_recorded_searches(algorithm: Algorithm) -> None:
-    """Stored ledgers of three workers, a third of the trials failed: no later version may suggest anything else."""
+    """Stored ledgers of three workers with a third of the trials failed: later versions must suggest the same."""
     recorded = json.loads((Path(__file__).parent / "recorded_searches.json").read_text())[algorithm]
     table = search(build_oracle(spec_of(algorithm)), score_or_fail, num_workers=3, pick=shuffled)
     assert table == [TrialRecord(**record) for record in recorded]

@@ -47,7 +47,7 @@ def test_hyperband_equals_a_long_lived_oracle_after_the_defaults(tmp_path: Path)
     alone = kerastuner_alone(build_oracle(spec_of("hyperband")), tmp_path)
     for values in alone:
         if "tuner/trial_id" in values:
-            values["tuner/trial_id"] = int(values["tuner/trial_id"]) + 1  # ours counts the defaults as trial 0
+            values["tuner/trial_id"] = int(values["tuner/trial_id"]) + 1  # here trial 0 has the defaults
     table = search(build_oracle(spec_of("hyperband")))
     assert [dict(trial.values) | dict(trial.bracket_values) for trial in table[1:]] == alone
 
@@ -113,7 +113,7 @@ def test_a_search_with_only_failures_continues(algorithm: Algorithm) -> None:
 
 @pytest.mark.parametrize("algorithm", ["random", "grid"])
 def test_any_number_of_trials_can_run_at_the_same_time(algorithm: Algorithm) -> None:
-    """KerasTuner's own grid goes on only after an end."""
+    """KerasTuner's own grid continues only after a trial has ended."""
     table = search(build_oracle(spec_of(algorithm)), num_workers=100)
     assert all(trial.created_order == trial.sequence for trial in table)
     assert len(table) == num_trials_at_most(build_oracle(spec_of(algorithm)))

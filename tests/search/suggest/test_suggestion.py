@@ -90,7 +90,7 @@ def test_recorded_trials_remain_when_trials_end_in_another_order(algorithm: Algo
 
 @st.composite
 def spaces(draw: st.DrawFn) -> keras_tuner.HyperParameters:
-    """Up to 48 configurations: every type, defaults anywhere, one part that depends on another."""
+    """Up to 48 configurations: every type, any defaults, one conditional part."""
     space = keras_tuner.HyperParameters()
     space.Int("units", 8, 24, step=8, default=draw(st.sampled_from([8, 16, 24])))
     kinds = draw(st.lists(st.sampled_from("abcd"), min_size=1, max_size=4, unique=True))
@@ -138,7 +138,7 @@ def test_any_search_resumes_repeats_nothing_and_has_the_predicted_size(
 
 @pytest.mark.slow
 def test_suggestions_are_the_same_in_another_process() -> None:
-    """Guards against what a process draws anew: hash seeds, orders of sets, module state."""
+    """Covers what differs between processes: hash seeds, orders of sets, module state."""
     program = (
         "import sys, json; sys.path.insert(0, sys.argv[1])\n"
         "from tests.search import test_suggestion as t\n"
