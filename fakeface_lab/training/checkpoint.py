@@ -60,7 +60,10 @@ class Snapshot:
 
 
 class BackgroundWriter:
-    """Does one write at a time on its own thread, and reports its completion on the training's thread."""
+    """Does one write at a time on its own thread, and reports its completion on the training's thread.
+
+    A checkpoint of the documented network takes 0.41 s to write (docs/search.md).
+    """
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")

@@ -20,7 +20,8 @@ from fakeface_lab.training.outcome import Outcome, read_outcome
 __all__ = ["Driver", "Observer", "RetryPolicy"]
 
 _POLL_SECS = 1.0
-# Most suggestions are computed within this time; a slower one is polled at this interval.
+# Most suggestions take some 2 ms (docs/search.md). Those of a Gaussian process, and the first one after a restart, may
+# take seconds: they are polled at this interval.
 SUGGESTION_POLL_SECS = 0.2
 # This many finished trainings may keep their files on this disk while they wait for a slow store.
 _MAX_UPLOADS = 16

@@ -3,7 +3,8 @@
 A copy of an oracle replays the events of a ledger, then answers. It is cached: it is in the state of one that is about
 to replay the creation of the trial it suggested, so the next question replays only new events. If another event
 precedes that creation, the answer is taken back first. If the ledger does not continue that of the last question, or
-the template's settings changed, a new copy replays everything. Dropping the cache changes no answer.
+the template's settings changed, a new copy replays everything: 1 to 2 s of processor time at 10,000 trials, where the
+cached answer takes 2 ms (docs/search.md). Dropping the cache changes no answer.
 
 Only KerasTuner's own oracles are cached. Another class may not support being asked ahead of the ledger, and a cache
 would hide that it answers differently after a restart; so it replays the whole ledger for each question.
