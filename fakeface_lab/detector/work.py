@@ -1,4 +1,4 @@
-"""What `tune` trains: the documented CNN's builder on the images of one split."""
+"""One training of the detector and its results, as files in a folder; `mlflow_run` uploads them."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -54,7 +54,7 @@ def produce_outcome(
     *,
     open_test: bool,
 ) -> Outcome:
-    """Train `model`, or go on where an earlier process was killed, and leave all results in `folder`.
+    """Train `model`, or resume where an earlier process was killed, and leave all results in `folder`.
 
     Args:
         model: untrained, as `training.build()` returns it; ends with its kept weights.
@@ -62,7 +62,7 @@ def produce_outcome(
         images: all images.
         split: who is in which split; trained on train, judged on validation.
         folder: of the run; it exists. Checkpoints go here as well.
-        listener: told of each step and epoch.
+        listener: is told about each step and epoch.
         open_test: whether the test split may be looked at.
 
     Raises:
@@ -83,7 +83,7 @@ def _write_outcome(
     *,
     open_test: bool,
 ) -> Outcome:
-    """Score the kept weights; write artifacts, packed model and, last, the outcome."""
+    """Score the kept weights; write artifacts, the packed model and, last, the outcome."""
     artifacts = empty_artifacts(folder)
     history = _history(recorder.records)
     metrics = _training_metrics(recorder, model)
