@@ -69,7 +69,7 @@ def build_model(hp: keras_tuner.HyperParameters) -> keras.Model:
         metrics=["accuracy"],
         # A global float16 policy set by other code must not wrap the optimizer.
         auto_scale_loss=False,
-        # On a CPU XLA makes a step of this network ten times slower (9 to 12 s instead of 0.72 to 0.93 s on two threads)
+        # On a CPU XLA makes a step of this network ten times slower (9 to 12 s, not 0.72 to 0.93 s, on two threads)
         # and needs 11 GB.
         jit_compile=False,
     )
