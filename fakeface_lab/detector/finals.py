@@ -157,15 +157,15 @@ class _Shown:
 
     show: Callable[[str], None]
 
-    def trial_started(self, trial: LedgerRun, epochs: int) -> None:
+    def started(self, trial: LedgerRun, epochs: int) -> None:
         if trial.num_deaths == 0:
             self.show(f"{trial.name}: {epochs} epochs on train + validation")
 
-    def trial_progressed(self, trial: LedgerRun, event: Event) -> None: ...
+    def progressed(self, trial: LedgerRun, event: Event) -> None: ...
 
-    def trial_ended(self, trial: LedgerRun) -> None: ...
+    def ended(self, trial: LedgerRun) -> None: ...
 
-    def died(self, trial: LedgerRun, reason: str) -> None:
+    def retrying(self, trial: LedgerRun, reason: str) -> None:
         self.show(f"{trial.name}: {reason}; trying again")
 
 

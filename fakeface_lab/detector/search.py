@@ -22,7 +22,6 @@ from fakeface_lab.search.report.leaderboard import trial_0_name, trials_table
 from fakeface_lab.search.report.report import publish_report
 from fakeface_lab.search.run.engine import EngineMaker
 from fakeface_lab.search.run.local_engine import make_engine
-from fakeface_lab.search.run.trials import Limits
 from fakeface_lab.search.session import run_trials
 from fakeface_lab.settings import TuneSettings
 from fakeface_lab.terminal import console, print_places, say, wide_console
@@ -141,8 +140,10 @@ def _search(
     )
     if work.split.test_is_validation:
         record_opening(parent, work.test_set, "each epoch of its trials")
-    limits = Limits(settings.epochs, settings.hours)
-    run_trials(ledger, template, work, engine, limits, seed=settings.seed, keep_models=settings.keep_models)
+    run_trials(
+        ledger, template, work, engine, epochs=settings.epochs, seed=settings.seed, hours=settings.hours,
+        keep_models=settings.keep_models,
+    )  # fmt: skip
     best = ledger.best_first()[0]
     assert best.record.score is not None  # the best trial is a finished one
     text = _conclude(settings, ledger, work, engine, best) if settings.final_seeds else ""

@@ -3,8 +3,8 @@
     tuner = fakeface_lab.Tuner(keras_tuner.oracles.RandomSearchOracle("val_loss", max_trials=10), build)
     tuner.search(x, y, epochs=5, validation_split=0.2)
 
-Started again, the script goes on where it was. Arrays are trained on in worker processes, which may die; a data set or
-a generator stays in this process. See `hypermodel_work` for which trials go on from their last epoch.
+Run the script again to resume. On arrays, trials run in worker processes, which may die; on a data set or a generator
+they run in this process. `hypermodel_work` says which trials resume from their last epoch.
 """
 
 import math
@@ -24,8 +24,7 @@ from fakeface_lab.search.hypermodel_work import HypermodelWork
 from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.ledger.resume import choose_threads, find_search
 from fakeface_lab.search.run.engine import Placement
-from fakeface_lab.search.search import shown_trials
-from fakeface_lab.search.session import open_tuner_search, place, run_tuner_search
+from fakeface_lab.search.session import choose_placement, open_tuner_search, run_tuner_search
 from fakeface_lab.search.suggest.oracles import reseeded
 from fakeface_lab.terminal import console
 from fakeface_lab.tracking.models import as_model_input, fetch_model
@@ -35,37 +34,36 @@ from fakeface_lab.tracking.writer import PatientWriter
 from fakeface_lab.training.fit_arguments import FitArguments, bind_fit_arguments, has_own_fit
 from fakeface_lab.training.hypermodel import ModelRecipe, discover_in_build, discover_in_fit
 
-__all__ = ["Tuner", "refuse_arguments"]
+__all__ = ["Tuner"]
 
 _PATIENCE_SECS = 600.0
 _HANG_SECS = 1800.0
+_STATUSES = {"finished": "COMPLETED", "failed": "FAILED", "running": "RUNNING"}
 
 
 class Tuner(keras_tuner.Tuner):
     """KerasTuner's Tuner; every trial is a run in MLflow, and the store is the only memory.
 
     Args:
-        oracle: any of KerasTuner's, or the user's own; it suggests, and trial 0 has all defaults.
+        oracle: one of KerasTuner's or the user's own; trial 0 always has the default values.
         hypermodel: a `keras_tuner.HyperModel` or a function `build(hp)`.
         max_model_size: a trial whose model has more parameters fails.
-        optimizer: replaces what the hypermodel compiles with; so do `loss` and `metrics`.
-        loss: see `optimizer`.
-        metrics: see `optimizer`.
+        optimizer, loss, metrics: replace those that the hypermodel compiles with.
         project_name: name of the search.
-        overwrite: begin the search again under the same name; nothing is deleted.
+        overwrite: start the search over under the same name; nothing is deleted.
         seed: of initial weights, data order and dropout, the same for every trial.
-        experiment: name of the MLflow experiment, the project's name if not given; `MLFLOW_EXPERIMENT_NAME` wins.
+        experiment: name of the MLflow experiment; `MLFLOW_EXPERIMENT_NAME` wins. Default: `project_name`.
         tracking_uri: the MLflow store; default: `MLFLOW_TRACKING_URI`, else `mlflow.db` in the project folder.
         workers: trials at the same time.
-        threads: of one training; equal results need equal threads; 0 shares the cores among the workers.
-        engine: `local`: worker processes; `inline`: this process, whose TensorFlow is made deterministic; default:
-            worker processes where everything can be sent to them.
-        hang_secs: a worker without a training step for so long is killed, and the trial tried again; default: half an
-            hour, and no limit where `HyperModel.fit` is the user's own, which may never report a step.
-        refused: what else KerasTuner's Tuner takes.
+        threads: threads per training; results are only equal with equal threads. 0 shares the cores among the workers.
+        engine: `local`: worker processes; `inline`: this process, whose TensorFlow is made deterministic. Default:
+            worker processes if everything can be sent to them.
+        hang_secs: a worker without a training step for this long is killed and its trial retried. Default: half an
+            hour; no limit if `HyperModel.fit` is the user's own, which may never report a step.
+        refused: further arguments of KerasTuner's Tuner.
 
     Raises:
-        ConfigError: an argument of KerasTuner's that has no meaning here; says what to do instead.
+        ConfigError: an argument of KerasTuner's that is not supported; says what to do instead.
     """
 
     def __init__(
@@ -88,7 +86,7 @@ class Tuner(keras_tuner.Tuner):
         hang_secs: float | None = None,
         **refused: Any,
     ) -> None:
-        refuse_arguments(type(self), refused)
+        _refuse_arguments(type(self), refused)
         if workers < 1 or threads < 0 or engine not in ("local", "inline", None):
             raise ConfigError(
                 f"workers = {workers}, threads = {threads}, engine = {engine!r}: give at least 1 worker, 0 or more "
@@ -108,18 +106,18 @@ class Tuner(keras_tuner.Tuner):
 
     @property
     def project_dir(self) -> str:
-        """Where the results are: the store and the name of the search. There is no folder."""
+        """Where the results are: the store and the name of the search; there is no folder."""
         uri = resolve_tracking_uri(self._tracking_uri, find_project())
         return f"{without_credentials(uri)}, search {self.project_name}"
 
     def search(self, *fit_args: Any, **fit_kwargs: Any) -> None:
-        """Run the search, or go on with it; takes what `HyperModel.fit` takes, by default that of `keras.Model.fit`.
+        """Run or resume the search; takes the arguments of `HyperModel.fit`, by default those of `keras.Model.fit`.
 
         Raises:
             AllTrialsFailedError: no trial has a score.
-            ConfigError: an argument that cannot be used; says why.
+            ConfigError: an argument cannot be used; says why.
             SearchError: a search of this name has other settings; names them.
-            TrackingError: the store stayed away too long; run the same script again later.
+            TrackingError: the store was unreachable for too long; run the same script again later.
         """
         was_quiet, console.quiet = console.quiet, console.quiet or fit_kwargs.get("verbose") == 0
         try:
@@ -132,7 +130,7 @@ class Tuner(keras_tuner.Tuner):
         return [trial.hyperparameters for trial in self._best_trials(num_trials)]
 
     def get_best_models(self, num_models: int = 1) -> list[keras.Model]:
-        """Return the compiled models of the best finished trials, the best first, with the weights of their run."""
+        """Return the compiled models of the best finished trials, the best first, with their recorded weights."""
         return [self.load_model(trial) for trial in self._best_trials(num_models)]
 
     def load_model(self, trial: kt_trial.Trial) -> keras.Model:
@@ -152,7 +150,7 @@ class Tuner(keras_tuner.Tuner):
             if not model.built:
                 model(as_model_input(example))
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # that the file has no optimizer, which is meant
+                warnings.simplefilter("ignore", UserWarning)  # the file has no optimizer on purpose
                 model.load_weights(str(weights))
         return model
 
@@ -162,18 +160,17 @@ class Tuner(keras_tuner.Tuner):
         super().results_summary(num_trials)
 
     def save(self) -> None:
-        """Do nothing: the store has everything already."""
+        """Do nothing: the store already has everything."""
 
     def reload(self) -> None:
-        """Show the trials that the store has, in `oracle.trials`."""
+        """Fill `oracle.trials` with the trials in the store."""
         store = self._open_store()
         found = find_search(store, self.project_name)
-        if found is None or self._restart:
-            return
-        self._show(Ledger(StoredRun(store, _writer(), found)))
+        if found is not None and not self._restart:
+            self._show(Ledger(StoredRun(store, _writer(), found)))
 
     def _get_tuner_fname(self) -> str:
-        """Return no file: KerasTuner looks for one to reload."""
+        """Return the name of no file: KerasTuner would reload from it."""
         return ""
 
     def _populate_initial_space(self) -> None:
@@ -194,7 +191,7 @@ class Tuner(keras_tuner.Tuner):
         self._show(ledger)
 
     def _make_template(self, fit: FitArguments) -> keras_tuner.Oracle:
-        """Return the oracle as it is before any trial, its space complete."""
+        """Return the oracle without trials and with its complete space."""
         if self._template is None:
             if has_own_fit(self.hypermodel) and self.oracle.tune_new_entries:
                 discover_in_fit(self.oracle, self.hypermodel, fit.args, dict(fit.kwargs))
@@ -207,14 +204,11 @@ class Tuner(keras_tuner.Tuner):
 
     def _make_work(self, fit: FitArguments) -> tuple[HypermodelWork, Placement]:
         """Return what a trial trains, and where."""
-        hyperband = hasattr(self.oracle, "max_epochs")
-        work = HypermodelWork(
-            self._recipe(), self.oracle.objective, fit, hyperband or fit.epochs is not None, self.max_model_size, 0,
-            fit.dataset_facts(),
-        )  # fmt: skip
+        passes_epochs = fit.epochs is not None or hasattr(self.oracle, "max_epochs")  # Hyperband
+        work = HypermodelWork(self._recipe(), self.oracle.objective, fit, passes_epochs, 0, fit.dataset_facts())
         earlier = None if self._restart else find_search(self._open_store(), self.project_name)
         threads = choose_threads(earlier, self._threads)
-        placement, num_threads = place(work, self._engine, self._workers, threads)
+        placement, num_threads = choose_placement(work, self._engine, self._workers, threads)
         return replace(work, num_threads=num_threads), placement
 
     def _recipe(self) -> ModelRecipe:
@@ -225,6 +219,7 @@ class Tuner(keras_tuner.Tuner):
             {key: value for key, value in given.items() if value is not None},
             keras.config.dtype_policy().name,
             accepts_undeclared=not self.oracle.tune_new_entries,
+            max_model_size=self.max_model_size,
         )
 
     def _open_store(self) -> Store:
@@ -232,13 +227,25 @@ class Tuner(keras_tuner.Tuner):
 
     def _best_trials(self, num_trials: int) -> list[kt_trial.Trial]:
         self.reload()
-        # KerasTuner fills up with failed ones.
+        # KerasTuner appends failed trials if there are too few finished ones.
         best = self.oracle.get_best_trials(num_trials)
         return [trial for trial in best if trial.status == kt_trial.TrialStatus.COMPLETED]
 
     def _show(self, ledger: Ledger) -> None:
-        shown = shown_trials(ledger, self.oracle.get_space())
-        self.oracle.trials, self._run_ids = shown.trials, shown.run_ids
+        """Fill `oracle.trials`, and note which run has the model of each trial."""
+        self.oracle.trials, self._run_ids = {}, {}
+        for trial in ledger.trials:
+            record = trial.record
+            hp = self.oracle.get_space()
+            hp.values = {**record.values, **record.bracket_values}
+            shown = kt_trial.Trial(hp, str(record.sequence), _STATUSES[record.status])
+            shown.score = record.score
+            shown.best_step = int(trial.tags.get("kept_epoch", "0"))
+            shown.message = trial.tags.get("status_reason") or None
+            self.oracle.trials[shown.trial_id] = shown
+            # A repeated configuration has the result of an earlier trial, and its model.
+            source = trial.tags.get("duplicate_of")
+            self._run_ids[shown.trial_id] = trial.run_id if source is None else self._run_ids[source]
 
 
 def _writer() -> PatientWriter:
@@ -254,16 +261,12 @@ _REFUSED = {
 }  # fmt: skip
 
 
-def refuse_arguments(tuner: type[keras_tuner.Tuner], given: Mapping[str, Any]) -> None:
-    """Pass where nothing is given that would be ignored.
-
-    Raises:
-        ConfigError: names the argument, or the method of a subclass, and what to do instead.
-    """
+def _refuse_arguments(tuner: type[keras_tuner.Tuner], given: Mapping[str, Any]) -> None:
+    """Raise ConfigError for an argument, or a method of a subclass, that would be ignored."""
     for name, value in given.items():
         if name not in _REFUSED:
             raise ConfigError(f"{name}: unknown argument; see help(fakeface_lab.Tuner)")
         if value is not None and not (name == "executions_per_trial" and value == 1):
-            raise ConfigError(f"{name}: not taken; {_REFUSED[name]}")
+            raise ConfigError(f"{name}: not supported; {_REFUSED[name]}")
     if tuner.run_trial is not keras_tuner.Tuner.run_trial:
-        raise ConfigError(f"{tuner.__name__}.run_trial: is not called; override HyperModel.fit instead")
+        raise ConfigError(f"{tuner.__name__}.run_trial: is never called; override HyperModel.fit instead")

@@ -118,7 +118,7 @@ class PatientWriter:
         self._queue.join()
         self._raise_failure()
 
-    def beside(self) -> "PatientWriter":
+    def with_own_queue(self) -> "PatientWriter":
         """Return a writer with the same settings and a queue of its own."""
         return PatientWriter(self._patience_secs, self.notify)
 

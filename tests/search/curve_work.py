@@ -136,17 +136,17 @@ class Notes:
         if len(self.lines) == self.cut_at:
             raise KeyboardInterrupt
 
-    def trial_started(self, trial: LedgerTrial, epochs: int) -> None:
+    def started(self, trial: LedgerTrial, epochs: int) -> None:
         self._note(f"start {trial.record.sequence}")
 
-    def trial_progressed(self, trial: LedgerTrial, event: Event) -> None:
+    def progressed(self, trial: LedgerTrial, event: Event) -> None:
         self._note(f"{event.kind} {trial.record.sequence}")
 
-    def trial_ended(self, trial: LedgerTrial) -> None:
+    def ended(self, trial: LedgerTrial) -> None:
         self._note(f"end {trial.record.sequence} {trial.record.status}")
 
-    def died(self, trial: LedgerTrial, reason: str) -> None:
-        self._note(f"died {trial.record.sequence} {reason}")
+    def retrying(self, trial: LedgerTrial, reason: str) -> None:
+        self._note(f"retry {trial.record.sequence} {reason}")
 
 
 def template(algorithm: Algorithm, max_trials: int | None = 6, max_epochs: int = 4) -> keras_tuner.Oracle:

@@ -68,7 +68,7 @@ def work(build_it: Any = build, *args: Any, objective: str = "val_loss", **kwarg
     fit = bind_fit_arguments(hypermodel, args or (X, Y), kwargs)
     recipe = ModelRecipe(hypermodel, space, {}, "float32", accepts_undeclared=False)
     goal = keras_tuner.Objective(objective, "min")
-    return HypermodelWork(recipe, goal, fit, True, None, 1, fit.dataset_facts())
+    return HypermodelWork(recipe, goal, fit, True, 1, fit.dataset_facts())
 
 
 def figures(outcome: Outcome) -> list[dict[str, float]]:

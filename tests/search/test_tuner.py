@@ -378,11 +378,11 @@ def test_a_data_set_runs_in_this_process_and_says_so(project: Path, capsys: pyte
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
-    "directory": ("x", r"directory: not taken; trials are kept in the MLflow store; choose it with tracking_uri="),
-    "logger": (object(), r"logger: not taken; KerasTuner ignores it too"),
-    "tuner_id": ("x", r"tuner_id: not taken; one process drives a search; .* give workers="),
-    "distribution_strategy": (object(), r"distribution_strategy: not taken; each worker process takes one GPU"),
-    "executions_per_trial": (2, r"executions_per_trial: not taken; .* another seed= and project_name="),
+    "directory": ("x", r"directory: not supported; trials are kept in the MLflow store; choose it with tracking_uri="),
+    "logger": (object(), r"logger: not supported; KerasTuner ignores it too"),
+    "tuner_id": ("x", r"tuner_id: not supported; one process drives a search; .* give workers="),
+    "distribution_strategy": (object(), r"distribution_strategy: not supported; each worker process takes one GPU"),
+    "executions_per_trial": (2, r"executions_per_trial: not supported; .* another seed= and project_name="),
     "max_trails": (2, r"max_trails: unknown argument; see help\(fakeface_lab\.Tuner\)"),
     "workers": (0, r"workers = 0, threads = 0, engine = None: give at least 1 worker"),
 }
@@ -402,7 +402,7 @@ def test_an_overridden_run_trial_is_refused(project: Path) -> None:
         def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> float:
             return 1.0
 
-    with pytest.raises(ConfigError, match=r"Mine\.run_trial: is not called; override HyperModel\.fit instead"):
+    with pytest.raises(ConfigError, match=r"Mine\.run_trial: is never called; override HyperModel\.fit instead"):
         Mine(random_oracle(), small)
 
 

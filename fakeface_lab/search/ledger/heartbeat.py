@@ -1,10 +1,10 @@
-"""One driver at a time, and how long a search has been driven: a heartbeat in the tags of the parent run.
+"""A heartbeat in the tags of the parent run: at most one driver per search, and how long the search has run.
 
-A lock file (`tracking.owner`) stops a second driver in the same project folder. This stops one in another folder or on
-another machine that shares the store. It watches whether the heartbeat changes and compares no clocks. A driver that
-was held up for so long that it seemed dead, and has been replaced, notices before its next write of an event
-(`TrackedRun.require_owned`) and stops. Two drivers that both found a search silent are told apart in the same way: the
-later claim stands. What is left is the moment between reading the claim and the write that follows, some milliseconds.
+A lock file (`tracking.owner`) stops a second driver in the same project folder; the heartbeat stops one in another
+folder, or on another machine that shares the store. Whoever finds a heartbeat watches whether it changes; clocks are
+never compared. A driver that was suspended for so long that it was replaced notices before its next write of an event
+(`TrackedRun.require_owned`) and stops. If two drivers find the same search silent, the later claim wins in the same
+way. A race remains between reading the claim and the write that follows: some milliseconds.
 """
 
 import json
@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from types import TracebackType
+from contextlib import suppress
 
 from fakeface_lab.errors import SearchError
 from fakeface_lab.tracking.owner import PROCESS, owner_state
@@ -29,7 +29,7 @@ _LOOK_SECS = 2.0
 
 
 class Heartbeat:
-    """While it is entered, the parent run says who drives the search, and its time is counted over all restarts."""
+    """While entered, the parent run says who drives the search, and its time is counted over all restarts."""
 
     def __init__(self, parent: TrackedRun) -> None:
         self._parent = parent
@@ -45,34 +45,29 @@ class Heartbeat:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.stop_beating()
         if kind is None:
             self._parent.set_tags(self._tags(""))
         else:
-            # Once, and not for long: the program is ending.
-            try:
+            with suppress(Exception):  # one try only: the program is ending, and its own error is the one to report
                 self._parent.tag_if_owned(self._tags(""))
-            except Exception:  # the error that brought us here is the one to report
-                return
 
     def stop_beating(self) -> None:
-        """Leave the last sign of life as it is."""
+        """Stop the thread, and leave the last heartbeat as it is."""
         self._stopped.set()
         self._thread.join()
 
     def used_secs(self) -> float:
-        """Return how long this search was driven, earlier processes included, s."""
+        """Return how long this search has run, earlier processes included, s."""
         return self._before_secs + time.monotonic() - self._started
 
     def _beat_on(self) -> None:
         while not self._stopped.wait(BEAT_SECS):
             try:
-                # Held up for long, this process may have been replaced: its heartbeat must not claim the search back.
+                # If this process was suspended and replaced, its heartbeat must not claim the search back.
                 self._parent.tag_if_owned(self._tags(self._sign_of_life()))
-            except Exception:  # the store is away: whoever writes results waits for it and reports it
+            except Exception:  # the store is unreachable: the driver's own writes retry and report that
                 continue
 
     def _sign_of_life(self) -> str:
@@ -85,11 +80,7 @@ class Heartbeat:
 
 
 def refuse_second_driver(store: Store, writer: PatientWriter, parent: Run) -> None:
-    """Pass where nobody drives the search; takes up to `WATCH_SECS` where that must be found out.
-
-    Raises:
-        SearchError: a living process does; names it.
-    """
+    """Raise SearchError if a live process drives the search; takes up to `WATCH_SECS` if that is uncertain."""
     sign = parent.data.tags.get("driver", "")
     if not sign:
         return

@@ -1,9 +1,9 @@
-"""The memory of a search: a parent run in MLflow and one child run per trial. There is no other.
+"""The only memory of a search: a parent run in MLflow and one child run per trial.
 
-A child run is made with its hyperparameters, sequence and place in the order of events before it is trained. Its end
-is committed by one write (score, outcome, place in the order). What the training left behind, the model above all, is
-uploaded after that; the tag `model` and the run's status then close it. Both are repaired if a process died between
-two writes, or if another program took the run for dead.
+The commit protocol: a child run is created with its hyperparameters, its sequence and its place in the order of events
+before it is trained. One write commits its end (score, outcome, place in the order). Files and model are uploaded after
+that; then the tag `model` and the run's status close it. If a process died between two writes, or another program
+declared the run dead, `repair` or the resumed search completes them.
 """
 
 import json
@@ -38,12 +38,12 @@ _STOPPED_BY: dict[type[BaseException], str] = {KeyboardInterrupt: "Ctrl-C", Syst
 
 @dataclass(frozen=True)
 class LedgerRun:
-    """A child run of a search as the store has it: a trial, or a final training.
+    """A child run of a search as recorded in the store: a trial, or a final training.
 
     Attributes:
         run: MLflow's.
-        num_starts: how often it was started since it last finished an epoch.
-        num_deaths: how often its worker died since then.
+        num_starts: starts since its last newly finished epoch.
+        num_deaths: deaths of its worker since then.
         epochs_done: finished epochs.
     """
 
@@ -54,7 +54,7 @@ class LedgerRun:
 
     @classmethod
     def of(cls, run: Run) -> Self:
-        """Read it from a run's tags."""
+        """Read a child run from MLflow's run."""
         return cls(run, **_counts(run.data.tags))
 
     @property
@@ -75,17 +75,17 @@ class LedgerRun:
 
 @dataclass(frozen=True)
 class LedgerTrial(LedgerRun):
-    """A trial as the store has it.
+    """A trial as recorded in the store.
 
     Attributes:
-        record: what the suggestion of later trials is made from.
+        record: what later suggestions depend on.
     """
 
     record: TrialRecord
 
     @classmethod
     def of(cls, run: Run) -> Self:
-        """Read it from a run's tags."""
+        """Read a trial from MLflow's run."""
         tags = run.data.tags
         record = TrialRecord(
             sequence=int(tags["trial"]),
@@ -100,7 +100,7 @@ class LedgerTrial(LedgerRun):
 
     @property
     def is_open(self) -> bool:
-        """Whether something is still to be done: training, or the upload of what it left behind."""
+        """Whether something remains to be done: the training, or the upload of its files."""
         return self.record.status == "running" or (self.record.status == "finished" and "model" not in self.tags)
 
 
@@ -108,10 +108,10 @@ Child = TypeVar("Child", bound=LedgerRun)
 
 
 class Ledger:
-    """Reads and writes the trials of one search. Making one only reads; one process at a time may write.
+    """Reads and writes the trials of one search. The constructor only reads; one process at a time may write.
 
     Args:
-        parent: the parent run; one that is open for writing, unless the ledger is only read.
+        parent: the parent run; a `TrackedRun`, unless the ledger is only read.
     """
 
     def __init__(self, parent: StoredRun) -> None:
@@ -128,7 +128,7 @@ class Ledger:
     @property
     def parent(self) -> TrackedRun:
         """The parent run, open for writing."""
-        assert isinstance(self._parent, TrackedRun), "this ledger is only read"
+        assert isinstance(self._parent, TrackedRun), "this ledger is read-only"
         return self._parent
 
     @property
@@ -138,38 +138,35 @@ class Ledger:
 
     @property
     def records(self) -> list[TrialRecord]:
-        """The same, as suggestions need them."""
+        """All trials as `suggest` takes them."""
         return [trial.record for trial in self._trials.values()]
 
     @property
     def num_events(self) -> int:
-        """How many creations and ends there are: what is suggested next changes only with them."""
+        """Number of creations and ends of trials; the next suggestion changes only with them."""
         return self._last_order
 
     @property
     def objective(self) -> Objective:
-        """What the score is, and whether more of it is better."""
+        """The metric that is the score, and its direction."""
         return Objective.from_tags(self._parent.run.data.tags)
 
     def best_first(self) -> list[LedgerTrial]:
         """Return the trials that have a score, the best first; of equal scores the earlier trial is first."""
-        scores = {number: trial.record.score for number, trial in self._trials.items()}
-        ranked = best_first(
-            {key: score for key, score in scores.items() if score is not None}, self.objective.direction
-        )
-        return [self._trials[number] for number in ranked]
+        scores = {trial.sequence: trial.score for trial in self.records if trial.score is not None}
+        return [self._trials[number] for number in best_first(scores, self.objective.direction)]
 
     def repair(self) -> None:
-        """Leave one run of each trial that was made twice, and set statuses that do not fit what was committed."""
+        """Delete duplicate runs of a trial, and correct statuses that contradict what was committed."""
         store, writer = self.parent.store, self.parent.writer
         for twins in self._twins.values():
             writer.call(partial(remove_twins, store, twins))
         for trial in self.trials:
             if not trial.is_open and trial.run.info.status != _STATUS[trial.record.status]:
-                self._stored(trial).set_status(_STATUS[trial.record.status])
+                self.stored(trial).set_status(_STATUS[trial.record.status])
 
     def create(self, suggestion: Suggestion, name: str, tags: Mapping[str, str]) -> LedgerTrial:
-        """Write a new trial and return it."""
+        """Record a new trial and return it."""
         all_tags = {
             "role": "trial",
             "trial": str(len(self._trials)),
@@ -182,28 +179,28 @@ class Ledger:
         return self._keep(LedgerTrial.of(self.child("trial", name, all_tags)))
 
     def child(self, key: str, name: str, tags: Mapping[str, str]) -> Run:
-        """Return the child run whose tag `key` is the given one; it is made if there is none."""
+        """Return the child run whose tag `key` has the value in `tags`; it is created if there is none."""
         identity = {"mlflow.runName": name, "mlflow.parentRunId": self.parent.run_id, OWNER_TAG: PROCESS}
         return make_once(self.parent.store, self.parent.writer, {**identity, **self._code_tags, **tags}, key)
 
     def count_start(self, child: Child) -> Child:
-        """Count a start before it happens, so that one that kills everything is counted too."""
+        """Count a start before it happens, so that one that crashes the machine is counted too."""
         return self.set_tags(child, {"num_starts": str(child.num_starts + 1)})
 
     def uncount_start(self, child: Child, reason: str) -> Child:
-        """Take a start back that the machine ended, and not the training."""
+        """Take back a start that was ended by the machine and not by the training."""
         return self.set_tags(child, {"num_starts": str(max(0, child.num_starts - 1)), "status_reason": reason})
 
     def count_death(self, child: Child, reason: str) -> Child:
-        """Count a worker that died over this training."""
+        """Count a death of the training's worker."""
         return self.set_tags(child, {"num_deaths": str(child.num_deaths + 1), "status_reason": reason})
 
     def count_epoch(self, child: Child, epochs_done: int) -> Child:
-        """Note progress: it clears the counts of starts and deaths. An epoch that is trained again is no progress."""
+        """Note a finished epoch, which resets the counts of starts and deaths unless it only repeats an earlier one."""
         if epochs_done <= child.epochs_done:
             return child
         tags = {"epochs_done": str(epochs_done), "num_starts": "0", "num_deaths": "0"}
-        self._stored(child).write(tags=tags, wait=False)
+        self.stored(child).write(tags=tags, wait=False)
         return self._updated(child, tags)
 
     def end(
@@ -216,53 +213,46 @@ class Ledger:
         *,
         measured_at: tuple[int, int] | None = None,
     ) -> LedgerTrial:
-        """Commit the end of a trial in one write; a failed one is closed as well, a finished one by `close`.
+        """Commit the end of a trial in one write. A failed trial is closed as well, a finished one by `close`.
 
-        Args:
-            trial: which.
-            outcome: how it ended.
-            score: its score, None if it failed.
-            reason: why, for people.
-            tags: further facts.
-            measured_at: epoch and Unix time in ms of the metric `score`; None to write no metric.
+        `reason` is for the user. `measured_at` is the epoch and the Unix time in ms of the metric `score`; without it
+        the metric is not written.
         """
         self.parent.require_owned()
-        facts = {"outcome": outcome, "ended_order": str(self._last_order + 1), "status_reason": reason}
-        points = []
-        if score is not None:
-            facts["score"] = repr(score)
-            points = [point("score", score, *measured_at)] if measured_at else []
-        facts = {**(tags or {}), **facts}
-        self._stored(trial).write(tags=facts, points=points)
-        ended = self._updated(trial, facts)
+        all_tags = {
+            **(tags or {}),
+            "outcome": outcome,
+            "ended_order": str(self._last_order + 1),
+            "status_reason": reason,
+            **({} if score is None else {"score": repr(score)}),
+        }
+        points = [] if score is None or measured_at is None else [point("score", score, *measured_at)]
+        self.stored(trial).write(tags=all_tags, points=points)
+        ended = self._updated(trial, all_tags)
         if outcome == "failed":
-            self._stored(ended).set_status("FAILED")
+            self.stored(ended).set_status("FAILED")
         return ended
 
     def close(self, child: LedgerRun, *, has_model: bool, writer: PatientWriter) -> None:
-        """Close a finished training whose figures and files are all in the store; repeatable, from any thread."""
-        stored = self._stored(child, writer)
+        """Close a finished training after all its figures and files are in the store; idempotent, from any thread."""
+        stored = self.stored(child, writer)
         stored.set_tags(_model_tag(has_model))
         stored.set_status("FINISHED")
 
     def note_closed(self, child: Child, *, has_model: bool) -> Child:
-        """Take over here what `close` has written."""
+        """Update this ledger's copy with what `close` has written."""
         return self._updated(child, _model_tag(has_model))
 
-    def copy_figures(self, trial: LedgerTrial, source: LedgerTrial, writer: PatientWriter) -> None:
-        """Give a trial that need not be trained the parameters and metrics of the one that was the same."""
-        self._stored(trial, writer).copy_figures(source.run)
-
     def set_tags(self, child: Child, tags: Mapping[str, str]) -> Child:
-        """Write tags that are not an event."""
-        self._stored(child).set_tags(tags)
+        """Write tags that are not an event of the search."""
+        self.stored(child).set_tags(tags)
         return self._updated(child, tags)
 
     @contextmanager
-    def stopping(self) -> Iterator[None]:
-        """On any exception end the open child runs of this process as KILLED; the search can be continued.
+    def killing_open_runs(self) -> Iterator[None]:
+        """On any exception end the open child runs of this process as KILLED; the search can be resumed.
 
-        Each write is tried once: the program is ending, and a store that is away must not hold it up.
+        Each write is tried once: the program is ending, and must not wait for an unreachable store.
         """
         try:
             yield
@@ -274,15 +264,14 @@ class Ledger:
             raise
 
     def children(self, query: str) -> list[Run]:
-        """Return the child runs, trials and others, that a query of MLflow finds."""
+        """Return the child runs, trials and others, that match a query in MLflow's language."""
         return self._parent.writer.call(lambda: self._children_now(query))
 
     def _children_now(self, query: str) -> list[Run]:
-        parent = self._parent
-        of_parent = f"tags.`mlflow.parentRunId` = '{parent.run_id}'"
-        return parent.store.runs(f"{of_parent} and {query}")
+        return self._parent.store.runs(f"tags.`mlflow.parentRunId` = '{self._parent.run_id}' and {query}")
 
-    def _stored(self, child: LedgerRun, writer: PatientWriter | None = None) -> StoredRun:
+    def stored(self, child: LedgerRun, writer: PatientWriter | None = None) -> StoredRun:
+        """Return a child run for further writes, through the search's writer or another one."""
         return StoredRun(self.parent.store, writer or self.parent.writer, child.run)
 
     def _updated(self, child: Child, tags: Mapping[str, str]) -> Child:

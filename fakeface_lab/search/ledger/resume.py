@@ -1,4 +1,4 @@
-"""Which search a name means: a new one, or one to be continued if its settings are the same."""
+"""Finds the search of a name, and opens it: a new one, or the existing one if its settings are the same."""
 
 import json
 import os
@@ -15,18 +15,18 @@ from fakeface_lab.tracking.writer import PatientWriter
 
 __all__ = ["THREADS_TAG", "choose_threads", "find_search", "open_search"]
 
-# Threads per trial: chosen when the search began, and the same on whatever machine it is continued.
+# Threads per trial: chosen when the search began, and the same on any machine that resumes it.
 THREADS_TAG = "num_threads"
 
 
 def find_search(store: Store, name: str) -> Run | None:
-    """Return the parent run of the search called `name`, the one that no restart has superseded; None if none."""
+    """Return the parent run of the search called `name` that no restart has superseded; None if there is none."""
     found = _current(store, name)
     return furthest(found) if found else None
 
 
 def _current(store: Store, name: str) -> list[Run]:
-    """Return the newest parent run that no restart has superseded, with its twins."""
+    """Return the newest parent run that no restart has superseded, and its duplicates."""
     query = f"tags.search = {quote(name)} and tags.role = 'search'"
     found = store.runs(query, newest_first=True)
     current = [run for run in found if "superseded_by" not in run.data.tags]
@@ -34,17 +34,17 @@ def _current(store: Store, name: str) -> list[Run]:
 
 
 def choose_threads(search: Run | None, wanted: int) -> int:
-    """Return the threads per trial: those that the search was begun with, else what is wanted, 0 for any number.
+    """Return the threads per trial: those that the search began with, else the wanted number (0: not chosen).
 
     Raises:
-        SearchError: another number is wanted than it was begun with.
+        SearchError: the search began with another number.
     """
     if search is None:
         return wanted
     recorded = int(search.data.tags.get(THREADS_TAG, "0"))
     if recorded and wanted not in (0, recorded):
         raise SearchError(
-            f"threads = {wanted}: search {search.info.run_name!r} was begun with {recorded} per trial, and equal "
+            f"threads = {wanted}: search {search.info.run_name!r} began with {recorded} per trial, and equal "
             f"results need equal threads; leave --threads (threads=) out, or choose another name"
         )
     return recorded or wanted
@@ -59,18 +59,18 @@ def open_search(
     *,
     restart: bool,
 ) -> Ledger:
-    """Return the ledger of the search called `name`: continued where there is one, else new.
+    """Return the ledger of the search called `name`, existing or new.
 
     Args:
-        store: where.
-        writer: through which all is written.
+        store: where the search is recorded.
+        writer: performs its writes.
         name: of the search.
-        identity: what must be equal for its trials to belong together.
-        tags: further tags of a new parent run, which is the one that `MLFLOW_RUN_ID` names if it is set.
-        restart: make a new parent; the old one is tagged as superseded, and nothing is deleted.
+        identity: what must be equal for trials to belong to one search.
+        tags: further tags of a new parent run, which is the run that `MLFLOW_RUN_ID` names if it is set.
+        restart: create a new parent run; the old one is tagged as superseded, and nothing is deleted.
 
     Raises:
-        SearchError: a search of that name has another identity (names the differences), or another process drives it.
+        SearchError: a search of that name has another identity (lists the differences), or another process drives it.
         TrackingError: another process of this project folder has the parent run open.
     """
     twins = writer.call(lambda: _current(store, name))
@@ -87,15 +87,12 @@ def open_search(
                 f"search {name!r} exists with other settings ({'; '.join(differences)}); use those, choose another "
                 f"name (--name, project_name=), or start it over (--restart, overwrite=True; nothing is deleted)"
             )
-        return _repaired(TrackedRun.reopen(store, writer, found))
-    all_tags = {**tags, "role": "search", "search": name} | split_text("identity", text)
-    parent = TrackedRun.create(store, writer, name, all_tags, existing_run_id=os.environ.get("MLFLOW_RUN_ID"))
-    if found is not None:
-        StoredRun(store, writer, found).set_tags({"superseded_by": parent.run_id})
-    return _repaired(parent)
-
-
-def _repaired(parent: TrackedRun) -> Ledger:
+        parent = TrackedRun.reopen(store, writer, found)
+    else:
+        all_tags = {**tags, "role": "search", "search": name} | split_text("identity", text)
+        parent = TrackedRun.create(store, writer, name, all_tags, existing_run_id=os.environ.get("MLFLOW_RUN_ID"))
+        if found is not None:
+            StoredRun(store, writer, found).set_tags({"superseded_by": parent.run_id})
     ledger = Ledger(parent)
     ledger.repair()
     return ledger

@@ -1,4 +1,4 @@
-"""The trials of a search as a table, best first, from the runs that the store has. Loads no TensorFlow."""
+"""The trials of a search as a table, best first, as the store has recorded them. Loads no TensorFlow."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -28,17 +28,17 @@ _AFTER_VALUES = ("epochs", "epochs_planned", "kept_epoch", "train_secs", "num_pa
 
 
 def trial_0_name(parent: Run) -> str:
-    """Return what the configuration of trial 0 is called."""
+    """Return the name of trial 0's configuration: what the other trials are compared with."""
     return str(parent.data.tags.get("trial_0", "defaults"))
 
 
 def read_leaderboard(store: Store, search: Run) -> pd.DataFrame:
-    """Return the leaderboard of the search with this parent run, as the store has it now."""
+    """Return the current leaderboard of the search with this parent run."""
     return leaderboard(children_of(store, search, "trial"), Objective.from_tags(search.data.tags).direction)
 
 
 def leaderboard(trials: Sequence[Run], direction: Direction) -> pd.DataFrame:
-    """Return one row a trial, best first, trials without a score last.
+    """Return one row per trial, best first, trials without a score last.
 
     Args:
         trials: runs with the role `trial`.
@@ -46,13 +46,13 @@ def leaderboard(trials: Sequence[Run], direction: Direction) -> pd.DataFrame:
 
     Returns:
         `rank` (from 1, missing without a score; of equal scores the earlier trial is first), `trial` (from 0),
-        `run` (name), `score`, the hyperparameters by name (one with the name of another column as `hp.NAME`; missing
-        where it is not active), `epochs` (finished), `epochs_planned`, `kept_epoch` (from 1), `train_secs` (spent on
-        this trial: nothing for a repeated one, and without the epochs that Hyperband took over from another trial),
-        `num_params`, `status` (finished, failed or running), `reason` (why it failed), `run_id`.
+        `run` (name), `score`, the hyperparameters by name (`hp.NAME` if a column has that name; missing if inactive),
+        `epochs` (finished), `epochs_planned`, `kept_epoch` (from 1), `train_secs` (spent on this trial: 0 for a
+        repeated configuration, and without the epochs that Hyperband inherited from another trial), `num_params`,
+        `status` (finished, failed or running), `reason` (why it failed), `run_id`.
     """
     by_trial = {run.data.tags["trial"]: run for run in trials}
-    # A hyperparameter that is not active in the first trials belongs beside the others all the same.
+    # In order of first appearance: some hyperparameters are inactive in the first trials.
     names = list(dict.fromkeys(name for run in trials for name in json.loads(join_text(run.data.tags, "values"))))
     columns = [*_BEFORE_VALUES, *map(_value_column, names), *_AFTER_VALUES]
     table = pd.DataFrame([_row(run, by_trial) for run in trials], columns=columns)
@@ -69,19 +69,16 @@ def leaderboard(trials: Sequence[Run], direction: Direction) -> pd.DataFrame:
 
 def searched_names(table: pd.DataFrame) -> list[str]:
     """Return the hyperparameters that differ between the trials of a leaderboard."""
-    return [name for name in _value_names(table) if table[name].astype(str).nunique() > 1]
+    columns = list(table.columns)
+    names = columns[columns.index("score") + 1 : columns.index("epochs")]
+    return [name for name in names if table[name].astype(str).nunique() > 1]
 
 
 def format_value(value: object) -> str:
-    """Return a hyperparameter of a leaderboard in few letters, `-` where it is not active."""
+    """Return a hyperparameter of a leaderboard as a short text; `-` if it is inactive."""
     if pd.isna(value):  # type: ignore[call-overload]
         return "-"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _value_names(table: pd.DataFrame) -> list[str]:
-    columns = list(table.columns)
-    return columns[columns.index("score") + 1 : columns.index("epochs")]
 
 
 def _row(run: Run, by_trial: Mapping[str, Run]) -> dict[str, Any]:
@@ -111,7 +108,7 @@ def _secs_spent(run: Run, by_trial: Mapping[str, Run]) -> float:
     if "duplicate_of" in run.data.tags:
         return 0.0
     secs = float(run.data.metrics.get("train_secs", "nan"))
-    # The figures of a promoted trial begin with the epochs of the one that it goes on from.
+    # The seconds of a promoted trial include those of the trial that it resumes.
     source = json.loads(join_text(run.data.tags, "bracket_values")).get("tuner/trial_id")
     if source is not None:
         secs -= float(by_trial[str(int(source))].data.metrics.get("train_secs", 0.0))
@@ -119,7 +116,7 @@ def _secs_spent(run: Run, by_trial: Mapping[str, Run]) -> float:
 
 
 def trials_table(trials: pd.DataFrame, trial_0: str) -> Table:
-    """Return one row a trial of a leaderboard, with the hyperparameters that differ; trial 0 is called `trial_0`."""
+    """Return a leaderboard for the terminal, with the hyperparameters that differ; `trial_0` names trial 0."""
     if trials.empty:
         return plain_table("trial")
     names = searched_names(trials)
@@ -142,7 +139,7 @@ def trials_table(trials: pd.DataFrame, trial_0: str) -> Table:
 
 
 def plain_table(*headings: str) -> Table:
-    """Return an empty table without lines; columns of numbers are to the right."""
+    """Return an empty table without rules; columns of numbers are right-aligned."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in headings:
         is_number = heading in {"rank", "trial", "score", "seeds", "epochs", "epoch", "parameters", "training"}

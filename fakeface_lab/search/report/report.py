@@ -1,13 +1,12 @@
-"""What a search shows at its end, on its parent run: leaderboard, history, importance, cost, how to train the winner.
+"""The report of a search on its parent run: leaderboard, history, importance, cost, and how to train the winner.
 
-Everything is made from what the store has recorded.
+Everything is computed from what the store has recorded.
 """
 
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +20,9 @@ from fakeface_lab.search.report.leaderboard import format_value, read_leaderboar
 from fakeface_lab.terminal import format_secs
 from fakeface_lab.tracking.runs import Run, StoredRun
 
-__all__ = ["Importance", "measure_importance", "publish_report", "write_report"]
+__all__ = ["Importance", "measure_importance", "publish_report"]
 
-
-# Below this many trials the forest mostly draws the noise of single trainings.
+# With fewer trials the forest mostly fits the noise of single trainings.
 ENOUGH_TRIALS = 20
 _NUM_TREES, _NUM_REPEATS = 200, 20
 _FEWEST_TRIALS = 4
@@ -32,14 +30,13 @@ _FEWEST_TRIALS = 4
 
 @dataclass(frozen=True)
 class Importance:
-    """How much each searched hyperparameter mattered for the score.
+    """How much each searched hyperparameter affected the score.
 
     Attributes:
-        names: hyperparameters whose values differ between the scored trials, and `epochs_planned` where Hyperband
-            gave different numbers of them.
-        means: float64 (len(names),), R² that the forest loses when the values of one are shuffled among the trials.
+        names: hyperparameters whose values differ between the scored trials, and `epochs_planned` if it differs.
+        means: float64 (len(names),), R² that the forest loses if the values of one are shuffled among the trials.
         spreads: float64 (len(names),), standard deviation over the shuffles.
-        warning: why not to rely on it; empty where nothing speaks against it.
+        warning: why not to rely on it; empty if there is no reason.
     """
 
     names: tuple[str, ...]
@@ -49,20 +46,20 @@ class Importance:
 
 
 def measure_importance(table: pd.DataFrame) -> Importance | None:
-    """Return the importances, or None where there are fewer than four scored trials or nothing was varied.
+    """Return the importances; None if there are fewer than four scored trials or nothing was varied.
 
-    Scikit-learn's `permutation_importance` on a `RandomForestRegressor`; numbers as they are (a forest asks only for
-    their order), words as codes. Measured on the trials that the forest has learned from, so a large figure is weak
-    evidence with few trials; the warning says so, and when the forest cannot predict trials it has not seen.
+    Scikit-learn's `permutation_importance` on a `RandomForestRegressor`: numbers unscaled (a forest uses only their
+    order), words as codes. It is measured on the trials that the forest was fitted to, so a large value is weak
+    evidence with few trials; the warning says so, and also if the forest cannot predict unseen trials.
     """
     scored = table[table["score"].notna()].sort_values("trial")
     names = searched_names(scored)
-    # Not the epochs that were finished: an early stop is an effect of the values.
+    # Not the finished epochs: an early stop is an effect of the values.
     if scored["epochs_planned"].nunique() > 1:
         names.append("epochs_planned")
     if not names:
         return None
-    # A configuration that came up again was not trained again: it is no second observation.
+    # A repeated configuration was not trained again, so it is not a second observation.
     scored = scored.drop_duplicates(names)
     if len(scored) < _FEWEST_TRIALS or scored["score"].nunique() == 1:
         return None
@@ -74,7 +71,7 @@ def measure_importance(table: pd.DataFrame) -> Importance | None:
     if len(scored) < ENOUGH_TRIALS:
         warnings.append(f"only {len(scored)} trials, fewer than {ENOUGH_TRIALS}: a hint at best")
     if forest.oob_score_ <= 0:
-        warnings.append("the forest cannot predict trials it has not seen")
+        warnings.append("the forest cannot predict unseen trials")
     return Importance(tuple(names), result.importances_mean, result.importances_std, "; ".join(warnings))
 
 
@@ -91,74 +88,61 @@ WriteBest = Callable[[Ledger, Run, Path], str]
 
 
 def publish_report(ledger: Ledger, verdict: str = "", write_best: WriteBest | None = None) -> pd.DataFrame:
-    """Put the report on the parent run, as artifacts and as its description; again after each restart.
+    """Write the report to the parent run, as artifacts and as its description; repeated after each restart.
+
+    The artifacts are `leaderboard.csv`, `history.png`, `cost.png`, `summary.md` (the description) and, with four scored
+    trials with different values, `importance.png`. They are made in the folder `report` of the parent run's files.
 
     Args:
         ledger: of the search.
         verdict: what the best score is worth, in sentences; may be empty.
-        write_best: called with the ledger, the best trial's run and a folder, leaves files about it there and returns
-            a sentence about them.
+        write_best: called with the ledger, the best trial's run and the folder; leaves files about it there and
+            returns a sentence about them.
 
     Returns:
         The leaderboard.
     """
-    parent = ledger.parent
+    parent, objective = ledger.parent, ledger.objective
     folder = parent.folder / "report"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    table = write_report(ledger, verdict, folder, write_best)
-    parent.upload(folder)
-    parent.set_tags({"mlflow.note.content": (folder / "summary.md").read_text(encoding="utf-8")})
-    return table
-
-
-def write_report(ledger: Ledger, verdict: str, folder: Path, write_best: WriteBest | None = None) -> pd.DataFrame:
-    """Write `leaderboard.csv`, `history.png`, `importance.png`, `cost.png` and `summary.md` to `folder`.
-
-    `importance.png` needs four scored trials with different values. Arguments and result as in `publish_report`.
-    """
-    parent, objective = ledger.parent, ledger.objective
-    # Read again: the ledger's own copies of the runs have no metrics from after their creation.
+    # Read again: the ledger's copies of the runs lack metrics written after their creation.
     table = parent.writer.call(lambda: read_leaderboard(parent.store, parent.run))
     table.to_csv(folder / "leaderboard.csv", index=False)
     trial_0 = trial_0_name(parent.run)
     by_trial = table.sort_values("trial")
     scores = [None if pd.isna(score) else float(score) for score in by_trial["score"]]
-    _save(history_figure(scores, objective.name, objective.direction, trial_0), folder / "history.png")
-    _save(cost_figure([float(secs) for secs in by_trial["train_secs"]]), folder / "cost.png")
+    figures = {
+        "history.png": history_figure(scores, objective.name, objective.direction, trial_0),
+        "cost.png": cost_figure([float(secs) for secs in by_trial["train_secs"]]),
+    }
     importance = measure_importance(table)
     if importance is not None:
-        picture = importance_figure(
+        figures["importance.png"] = importance_figure(
             importance.names, importance.means.tolist(), importance.spreads.tolist(), importance.warning
         )
-        _save(picture, folder / "importance.png")
+    for name, figure in figures.items():
+        figure.savefig(folder / name, dpi=_FIGURE_DPI)
     best = ledger.best_first()
     on_best = ""
     if write_best is not None and best:
         on_best = write_best(ledger, StoredRun(parent.store, parent.writer, best[0].run).read(), folder)
     summary = _summary(table, objective.name, verdict, importance, trial_0, on_best)
     (folder / "summary.md").write_text(summary, encoding="utf-8")
+    parent.upload(folder)
+    parent.set_tags({"mlflow.note.content": summary})
     return table
 
 
-def _save(figure: Any, path: Path) -> None:
-    figure.savefig(path, dpi=_FIGURE_DPI)
-
-
 def _summary(
-    table: pd.DataFrame,
-    objective: str,
-    verdict: str,
-    importance: Importance | None,
-    trial_0: str,
-    on_best: str,
+    table: pd.DataFrame, objective: str, verdict: str, importance: Importance | None, trial_0: str, on_best: str
 ) -> str:
-    """Return the description of the parent run, Markdown."""
+    """Return the description of the parent run in Markdown."""
     num_failed = int((table["status"] == "failed").sum())
     total_secs = float(table["train_secs"].sum())
     unmeasured = f", {num_failed} failed ones not counted" if num_failed else ""
     parts = [
-        *([verdict] if verdict else []),
+        verdict,
         _markdown_table(table, objective, trial_0),
         f"{len(table)} trials, {num_failed} failed; {format_secs(total_secs)} of training{unmeasured}.",
     ]
@@ -167,11 +151,10 @@ def _summary(
         ranking = ", ".join(f"{importance.names[index]} {importance.means[index]:.2f}" for index in order)
         warning = f" **{importance.warning}.**" if importance.warning else ""
         parts.append(f"Importance (drop of R² in a forest over the trials): {ranking}.{warning}")
-    if on_best:
-        parts.append(on_best)
-    pictures = ["history.png", "cost.png", *(["importance.png"] if importance is not None else [])]
-    parts.append(f"Among the artifacts: {', '.join(f'`{name}`' for name in ['leaderboard.csv', *pictures])}.")
-    return "\n\n".join(parts) + "\n"
+    parts.append(on_best)
+    files = ["leaderboard.csv", "history.png", "cost.png", *(["importance.png"] if importance is not None else [])]
+    parts.append(f"Among the artifacts: {', '.join(f'`{name}`' for name in files)}.")
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def _markdown_table(table: pd.DataFrame, objective: str, trial_0: str) -> str:
@@ -183,13 +166,12 @@ def _markdown_table(table: pd.DataFrame, objective: str, trial_0: str) -> str:
         "|" + "---|" * (5 + len(names)),
     ]
     for row in shown.to_dict("records"):
-        values = [format_value(row[name]) for name in names]
         has_score = not pd.isna(row["score"])
         cells = [
             str(row["rank"]) if has_score else row["status"],
             f"0 ({trial_0})" if row["trial"] == 0 else str(row["trial"]),
             f"{row['score']:.4f}" if has_score else "",
-            *values,
+            *(format_value(row[name]) for name in names),
             f"{row['kept_epoch']} of {row['epochs']}",
             "" if pd.isna(row["num_params"]) else f"{row['num_params']:,.0f}",
         ]

@@ -1,54 +1,62 @@
-"""The loop that has things trained: start what is next, handle what workers report, upload what trainings leave behind.
+"""The loop that drives trainings: start the next one, handle what workers report, retry, hand results to the uploads.
 
-It keeps nothing in memory that the ledger does not hold, apart from what is running right now: killed at any point and
-started again, it resumes where it was. It waits for nothing but the store: files are uploaded while it goes on, so that
-no worker stands still for another one. What is trained, and what a result means, is up to its subclasses: the trials of
-a search (`trials`) and the final trainings of whoever uses the search.
+Apart from what is running right now, its only memory is the ledger: killed at any point and started again, it resumes.
+It waits for nothing but the store: files are uploaded in the background, so that no worker idles because of another.
+Subclasses say what is trained and what a result means: `trials` for a search, others for trainings after it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from fakeface_lab.errors import SearchError
 from fakeface_lab.search.ledger.heartbeat import Heartbeat
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerRun
-from fakeface_lab.search.run.engine import MAX_DEATHS, MAX_STARTS, Assignment, EngineMaker, Event, Retries, Work
+from fakeface_lab.search.run.engine import Assignment, EngineMaker, Event, Work
 from fakeface_lab.search.run.uploads import Uploads
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.training.outcome import Outcome, read_outcome
 
-__all__ = ["Driver", "Observer"]
+__all__ = ["Driver", "Observer", "RetryPolicy"]
 
 _POLL_SECS = 1.0
-# What is next is known within this time in most cases; a slower suggestion is looked for again at this interval.
-THINKING_SECS = 0.2
-# The files of this many ended trainings may wait on this disk for a slow store.
+# Most suggestions are computed within this time; a slower one is polled at this interval.
+SUGGESTION_POLL_SECS = 0.2
+# This many finished trainings may keep their files on this disk while they wait for a slow store.
 _MAX_UPLOADS = 16
 
+# Per training: deaths of its worker, and starts, since its last newly finished epoch. A killed driver is not the
+# training's fault, so more starts than deaths are allowed.
+MAX_DEATHS = 3
+MAX_STARTS = 10
+# Attempts in a row that the machine ended, and trials in a row that died of the same cause: to continue would fail all
+# remaining trials in one night.
+_MAX_DISTURBANCES = 3
+_MAX_SAME_DEATHS = 3
 
 Child = TypeVar("Child", bound=LedgerRun)
 ShownChild = TypeVar("ShownChild", bound=LedgerRun, contravariant=True)
 
 
 class Observer(Protocol[ShownChild]):
-    """Whoever shows how the trainings go."""
+    """Shows the progress of trainings."""
 
-    def trial_started(self, trial: ShownChild, epochs: int) -> None:
-        """A training begins, or resumes."""
+    def started(self, child: ShownChild, epochs: int) -> None:
+        """A training begins or resumes."""
 
-    def trial_progressed(self, trial: ShownChild, event: Event) -> None:
+    def progressed(self, child: ShownChild, event: Event) -> None:
         """A step or an epoch ended."""
 
-    def trial_ended(self, trial: ShownChild) -> None:
-        """A training has its result, or failed."""
+    def retrying(self, child: ShownChild, reason: str) -> None:
+        """An attempt failed, and another one follows."""
 
-    def died(self, trial: ShownChild, reason: str) -> None:
-        """A worker died over a training, which will be tried again."""
+    def ended(self, child: ShownChild) -> None:
+        """A training has its result, or failed."""
 
 
 @dataclass
 class _Job(Generic[Child]):
-    """What is being trained; its run stays locked from its first attempt until its files are uploaded."""
+    """A training in progress; its run stays locked from the first attempt until its files are uploaded."""
 
     child: Child
     assignment: Assignment
@@ -61,7 +69,7 @@ class Driver(Generic[Child]):
     Args:
         ledger: of the search.
         work: what is trained.
-        make_engine: makes the engine around the driver's handler of events.
+        make_engine: makes the engine, given the driver's handler of events.
         observer: shows progress.
     """
 
@@ -71,19 +79,19 @@ class Driver(Generic[Child]):
         self._engine = make_engine(self._handle)
         self._running: dict[str, _Job[Child]] = {}
         self._deferred: list[Event] = []
-        self._retries = Retries(ledger.parent.name)
+        self._retries = RetryPolicy(ledger.parent.name)
 
     @property
-    def is_thinking(self) -> bool:
-        """Whether what is next is being computed from the ledger as it is: no training may end meanwhile."""
+    def is_suggesting(self) -> bool:
+        """Whether the next training is being computed from the ledger as it is: no training may end meanwhile."""
         return False
 
     def next(self) -> tuple[Child, Assignment] | None:
-        """Return what is to be trained next; None if there is nothing now."""
+        """Return what to train next; None if there is nothing now."""
         raise NotImplementedError
 
     def commit(self, child: Child, outcome: Outcome) -> Child | None:
-        """Write the result of a finished training; None if it has failed after all."""
+        """Write the result of a finished training; None if it turns out to have failed."""
         raise NotImplementedError
 
     def fail(self, child: Child, reason: str) -> None:
@@ -91,48 +99,44 @@ class Driver(Generic[Child]):
         raise NotImplementedError
 
     def prepare(self, child: Child, run: TrackedRun) -> None:
-        """Make the run's folder ready for an attempt."""
+        """Prepare the run's folder for an attempt."""
 
     def keeps_model(self, child: Child) -> bool:
-        """Return whether the model of a finished training goes to the store."""
+        """Return whether the model of a finished training is uploaded."""
         return True
 
     def clean_up(self, closed: Sequence[LedgerRun]) -> None:
-        """Remove what is not needed any more, now that these runs are closed."""
+        """Remove what is no longer needed, now that these runs are closed."""
 
     def run(self) -> None:
         """Run until nothing is left.
 
         Raises:
-            SearchError: the machine is at fault again and again; the same command resumes once the cause is gone.
-            TrackingError: the store stayed away too long, or another process has taken the search over.
+            SearchError: the machine keeps failing; the same command resumes once the cause is gone.
+            TrackingError: the store was unreachable for too long, or another process has taken over the search.
         """
-        with self.ledger.stopping(), self.heartbeat:
+        with self.ledger.killing_open_runs(), self.heartbeat:
             try:
                 self.clean_up(())
                 while self._fill() or self._running or self.uploads.num_ended:
                     self._wait()
             finally:
                 self._engine.stop()
-                self.stop()
                 self.uploads.stop()
                 for job in self._running.values():
                     job.run.lock.release()
 
-    def stop(self) -> None:
-        """End whatever computes what is next."""
-
     def forget(self, key: str) -> None:
-        """Let go of a training that has failed."""
+        """Drop a training that has failed."""
         job = self._running.pop(key, None)
         if job is not None:
             job.run.lock.release()
 
     def _wait(self) -> None:
-        """Handle what has happened, or wait a moment for it."""
+        """Handle what has happened, or wait for it."""
         if self._running:
-            self._engine.wait(THINKING_SECS if self.is_thinking else _POLL_SECS)
-        closed = self.uploads.settle(0.0 if self._running or self.is_thinking else _POLL_SECS)
+            self._engine.wait(SUGGESTION_POLL_SECS if self.is_suggesting else _POLL_SECS)
+        closed = self.uploads.collect(0.0 if self._running or self.is_suggesting else _POLL_SECS)
         if closed:
             self.clean_up(closed)
 
@@ -142,12 +146,12 @@ class Driver(Generic[Child]):
             if self.uploads.num_ended >= _MAX_UPLOADS:
                 return True
             start = self.next()
-            if not self.is_thinking:
+            if not self.is_suggesting:
                 deferred, self._deferred = self._deferred, []
                 for event in deferred:
                     self._handle(event)
             if start is None:
-                return self.is_thinking
+                return self.is_suggesting
             self._start(*start)
         return True
 
@@ -164,52 +168,49 @@ class Driver(Generic[Child]):
                 return
             job.child = self.ledger.count_start(job.child)
         self.prepare(job.child, job.run)
-        self.observer.trial_started(job.child, job.assignment.epochs)
+        self.observer.started(job.child, job.assignment.epochs)
         self._engine.start(job.assignment, job.run.folder)
 
     def _handle(self, event: Event) -> None:
         job = self._running[event.key]
         if event.kind == "step":
-            self.observer.trial_progressed(job.child, event)
+            self.observer.progressed(job.child, event)
         elif event.kind == "epoch":
             assert event.record is not None
             self.ledger.parent.require_owned()
             self._retries.note_epoch()
             job.run.log_metrics(event.record.metrics, event.record.epoch, event.record.ended_at_ms)
             job.child = self.ledger.count_epoch(job.child, event.record.epoch)
-            self.observer.trial_progressed(job.child, event)
-        elif self.is_thinking:
+            self.observer.progressed(job.child, event)
+        elif self.is_suggesting:
             self._deferred.append(event)
         elif event.kind == "done":
             self._finish(job)
         elif event.kind == "failed":
             self.fail(job.child, event.reason)
         elif event.kind == "died":
-            self._died(job, event.reason)
+            self._note_death(job, event.reason)
         else:
-            self._disturbed(job, event.reason)
+            job.child = self.ledger.uncount_start(job.child, event.reason)
+            self._retries.note_disturbance(event.reason)
+            self._retry(job, event.reason)
 
-    def _died(self, job: _Job[Child], reason: str) -> None:
+    def _note_death(self, job: _Job[Child], reason: str) -> None:
         job.child = self.ledger.count_death(job.child, reason)
         if self._retries.may_retry(job.child.num_deaths, reason):
             self._retry(job, reason)
         else:
             self.fail(job.child, f"{MAX_DEATHS} deaths without a newly finished epoch: {reason}")
 
-    def _disturbed(self, job: _Job[Child], reason: str) -> None:
-        job.child = self.ledger.uncount_start(job.child, reason)
-        self._retries.note_disturbance(reason)
-        self._retry(job, reason)
-
     def _retry(self, job: _Job[Child], reason: str) -> None:
-        self.observer.died(job.child, reason)
+        self.observer.retrying(job.child, reason)
         self._attempt(job)
 
     def _finish(self, job: _Job[Child]) -> None:
-        """Commit a result, then have what the training left behind uploaded."""
+        """Commit a result, then have the files of the training uploaded."""
         outcome = read_outcome(job.run.folder)
         if outcome is None:
-            self._died(job, "the worker reported success but left no readable result")
+            self._note_death(job, "the worker reported success but left no readable result")
             return
         child = self.commit(job.child, outcome)
         if child is None:
@@ -217,4 +218,53 @@ class Driver(Generic[Child]):
         self._retries.note_finished()
         del self._running[job.assignment.key]
         self.uploads.finish(child, job.run, job.assignment, outcome, keep_model=self.keeps_model(child))
-        self.observer.trial_ended(child)
+        self.observer.ended(child)
+
+
+class RetryPolicy:
+    """Counts failures in a row over all trainings of this process, and stops the search if the machine is the cause."""
+
+    def __init__(self, search_name: str) -> None:
+        self._search_name = search_name
+        self._num_disturbances = self._num_same_deaths = 0
+        self._last_death = ""
+
+    def note_epoch(self) -> None:
+        """Note a finished epoch: the machine works."""
+        self._num_disturbances = 0
+
+    def note_finished(self) -> None:
+        """Note a finished training."""
+        self._num_same_deaths = 0
+
+    def may_retry(self, num_deaths: int, reason: str) -> bool:
+        """Return whether a training whose worker has died this often is retried; otherwise it has failed.
+
+        Raises:
+            SearchError: several trainings in a row died of the same cause.
+        """
+        if num_deaths < MAX_DEATHS:
+            return True
+        # Running out of memory depends on the configuration, and the next one may be smaller.
+        is_same = reason == self._last_death and "out of memory" not in reason
+        self._num_same_deaths = self._num_same_deaths + 1 if is_same else 1
+        self._last_death = reason
+        if self._num_same_deaths >= _MAX_SAME_DEATHS:
+            raise self._stopped(f"{_MAX_SAME_DEATHS} trials in a row died of the same cause", reason)
+        return False
+
+    def note_disturbance(self, reason: str) -> None:
+        """Note an attempt that the machine ended (a full disk, a lost connection); the training is retried.
+
+        Raises:
+            SearchError: it was one too many in a row.
+        """
+        self._num_disturbances += 1
+        if self._num_disturbances >= _MAX_DISTURBANCES:
+            raise self._stopped(f"the machine ended {_MAX_DISTURBANCES} attempts in a row", reason)
+
+    def _stopped(self, what: str, reason: str) -> SearchError:
+        return SearchError(
+            f"search {self._search_name!r}: stopped, {what} ({reason}); finished trials are kept, and the same command "
+            f"resumes once the cause is gone"
+        )

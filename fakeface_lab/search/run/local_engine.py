@@ -1,4 +1,4 @@
-"""Trains in worker processes that may die without harm to the search."""
+"""The engine that trains in worker processes, which may die without harm to the search; and which engine to make."""
 
 import json
 import os
@@ -17,20 +17,12 @@ from typing import Any
 from fakeface_lab.backend import tf
 from fakeface_lab.files import pickle_mapped
 from fakeface_lab.search.ledger.ledger import Ledger
-from fakeface_lab.search.run.engine import (
-    Assignment,
-    EngineMaker,
-    Event,
-    Handler,
-    InlineEngine,
-    Placement,
-    Work,
-)
+from fakeface_lab.search.run.engine import Assignment, EngineMaker, Event, Handler, InlineEngine, Placement, Work
 from fakeface_lab.training.recorder import EpochRecord
 
 __all__ = ["LocalEngine", "make_engine"]
 
-# A worker that has grown by this factor since its first assignment is replaced.
+# A worker whose memory has grown by this factor since its first assignment is replaced.
 _GROWTH_LIMIT = 1.5
 _LOG_TAIL_CHARS = 300
 
@@ -42,19 +34,19 @@ class _Worker:
     log: Path
     slot: int
     key: str | None = None
-    last_word: float = field(default_factory=time.monotonic)
+    last_heard: float = field(default_factory=time.monotonic)
     first_rss_bytes: int | None = None
 
     def read_into(self, inbox: "queue.SimpleQueue[tuple[_Worker, dict[str, Any] | None]]") -> None:
-        """Pass all messages on, and None after the last, while this worker lives.
+        """Queue all messages of this worker, then None when it has ended.
 
-        On a thread of its own: a driver that is held up must neither fill the pipe, where the worker would stop and
-        wait, nor take a worker for silent that has been talking all the time.
+        Runs on its own thread: while the driver is busy, the pipe must not fill up and block the worker, and a worker
+        that reports must not seem silent.
         """
         try:
             while True:
                 message = json.loads(self.connection.recv_bytes())
-                self.last_word = time.monotonic()
+                self.last_heard = time.monotonic()
                 inbox.put((self, message))
         except (EOFError, OSError):
             inbox.put((self, None))
@@ -63,10 +55,10 @@ class _Worker:
 
 
 class LocalEngine:
-    """Trains in worker processes, each started as a program of its own: no `__main__` guard is needed.
+    """Trains in worker processes, each started as a separate program: no `__main__` guard is needed.
 
-    A worker is used again for the next assignment, and replaced when it died, hung or grew. When the driver dies,
-    however it dies, the socket closes and the workers end themselves.
+    A worker is reused for the next assignment, and replaced if it died, hung or grew. However the driver dies, the
+    socket then closes and the workers exit.
     """
 
     def __init__(
@@ -86,36 +78,36 @@ class LocalEngine:
         self._inbox: queue.SimpleQueue[tuple[_Worker, dict[str, Any] | None]] = queue.SimpleQueue()
 
     def num_free(self) -> int:
-        """Return how many workers have nothing to do, those not yet started included."""
+        """Return how many workers are idle, those not yet started included."""
         return self._num_workers - sum(worker.key is not None for worker in self._workers)
 
     def start(self, assignment: Assignment, folder: Path) -> None:
-        """Give the assignment to a free worker, started if need be."""
+        """Give the assignment to an idle worker; start one if needed."""
         worker = next((worker for worker in self._workers if worker.key is None), None) or self._launch()
-        worker.key, worker.last_word = assignment.key, time.monotonic()
+        worker.key, worker.last_heard = assignment.key, time.monotonic()
         order = {"assignment": asdict(assignment), "folder": str(folder)}
         try:
             worker.connection.send_bytes(json.dumps(order).encode())
         except OSError:
-            self._bury(worker, "worker process ended between two trials")
+            self._discard(worker, "worker process ended between two trials")
 
     def wait(self, timeout_secs: float) -> None:
-        """Handle all messages that are there, deaths and hangs included."""
+        """Handle all pending messages, deaths and hangs."""
         try:
-            self._take(*self._inbox.get(timeout=timeout_secs))
+            self._receive(*self._inbox.get(timeout=timeout_secs))
             while True:
-                self._take(*self._inbox.get_nowait())
+                self._receive(*self._inbox.get_nowait())
         except queue.Empty:
             pass
         for worker in list(self._workers):
-            is_silent = worker.key is not None and time.monotonic() - worker.last_word > self._hang_secs
-            # Handling one may have removed another.
+            is_silent = worker.key is not None and time.monotonic() - worker.last_heard > self._hang_secs
+            # Handling one may have discarded another.
             if is_silent and worker in self._workers:
                 worker.process.kill()
-                self._bury(worker, f"hung: no training step for {self._hang_secs:.0f} s")
+                self._discard(worker, f"hung: no training step for {self._hang_secs:.0f} s")
 
     def stop(self) -> None:
-        """Kill all workers; their checkpoints stay."""
+        """Kill all workers; their checkpoints remain."""
         for worker in self._workers:
             worker.process.kill()
             worker.process.wait()
@@ -125,7 +117,7 @@ class LocalEngine:
         ours, theirs = Pipe()
         used = {worker.slot for worker in self._workers}
         slot = next(number for number in range(self._num_workers) if number not in used)
-        # Whatever this process can import, its workers can; an empty entry is the current folder.
+        # Workers can import what this process can; an empty entry means the current folder.
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus[slot % len(self._gpus)]
@@ -133,12 +125,12 @@ class LocalEngine:
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [
-                    # -P: not the current folder before all others, where a file may be called like a library.
+                    # -P: do not search the current folder first: a file there may have the name of a library.
                     sys.executable, "-P", "-m", "fakeface_lab.search.run.worker",
                     str(theirs.fileno()), str(self._work_path), str(self._num_threads),
                 ],
                 pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment,
-                # Ctrl-C goes to the driver alone, which decides what to stop.
+                # Ctrl-C reaches only the driver, which decides what to stop.
                 start_new_session=True,
             )  # fmt: skip
         theirs.close()
@@ -147,11 +139,11 @@ class LocalEngine:
         self._workers.append(worker)
         return worker
 
-    def _take(self, worker: _Worker, message: dict[str, Any] | None) -> None:
-        if worker not in self._workers:  # already buried: what it said before does not count any more
+    def _receive(self, worker: _Worker, message: dict[str, Any] | None) -> None:
+        if worker not in self._workers:  # already discarded: its earlier messages no longer count
             return
         if message is None:
-            self._bury(worker, None)
+            self._discard(worker, None)
             return
         key = worker.key
         if key is None or message["kind"] == "ready":
@@ -177,7 +169,8 @@ class LocalEngine:
             worker.process.kill()
             self._remove(worker)
 
-    def _bury(self, worker: _Worker, reason: str | None) -> None:
+    def _discard(self, worker: _Worker, reason: str | None) -> None:
+        """Remove a dead worker, and report its assignment as died; `reason` None: read it from the process."""
         key = worker.key
         self._remove(worker)
         if key is not None:
@@ -195,15 +188,15 @@ class LocalEngine:
 def make_engine(
     placement: Placement, work: Work, ledger: Ledger, *, workers: int, num_threads: int, hang_secs: float
 ) -> EngineMaker:
-    """Return what makes the engine around the handler of its events.
+    """Return a function that makes the engine, given the handler of its events.
 
     Args:
-        placement: worker processes or this one.
-        work: sent to the workers.
-        ledger: of the search; its folder takes what is sent.
-        workers: trials at the same time, one GPU each where there are any.
-        num_threads: of one training.
-        hang_secs: a worker without a training step for so long is killed.
+        placement: worker processes or this process.
+        work: what is trained; sent to the workers through a file in the search's folder.
+        ledger: of the search.
+        workers: trials at the same time, one GPU each if there are any.
+        num_threads: threads per training.
+        hang_secs: a worker without a training step for this long is killed.
     """
     if placement == "inline":
         return lambda handler: InlineEngine(work, handler)

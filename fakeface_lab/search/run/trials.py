@@ -1,16 +1,15 @@
-"""The trials of a search: what to try next, what a score is, and which results are already known."""
+"""The driver of a search's trials: asks for suggestions, commits scores, and reuses results that are already known."""
 
 import json
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 
 from fakeface_lab.backend import keras_tuner
 from fakeface_lab.errors import AllTrialsFailedError
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerRun, LedgerTrial
-from fakeface_lab.search.run.driver import THINKING_SECS, Driver, Observer
+from fakeface_lab.search.run.driver import SUGGESTION_POLL_SECS, Driver, Observer
 from fakeface_lab.search.run.engine import Assignment, EngineMaker, Work
 from fakeface_lab.search.run.uploads import kept_models, remove_models, remove_work_folders
 from fakeface_lab.search.suggest.suggestion import Exhausted, Suggestion, Wait, failed_parent, suggest
@@ -19,34 +18,22 @@ from fakeface_lab.tracking.writer import Background
 from fakeface_lab.training.checkpoint import inherit_checkpoint
 from fakeface_lab.training.outcome import Outcome
 
-__all__ = ["Limits", "Trials"]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """When a search stops.
-
-    Attributes:
-        epochs: budget of a trial that its algorithm gives none.
-        hours: over all restarts; None for no limit. A trial that has begun is finished.
-    """
-
-    epochs: int
-    hours: float | None = None
+__all__ = ["Trials"]
 
 
 class Trials(Driver[LedgerTrial]):
     """Drives the trials of one search to their end.
 
     Args:
-        ledger: the search's memory.
-        template: the oracle that suggests; it is never asked itself.
+        ledger: of the search.
+        template: the oracle; copies of it suggest.
         work: what a trial trains.
-        make_engine: makes the engine around the driver's handler of events.
-        limits: when to stop.
-        seed: of all trainings.
+        make_engine: makes the engine, given the driver's handler of events.
         observer: shows progress.
-        keep_models: `all`, `best` or `top-K`: models of other trials are deleted from the store.
+        epochs: budget of a trial if the algorithm does not set one.
+        seed: of all trainings.
+        hours: after this time over all restarts no trial is started; None for no limit.
+        keep_models: `all`, `best` or `top-K`; the models of other trials are deleted from the store.
     """
 
     def __init__(
@@ -55,21 +42,23 @@ class Trials(Driver[LedgerTrial]):
         template: keras_tuner.Oracle,
         work: Work,
         make_engine: EngineMaker,
-        limits: Limits,
-        *,
-        seed: int,
         observer: Observer[LedgerTrial],
+        *,
+        epochs: int,
+        seed: int,
+        hours: float | None = None,
         keep_models: str = "all",
     ) -> None:
         super().__init__(ledger, work, make_engine, observer)
-        self._template, self._limits, self._seed, self._keep_models = template, limits, seed, keep_models
-        self._left_over = deque(trial for trial in ledger.trials if trial.is_open)
+        self._template, self._default_epochs, self._seed = template, epochs, seed
+        self._hours, self._keep_models = hours, keep_models
+        self._unfinished = deque(trial for trial in ledger.trials if trial.is_open)
         self._on_disk = ledger.trials
         self._finished: dict[str, int] = {}
         for trial in ledger.trials:
             self._note_finished(trial)
         self._background = Background("suggestion")
-        self._question: Future[Suggestion | Wait | Exhausted] | None = None
+        self._pending: Future[Suggestion | Wait | Exhausted] | None = None
         self._num_events_without_more = -1
 
     def run(self) -> None:
@@ -77,85 +66,80 @@ class Trials(Driver[LedgerTrial]):
 
         Raises:
             AllTrialsFailedError: no trial has a score.
-            SearchError: see `Driver.run`; so does `TrackingError`.
+            SearchError, TrackingError: see `Driver.run`.
         """
-        super().run()
+        try:
+            super().run()
+        finally:
+            self._background.close()
         trials = self.ledger.trials
         if trials and all(trial.record.status == "failed" for trial in trials):
             reasons = "; ".join(sorted({trial.tags.get("status_reason", "") for trial in trials}))
-            raise AllTrialsFailedError(
-                f"search {self.ledger.parent.name!r}: all {len(trials)} trials failed ({reasons}); "
-                f"nothing was registered"
-            )
-
-    def stop(self) -> None:
-        """End the computation of a suggestion."""
-        self._background.close()
+            all_failed = f"search {self.ledger.parent.name!r}: all {len(trials)} trials failed ({reasons})"
+            raise AllTrialsFailedError(f"{all_failed}; nothing was registered")
 
     @property
-    def is_thinking(self) -> bool:
+    def is_suggesting(self) -> bool:
         """Whether a suggestion is being computed."""
-        return self._question is not None
+        return self._pending is not None
 
     def next(self) -> tuple[LedgerTrial, Assignment] | None:
-        """Return a trial that an earlier process left open, else a new one; None if there is none now."""
+        """Return a trial that an earlier process left unfinished, else a new one; None if there is none now."""
         while True:
-            trial = self._left_over.popleft() if self._left_over else self._new()
+            trial = self._unfinished.popleft() if self._unfinished else self._new()
             if trial is None:
                 return None
             if not self._is_known(trial):
                 epochs = self._epochs(trial.record.bracket_values)
-                return trial, Assignment(_key(trial), trial.record.values, epochs, self._seed)
+                return trial, Assignment(f"trial-{trial.record.sequence}", trial.record.values, epochs, self._seed)
 
     def prepare(self, trial: LedgerTrial, run: TrackedRun) -> None:
-        """Let a promoted trial resume from its parent's checkpoint."""
+        """Give a promoted trial its parent's checkpoint."""
         parent = trial.record.bracket_values.get("tuner/trial_id")
         if parent is not None:
             parent_run_id = self.ledger.trials[int(parent)].run_id
             inherit_checkpoint(self.ledger.parent.store.work_folder / parent_run_id, run.folder)
 
     def commit(self, trial: LedgerTrial, outcome: Outcome) -> LedgerTrial | None:
-        """Write a trial's score; a trial without a finite one has failed."""
+        """Write a trial's score; without a finite one the trial has failed."""
         name = self._template.objective.name
-        if trial.record.status == "finished":  # trained again for its lost files alone
+        if trial.record.status == "finished":  # trained again only to restore its lost files
             return trial
         score = outcome.kept_metrics().get(name, outcome.metrics.get(name))
         if score is None or not math.isfinite(score):
-            # An infinite value comes back from some stores as a finite one: it is not even written.
+            # Some stores turn an infinite value into a finite one, so it is not written at all.
             self.fail(trial, f"{name} is {score}: no finite score")
             return None
         tags = {"kept_epoch": str(outcome.kept_epoch), "epochs_done": str(len(outcome.records))}
-        ended = self.ledger.end(
-            trial, "finished", score, tags=tags, measured_at=(outcome.kept_epoch, outcome.ended_at_ms)
-        )
+        measured_at = (outcome.kept_epoch, outcome.ended_at_ms)
+        ended = self.ledger.end(trial, "finished", score, tags=tags, measured_at=measured_at)
         self._note_finished(ended)
         return ended
 
     def fail(self, trial: LedgerTrial, reason: str) -> None:
-        """Write that a trial has failed; the search goes on."""
-        if trial.record.status == "finished":
-            # Trained again for its lost files alone; its score stands.
+        """Write that a trial has failed; the search continues."""
+        if trial.record.status == "finished":  # trained again only to restore its lost files: its score stands
             self.ledger.close(trial, has_model=False, writer=self.ledger.parent.writer)
             ended = self.ledger.note_closed(trial, has_model=False)
         else:
             self.uploads.wait_for(trial)
             ended = self.ledger.end(trial, "failed", None, reason)
-        self.forget(_key(ended))
+        self.forget(f"trial-{trial.record.sequence}")
         self.clean_up(())
-        self.observer.trial_ended(ended)
+        self.observer.ended(ended)
 
     def keeps_model(self, trial: LedgerTrial) -> bool:
         """Return whether the trial is among the best so far."""
         return trial.record.sequence in kept_models(self.ledger, self._keep_models)
 
     def clean_up(self, closed: Sequence[LedgerRun]) -> None:
-        """Delete checkpoints that no promotion needs, and models that fell out of the best ones."""
+        """Delete checkpoints that no promotion needs, and models that are no longer among the best."""
         store = self.ledger.parent.store
         self._on_disk = remove_work_folders(store, self.ledger.trials, self._on_disk, self._template)
         remove_models(self.ledger, self._keep_models)
 
     def _new(self) -> LedgerTrial | None:
-        """Return a newly suggested trial; None if there is none, or none yet."""
+        """Create the next suggested trial; None if there is none, or none yet."""
         suggestion = self._suggest()
         if isinstance(suggestion, Suggestion):
             return self._create(suggestion)
@@ -164,21 +148,20 @@ class Trials(Driver[LedgerTrial]):
         return None
 
     def _suggest(self) -> Suggestion | Wait | Exhausted | None:
-        """Return what to try next; None while it is being computed, or if there is nothing to ask."""
-        if self._question is None:
-            hours = self._limits.hours
-            is_out_of_time = hours is not None and self.heartbeat.used_secs() >= 3600 * hours
+        """Return what to try next; None while it is being computed, when time is up, or if nothing can have changed."""
+        if self._pending is None:
+            is_out_of_time = self._hours is not None and self.heartbeat.used_secs() >= 3600 * self._hours
             if is_out_of_time or self.ledger.num_events == self._num_events_without_more:
                 return None
             records = self.ledger.records
-            self._question = self._background.submit(lambda: suggest(self._template, records))
+            self._pending = self._background.submit(lambda: suggest(self._template, records))
         try:
-            answer = self._question.result(timeout=THINKING_SECS)
+            answer = self._pending.result(timeout=SUGGESTION_POLL_SECS)
         except TimeoutError:
-            if not self._question.done():
+            if not self._pending.done():
                 return None
             raise
-        self._question = None
+        self._pending = None
         return answer
 
     def _create(self, suggestion: Suggestion) -> LedgerTrial:
@@ -190,7 +173,7 @@ class Trials(Driver[LedgerTrial]):
         return trial
 
     def _is_known(self, trial: LedgerTrial) -> bool:
-        """Return whether a trial's result is known without training it; it is then written."""
+        """Write a trial's result if it is known without training, and return whether it is."""
         if "duplicate_of" in trial.tags:
             self.uploads.repeat(trial, self.ledger.trials[int(trial.tags["duplicate_of"])])
             return True
@@ -206,16 +189,16 @@ class Trials(Driver[LedgerTrial]):
         return source is not None
 
     def _repeat(self, trial: LedgerTrial, source: LedgerTrial) -> None:
-        """End a trial whose configuration was trained before, at the same budget, with that one's result."""
+        """End a trial with the result of an earlier one that has the same configuration and budget."""
         tags = {"duplicate_of": str(source.record.sequence)}
         tags |= {key: source.tags[key] for key in ("kept_epoch", "epochs_done") if key in source.tags}
-        reason = f"the same as trial {source.record.sequence}, whose result it has"
+        reason = f"same configuration as trial {source.record.sequence}, whose result it takes"
         ended = self.ledger.end(trial, "finished", source.record.score, reason, tags)
         self.uploads.repeat(ended, source)
-        self.observer.trial_ended(ended)
+        self.observer.ended(ended)
 
     def _epochs(self, bracket_values: Mapping[str, object]) -> int:
-        return int(str(bracket_values.get("tuner/epochs", self._limits.epochs)))
+        return int(str(bracket_values.get("tuner/epochs", self._default_epochs)))
 
     def _configuration(self, trial: LedgerTrial) -> str:
         values = dict(sorted(trial.record.values.items()))
@@ -224,7 +207,3 @@ class Trials(Driver[LedgerTrial]):
     def _note_finished(self, trial: LedgerTrial) -> None:
         if trial.record.status == "finished":
             self._finished.setdefault(self._configuration(trial), trial.record.sequence)
-
-
-def _key(trial: LedgerTrial) -> str:
-    return f"trial-{trial.record.sequence}"

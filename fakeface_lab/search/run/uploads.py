@@ -1,6 +1,6 @@
-"""What trials leave behind on its way to the store, beside the search.
+"""Uploads of what trainings leave on disk, in the background, and the removal of local files and models.
 
-A trial's score is in the ledger before; what was cut off is uploaded again after a restart.
+A trial's score is committed before its upload begins; after a restart an interrupted upload is repeated.
 """
 
 import shutil
@@ -29,16 +29,9 @@ __all__ = ["Uploads", "kept_models", "remove_models", "remove_work_folders"]
 def remove_work_folders(
     store: Store, trials: Sequence[LedgerTrial], candidates: Sequence[LedgerTrial], template: keras_tuner.Oracle
 ) -> list[LedgerTrial]:
-    """Delete the local files of closed trials; of those that may still be promoted all but the checkpoint.
+    """Delete the local files of closed trials, except the checkpoints of those that may still be promoted.
 
-    Args:
-        store: its work folder has the trials' folders.
-        trials: all trials of the search.
-        candidates: those that may have local files.
-        template: the oracle, which knows what may be promoted.
-
-    Returns:
-        The candidates that still have local files.
+    `candidates` are the trials that may have local files; returned are those that still have some.
     """
     parents = _promotable(trials, template)
     by_sequence = {trial.record.sequence: trial for trial in trials}
@@ -62,7 +55,7 @@ def remove_work_folders(
 
 
 def _promotable(trials: Sequence[LedgerTrial], template: keras_tuner.Oracle) -> set[int]:
-    """Return the sequences of finished trials from whose checkpoint a trial does or may still go on."""
+    """Return the sequences of finished trials from whose checkpoint another trial resumes, or may still resume."""
     if not isinstance(template, kt_oracles.HyperbandOracle):
         return set()
     rounds: dict[tuple[int, int], list[LedgerTrial]] = defaultdict(list)
@@ -79,7 +72,7 @@ def _promotable(trials: Sequence[LedgerTrial], template: keras_tuner.Oracle) -> 
         size, next_size = template._get_size(bracket, round_num), template._get_size(bracket, round_num + 1)
         promoted = rounds.get((bracket, round_num + 1), [])
         for place, trial in enumerate(members):
-            # Hyperband runs its brackets over and over; each time a round has `size` places.
+            # Hyperband repeats its brackets; each repetition of a round has `size` places.
             is_next_full = len(promoted) >= (place // size + 1) * next_size
             own = children[trial.record.sequence]
             is_in_use = any(child.record.status == "running" for child in own)
@@ -89,7 +82,7 @@ def _promotable(trials: Sequence[LedgerTrial], template: keras_tuner.Oracle) -> 
 
 
 def kept_models(ledger: Ledger, keep_models: str) -> set[int]:
-    """Return the sequences of finished trials whose models are kept: `all`, `best`, or `top-K` of them."""
+    """Return the sequences of finished trials whose models are kept; `keep_models` is `all`, `best` or `top-K`."""
     ranked = [trial.record.sequence for trial in ledger.best_first()]
     if keep_models == "all":
         return set(ranked)
@@ -97,9 +90,7 @@ def kept_models(ledger: Ledger, keep_models: str) -> set[int]:
 
 
 def remove_models(ledger: Ledger, keep_models: str) -> None:
-    """Delete the models of trials that fell out of the best ones; the trial's tag `model` then says `none`."""
-    if keep_models == "all":
-        return
+    """Delete the models of trials that are no longer among the best; the trial's tag `model` then says `none`."""
     kept = kept_models(ledger, keep_models)
     store, writer = ledger.parent.store, ledger.parent.writer
     for trial in ledger.trials:
@@ -109,13 +100,13 @@ def remove_models(ledger: Ledger, keep_models: str) -> None:
         ledger.set_tags(trial, {"model": "none"})
 
 
-# One model that takes minutes must not hold up the others.
+# Several, so that a model that takes minutes does not hold up the others.
 _NUM_THREADS = 4
 
 
 @dataclass
 class _Upload:
-    """One upload of a training; it closes the run, unless it is what is written before the training."""
+    """One pending upload of a training; `closes` unless it is the one from before the first epoch."""
 
     child: LedgerRun
     job: Future[None]
@@ -125,18 +116,18 @@ class _Upload:
 
 
 class Uploads:
-    """Writes parameters, files and models of trainings, and closes their runs."""
+    """Writes parameters, files and models of trainings in the background, and closes their runs."""
 
     def __init__(self, ledger: Ledger, work: Work) -> None:
         self._ledger, self._work = ledger, work
         self._background = Background("uploads", _NUM_THREADS)
-        # Its own: what waits in the search's writer must not wait for a model.
-        self._writer = ledger.parent.writer.beside()
+        # With its own queue: the search's writes must not wait for a model.
+        self._writer = ledger.parent.writer.with_own_queue()
         self._pending: list[_Upload] = []
 
     @property
     def num_ended(self) -> int:
-        """How many ended trainings have files that are not in the store yet."""
+        """How many finished trainings have files that are not in the store yet."""
         return sum(upload.closes for upload in self._pending)
 
     def begin(self, child: LedgerRun, run: TrackedRun, assignment: Assignment) -> None:
@@ -149,35 +140,31 @@ class Uploads:
         self, child: LedgerRun, run: TrackedRun, assignment: Assignment, outcome: Outcome, *, keep_model: bool
     ) -> None:
         """Write what the training has left in the run's folder, and close the run."""
-        own, before = replace(run, writer=self._writer), self._jobs_of(child)
+        own = replace(run, writer=self._writer)
 
         def upload() -> None:
-            for job in before:
-                job.result()
             self._work.finish(own, assignment, outcome, keep_model=keep_model)
             if not keep_model:  # an earlier attempt may have begun to upload one, when the trial still ranked higher
                 self._writer.call(lambda: delete_models(own.store, own.run_id))
             self._ledger.close(child, has_model=keep_model, writer=self._writer)
 
-        self._submit(upload, child, keep_model, run.lock)
+        job = self._submit(upload, after=child)
+        self._pending.append(_Upload(child, job, closes=True, has_model=keep_model, lock=run.lock))
 
     def repeat(self, trial: LedgerTrial, source: LedgerTrial) -> None:
-        """Give a trial the figures of the one that was the same, uploaded before it, and close it."""
-        before = self._jobs_of(source)
+        """Give a trial the figures of an earlier one with the same configuration, and close it."""
 
         def upload() -> None:
-            for job in before:
-                job.result()
-            self._ledger.copy_figures(trial, source, self._writer)
+            self._ledger.stored(trial, self._writer).copy_figures(source.run)
             self._ledger.close(trial, has_model=False, writer=self._writer)
 
-        self._submit(upload, trial)
+        self._pending.append(_Upload(trial, self._submit(upload, after=source), closes=True))
 
-    def settle(self, timeout_secs: float) -> list[LedgerRun]:
-        """Take note of finished uploads, waiting for one if asked to, and return the runs that are closed now.
+    def collect(self, timeout_secs: float) -> list[LedgerRun]:
+        """Collect finished uploads, after waiting for one until the timeout; return the runs that they closed.
 
         Raises:
-            TrackingError: the store stayed away too long, or refused.
+            TrackingError: the store was unreachable for too long, or refused a write.
         """
         if timeout_secs and self._pending:
             wait([upload.job for upload in self._pending], timeout_secs, FIRST_COMPLETED)
@@ -194,23 +181,28 @@ class Uploads:
         return closed
 
     def stop(self) -> None:
-        """Begin no further upload."""
+        """Start no further upload."""
         self._background.close()
         for upload in self._pending:
             if upload.lock is not None:
                 upload.lock.release()
 
     def wait_for(self, child: LedgerRun) -> None:
-        """Wait for the pending writes of a training: once it has failed, no restart repeats them."""
+        """Wait for the pending writes of a training: after it is recorded as failed, no restart repeats them."""
         for job in self._jobs_of(child):
             job.result()
 
     def _jobs_of(self, child: LedgerRun) -> list[Future[None]]:
-        """Return what must be done before more is written of a training; it was submitted earlier, so it has begun."""
+        """Return the pending uploads of a training: they precede any further write of it."""
         return [upload.job for upload in self._pending if upload.child.run_id == child.run_id]
 
-    def _submit(
-        self, action: Callable[[], None], child: LedgerRun, has_model: bool = False, lock: BaseFileLock | None = None
-    ) -> None:
-        job = self._background.submit(action)
-        self._pending.append(_Upload(child, job, closes=True, has_model=has_model, lock=lock))
+    def _submit(self, upload: Callable[[], None], *, after: LedgerRun) -> Future[None]:
+        """Queue an upload that waits for the pending ones of a training."""
+        before = self._jobs_of(after)
+
+        def upload_in_order() -> None:
+            for job in before:  # submitted earlier, so they have started: waiting for them cannot deadlock
+                job.result()
+            upload()
+
+        return self._background.submit(upload_in_order)

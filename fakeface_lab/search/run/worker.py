@@ -1,6 +1,6 @@
-"""Program of a worker process: does one assignment after the other, and ends when its driver is gone.
+"""Program of a worker process: does one assignment after another, and exits when its driver is gone.
 
-Started by `engines.LocalEngine` with an inherited socket; not meant to be called by hand.
+Started by `local_engine` with an inherited socket, not by hand.
 """
 
 import json
@@ -19,12 +19,12 @@ from typing import Any
 
 __all__ = ["main"]
 
-# Steps are for a line on the screen; tiny networks take thousands a second.
+# Steps are only shown on a status line; tiny networks take thousands per second.
 _STEP_SECS = 0.2
 
 
 class _Reporter:
-    """Sends steps and epochs to the driver as JSON."""
+    """A listener that sends steps and epochs to the driver as JSON."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -48,20 +48,20 @@ def _read(connection: Connection, inbox: "queue.Queue[dict[str, Any]]") -> None:
         while True:
             inbox.put(json.loads(connection.recv_bytes()))
     except (EOFError, OSError):
-        # The driver is gone, perhaps killed. What is finished is in the checkpoint; nothing must go on training.
+        # The driver is gone, perhaps killed. Finished epochs are in the checkpoint; nothing may train on unattended.
         os._exit(1)
 
 
 def main(argv: list[str]) -> int:
-    """Work until told to stop; arguments: file descriptor, path of the work, number of threads."""
+    """Work until the driver closes the socket; arguments: file descriptor, path of the work, number of threads."""
     descriptor, work_path, num_threads = int(argv[0]), Path(argv[1]), int(argv[2])
     connection = Connection(descriptor)
     inbox: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()
 
-    with suppress(OSError):  # Linux: where memory runs out, a worker is to be killed, not its driver
+    with suppress(OSError):  # Linux: if memory runs out, a worker is killed and not its driver
         Path("/proc/self/oom_score_adj").write_text("1000")
-    # After the reader: loading TensorFlow takes seconds in which the driver may die.
+    # After the reader has started: loading TensorFlow takes seconds, in which the driver may die.
     import psutil
 
     from fakeface_lab.backend import keras, set_up_process

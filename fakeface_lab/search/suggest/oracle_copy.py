@@ -1,14 +1,13 @@
-"""A copy of an oracle that is fed what a ledger knows, and asked; what to feed it is decided elsewhere.
+"""A copy of an oracle that is given trials and asked for the next one; `suggestion` and `replay` decide which trials.
 
-Members of KerasTuner 1.4.8 that are not public and that are used here: `_save_trial`, `_max_collisions`,
-`_check_consecutive_failures`, `_random_values`, `_tried_so_far`, `_id_to_hash`, and the module's `LOCKS` and
-`THREADS`, for each oracle; `_hps` and `_space` of its HyperParameters; `_vectorize_trials` for the Bayesian oracle;
-`_seed_state`, `_brackets`, `_current_bracket` and `_current_iteration` for Hyperband.
+Non-public members of KerasTuner 1.4.8 used here: `_save_trial`, `_max_collisions`, `_check_consecutive_failures`,
+`_random_values`, `_tried_so_far` and `_id_to_hash` of every oracle; its module's `LOCKS` and `THREADS`; `_hps` and
+`_space` of HyperParameters; `_vectorize_trials` of the Bayesian oracle; `_seed_state`, `_brackets`, `_current_bracket`
+and `_current_iteration` of Hyperband.
 """
 
 import sys
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import keras_tuner
@@ -18,18 +17,13 @@ from keras_tuner.engine import hyperparameters as kt_hyperparameters
 from keras_tuner.src.engine.oracle import LOCKS, THREADS
 
 from fakeface_lab.errors import SearchError
-from fakeface_lab.search.suggest.oracles import (
-    BRACKET_PREFIX,
-    PARENT,
-    num_configurations,
-    refuse_repeated_choices,
-    reseeded,
-)
+from fakeface_lab.search.suggest import oracles
+from fakeface_lab.search.suggest.oracles import BRACKET_PREFIX, PARENT
 
 __all__ = ["Answer", "OracleCopy", "is_kerastuners_own"]
 
-_DRAWS_PER_CONFIGURATION = 20  # a configuration left over is then missed with a chance of exp(-20)
-_MAX_CONFIGURATIONS_TO_EXHAUST = 1_000  # a larger space is not searched to its last configuration
+_DRAWS_PER_CONFIGURATION = 20  # a last untried configuration is then missed with a probability of exp(-20)
+_MAX_CONFIGURATIONS_TO_EXHAUST = 1_000  # a larger space is not searched down to its last configuration
 _KERASTUNERS_OWN = (
     kt_oracles.RandomSearchOracle,
     kt_oracles.GridSearchOracle,
@@ -39,9 +33,9 @@ _KERASTUNERS_OWN = (
 
 
 class Answer(NamedTuple):
-    """What an oracle said: RUNNING with the values to try, IDLE (ask again after an end) or STOPPED.
+    """An oracle's answer: RUNNING with the values to try, IDLE (ask again after a trial ends) or STOPPED.
 
-    KerasTuner's own entries, as in `TrialRecord`, are apart from the hyperparameters.
+    KerasTuner's own entries are separate from the hyperparameters, as in `TrialRecord`.
     """
 
     status: str
@@ -50,16 +44,16 @@ class Answer(NamedTuple):
 
 
 def is_kerastuners_own(oracle: keras_tuner.Oracle) -> bool:
-    """Return whether an oracle is one of KerasTuner's four as they are: no subclass, no method replaced."""
+    """Return whether an oracle is one of KerasTuner's four, unmodified: no subclass, no method replaced."""
     return type(oracle) in _KERASTUNERS_OWN and not any(map(callable, vars(oracle).values()))
 
 
 class OracleCopy:
-    """A copy of a template, used as a context manager whenever it is fed or asked.
+    """A copy of a template, entered as a context manager whenever it is used.
 
-    It writes nothing to disk, prints nothing, never retries, never gives up over failures, and takes up no
-    hyperparameters that the template does not have. Trials are named by their sequence number. A creation or an
-    end costs the same however many came before, apart from what a user's own oracle or the Gaussian process does.
+    It writes nothing to disk, prints nothing, never retries, never stops because of failures, and adds no
+    hyperparameters to the template's. Trials are named by their sequence. A creation or an end takes constant time,
+    apart from what a user's own oracle or the Gaussian process does.
     """
 
     def __init__(self, template: keras_tuner.Oracle, seed: int | None = None):
@@ -69,24 +63,27 @@ class OracleCopy:
             SearchError: the template already has trials, cannot be copied, or is a grid that would never end.
         """
         if isinstance(template, kt_oracles.GridSearchOracle):
-            refuse_repeated_choices(template.hyperparameters)
+            oracles.refuse_repeated_choices(template.hyperparameters)
         if template.trials:
             raise SearchError(
-                f"oracle {type(template).__name__}: already holds {len(template.trials)} trials, but a "
-                "search keeps its trials in the tracking store; pass a new oracle"
+                f"oracle {type(template).__name__}: already holds {len(template.trials)} trials, but a search keeps "
+                "its trials in the tracking store; pass a new oracle"
             )
-        self._oracle = reseeded(template, template.seed if seed is None else seed)
-        self._oracle.verbose = 0  # before any trial: its display knows no trial begun in silence
+        self._oracle = oracles.reseeded(template, template.seed if seed is None else seed)
+        self._oracle.verbose = 0  # before any trial: its display cannot end a trial whose start it did not show
         self._oracle.tune_new_entries = self._oracle.allow_new_entries = False
         self._oracle.max_retries_per_trial = 0
         self._oracle.max_consecutive_failed_trials = sys.maxsize
         self._oracle._check_consecutive_failures = lambda: None  # reads all trials at each end
-        self._oracle._max_collisions = _num_draws_before_exhausted(self._oracle.hyperparameters)
+        num_configurations = oracles.num_configurations(template.hyperparameters) or sys.maxsize
+        self._oracle._max_collisions = _DRAWS_PER_CONFIGURATION * min(
+            num_configurations, _MAX_CONFIGURATIONS_TO_EXHAUST
+        )
         self._oracle.save = lambda: None
         self._oracle._save_trial = lambda trial: None
         self._oracle.score_trial = self._set_score
         self._is_kerastuners_own = is_kerastuners_own(template)
-        if self._is_kerastuners_own:  # a user's own may alter the hyperparameters of its copy
+        if self._is_kerastuners_own:  # a user's own oracle may change the hyperparameters of its copy
             self._oracle.hyperparameters = _SharedSpace(self._oracle.hyperparameters)
         space = self._oracle.hyperparameters.space
         self._ints = {hp.name for hp in space if isinstance(hp, kt_hyperparameters.Int)}
@@ -98,15 +95,13 @@ class OracleCopy:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        # These two module dictionaries would keep every oracle alive for as long as the program runs.
+    def __exit__(self, *_: object) -> None:
+        # These two module-level dictionaries would keep every oracle alive until the program ends.
         LOCKS.pop(self._oracle, None)
         THREADS.pop(self._oracle, None)
 
     def put(self, sequence: int, values: Mapping[str, Any]) -> Answer:
-        """Create a trial with the given values, whatever the oracle itself would suggest."""
+        """Create a trial with the given values instead of the oracle's own suggestion."""
         self._oracle.populate_space = lambda trial_id: {"status": "RUNNING", "values": dict(values)}
         try:
             return self.ask(sequence)
@@ -114,7 +109,7 @@ class OracleCopy:
             del self._oracle.populate_space  # uncovers the method of the class
 
     def ask(self, sequence: int) -> Answer:
-        """Return the oracle's next suggestion, which is from then on a running trial of it."""
+        """Return the oracle's next suggestion, which becomes one of its running trials."""
         self._asked, self._before = sequence, _changed_by_question(self._oracle)
         trial = self._oracle.create_trial(str(sequence))
         if trial.status == "RUNNING":
@@ -122,7 +117,7 @@ class OracleCopy:
         return self._answer(trial.status, trial.hyperparameters.values)
 
     def take_back(self) -> None:
-        """Undo the last question; for KerasTuner's own Hyperband only."""
+        """Undo the last `ask`; only for KerasTuner's own Hyperband."""
         for name, value in self._before.items():
             setattr(self._oracle, name, value)
         trial = self._trials.pop(self._asked, None)
@@ -132,7 +127,7 @@ class OracleCopy:
             self._oracle._tried_so_far.remove(self._oracle._id_to_hash.pop(trial.trial_id))
 
     def tell(self, sequence: int, score: float | None) -> None:
-        """End a trial with its score (infinite allowed), or as failed if there is none."""
+        """End a trial with its score (may be infinite), or as failed if there is none."""
         trial = self._trials.pop(sequence)
         trial.status = "FAILED" if score is None else "COMPLETED"
         if score is not None:
@@ -140,14 +135,14 @@ class OracleCopy:
         self._oracle.end_trial(trial)
 
     def draw_new(self) -> Answer:
-        """Return random values that no trial has, or STOPPED if there are none left."""
+        """Return random values that no trial has; STOPPED if there are none left."""
         values = self._oracle._random_values()
         return self._answer("STOPPED", {}) if values is None else self._answer("RUNNING", values)
 
     def fit_before_guesses(self) -> None:
-        """Have the Gaussian process fitted to the scores told so far: it guesses those of running trials from that.
+        """Fit the Gaussian process to the known scores before it guesses those of running trials.
 
-        KerasTuner's own calls for all vectors only when it is going to use them, and is fitted then.
+        KerasTuner's own oracle computes vectors only right before it uses them, so the fit is deferred until then.
         """
         oracle, vectorize, told = self._oracle, self._oracle._vectorize_trials, dict(self._oracle.trials)
 
@@ -175,7 +170,7 @@ class OracleCopy:
         trial.best_step = 0
 
     def _answer(self, status: str, values: Mapping[str, Any]) -> Answer:
-        """Return plain values: the Gaussian process yields NumPy floats, the grid some floats for an Int."""
+        """Return plain Python values: the Gaussian process yields NumPy floats, the grid floats for some Ints."""
         plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
         declared = {name: int(value) if name in self._ints else value for name, value in plain.items()}
         own = {name: value for name, value in declared.items() if name.startswith(BRACKET_PREFIX)}
@@ -185,7 +180,7 @@ class OracleCopy:
 
 
 class _SharedSpace(keras_tuner.HyperParameters):
-    """A space whose copies share its hyperparameters: KerasTuner copies it for each trial, and alters none."""
+    """A space whose copies share its hyperparameters: KerasTuner copies it per trial, and changes none of them."""
 
     def __init__(self, space: keras_tuner.HyperParameters) -> None:
         super().__init__()
@@ -196,7 +191,7 @@ class _SharedSpace(keras_tuner.HyperParameters):
 
 
 def _changed_by_question(oracle: keras_tuner.Oracle) -> dict[str, Any]:
-    """Return what a question changes in Hyperband beside the trial that it creates, to put it back."""
+    """Return what `ask` changes in Hyperband apart from creating the trial, for `take_back`."""
     if type(oracle) is not kt_oracles.HyperbandOracle:
         return {}
     brackets = [{**bracket, "rounds": [list(members) for members in bracket["rounds"]]} for bracket in oracle._brackets]
@@ -206,8 +201,3 @@ def _changed_by_question(oracle: keras_tuner.Oracle) -> dict[str, Any]:
         "_current_bracket": oracle._current_bracket,
         "_current_iteration": oracle._current_iteration,
     }
-
-
-def _num_draws_before_exhausted(space: keras_tuner.HyperParameters) -> int:
-    num = num_configurations(space)
-    return _DRAWS_PER_CONFIGURATION * min(num or sys.maxsize, _MAX_CONFIGURATIONS_TO_EXHAUST)

@@ -1,10 +1,9 @@
-"""KerasTuner's oracles as this project uses them: built from a spec, and copied with another seed.
+"""Facts about KerasTuner's oracles and spaces: how many trials they allow, seeds, and the values of trial 0.
 
-A *template* is an oracle that has no trials: one of ours (`build_oracle`) or the user's own. It is never
-asked itself; see `oracle_copy`.
+A *template* is an oracle without trials, whoever made it. Only copies of it are asked; see `oracle_copy`.
 
-Members of KerasTuner 1.4.8 that are not public and that are used here: `_seed_state` for each oracle;
-`_random_state` and `_make_gpr` for the Bayesian one.
+Non-public members of KerasTuner 1.4.8 used here: `_seed_state` of every oracle; `_random_state` and `_make_gpr` of the
+Bayesian one; `_get_size`, `_get_num_brackets` and `_get_num_rounds` of Hyperband.
 """
 
 import copy
@@ -24,8 +23,6 @@ from fakeface_lab.errors import SearchError
 __all__ = [
     "BRACKET_PREFIX",
     "PARENT",
-    "Value",
-    "Values",
     "default_values",
     "far_apart_seed",
     "first_values",
@@ -38,27 +35,25 @@ __all__ = [
     "reseeded",
 ]
 
-Values = dict[str, Value]
-
 
 def num_grid_combinations(space: keras_tuner.HyperParameters) -> int:
     """Return how many trials a complete grid has: all combinations of the grid values and the defaults.
 
-    A Float without a step, and an Int with log sampling and no step, count with KerasTuner's 10 samples.
+    A Float without a step, and an Int with log sampling and no step, have KerasTuner's 10 samples.
     """
     return int(_num_combinations(space, _grid_values))
 
 
 def num_configurations(space: keras_tuner.HyperParameters) -> int | None:
-    """Return how many different configurations a space has, or None if it has a continuous hyperparameter."""
+    """Return how many different configurations a space has; None if a hyperparameter is continuous."""
     num = _num_combinations(space, _all_values)
     return None if math.isinf(num) else int(num)
 
 
 def num_hyperband_trials(oracle: keras_tuner.Oracle) -> int | None:
-    """Return how many trials Hyperband runs, trial 0 included; None if its iterations are endless.
+    """Return how many trials Hyperband runs, trial 0 included; None if its iterations are infinite.
 
-    A space with fewer configurations than the first rounds ask for ends sooner.
+    It runs fewer if the space has fewer configurations than the first rounds need.
     """
     if math.isinf(oracle.hyperband_iterations):
         return None
@@ -85,12 +80,12 @@ def num_trials_at_most(oracle: keras_tuner.Oracle) -> int | None:
 
 
 def _num_combinations(space: keras_tuner.HyperParameters, values_of: Callable[[Any], Sequence[Value] | None]) -> float:
-    """Multiply the numbers of values, and branch where another hyperparameter depends on the value.
+    """Return the product of the numbers of values, with a branch per value that other hyperparameters depend on.
 
-    What is left to count depends on few of the values chosen before; equal rests are counted once.
+    The count of the remaining hyperparameters depends on few of the values chosen so far, so it is cached by those.
     """
-    needed = [{condition.name for hp in space.space[index:] for condition in hp.conditions}
-              for index in range(len(space.space) + 1)]  # fmt: skip
+    remaining = [space.space[index:] for index in range(len(space.space) + 1)]
+    needed = [{condition.name for hp in rest for condition in hp.conditions} for rest in remaining]
 
     @functools.cache
     def num_from(index: int, chosen: frozenset[tuple[str, Value]]) -> float:
@@ -115,7 +110,7 @@ def _grid_values(hp: Any) -> Sequence[Value]:
 
 
 def _all_values(hp: Any) -> Sequence[Value] | None:
-    """Return the values that can be drawn and the default; None if they are uncountable."""
+    """Return the values that can be drawn, and the default; None if the hyperparameter is continuous."""
     if isinstance(hp, kt_hyperparameters.Float) and hp.step is None:
         return None if hp.min_value < hp.max_value else [hp.min_value]
     if isinstance(hp, kt_hyperparameters.Int) and (hp.step is None or hp.sampling == "linear"):
@@ -127,15 +122,11 @@ def _all_values(hp: Any) -> Sequence[Value] | None:
 BRACKET_PREFIX = "tuner/"  # of Hyperband's own entries among the values of a trial
 PARENT = "tuner/trial_id"
 
-_GOLDEN_STEP = 2_654_435_769  # 2**32 divided by the golden ratio: multiples of it keep apart from each other
+_GOLDEN_STEP = 2_654_435_769  # 2**32 divided by the golden ratio
 
 
 def refuse_repeated_choices(space: keras_tuner.HyperParameters) -> None:
-    """Refuse a space whose grid would never end.
-
-    Raises:
-        SearchError: a choice lists a value twice.
-    """
+    """Raise SearchError if a choice lists a value twice: a grid over the space would never end."""
     for hp in space.space:
         values = hp.values if isinstance(hp, kt_hyperparameters.Choice) else []
         repeated = next((value for value in values if values.count(value) > 1), None)
@@ -144,20 +135,18 @@ def refuse_repeated_choices(space: keras_tuner.HyperParameters) -> None:
 
 
 def far_apart_seed(seed: int, sequence: int = 0) -> int:
-    """Return a seed in [1, 2**32) whose random draws share nothing with those of another sequence.
+    """Return a seed in [1, 2**32) whose draws do not overlap with those of another sequence.
 
-    KerasTuner draws from seed, seed + 1, seed + 2, ... and takes a seed of 0 for "any", so that neighbouring
-    seeds would give the same values one trial later. Multiples of 2**32 / golden ratio stay evenly apart
-    (Knuth, The Art of Computer Programming 3, section 6.4): by more than 100,000 over 10,000 trials.
+    KerasTuner draws from seed, seed + 1, seed + 2, ..., so neighbouring seeds would give the same values one trial
+    later; 0 means a random seed. Multiples of 2**32 / golden ratio are evenly spaced (Knuth, The Art of Computer
+    Programming 3, section 6.4): by more than 100,000 over 10,000 trials.
     """
     base = int(np.random.SeedSequence(seed).generate_state(1)[0])
     return (base + sequence * _GOLDEN_STEP) % 2**32 or 1
 
 
 def reseeded(oracle: keras_tuner.Oracle, seed: int) -> keras_tuner.Oracle:
-    """Return a copy of an oracle that draws from another seed (1 or larger), e.g. the recorded one.
-
-    Only what KerasTuner's own four oracles make of a seed is replaced.
+    """Return a copy of an oracle with another seed (1 or larger); its effect is known for KerasTuner's own four only.
 
     Raises:
         SearchError: the oracle cannot be copied.
@@ -166,8 +155,7 @@ def reseeded(oracle: keras_tuner.Oracle, seed: int) -> keras_tuner.Oracle:
         other = copy.deepcopy(oracle)
     except Exception as error:  # whatever a user's attribute raises when it is copied
         raise SearchError(
-            f"oracle {type(oracle).__name__}: cannot be copied ({error}); "
-            "keep open files, locks and connections out of it"
+            f"oracle {type(oracle).__name__}: cannot be copied ({error}); keep open files, locks and connections out"
         ) from error
     other.seed = other._seed_state = seed
     if isinstance(other, kt_oracles.BayesianOptimizationOracle):
@@ -176,15 +164,15 @@ def reseeded(oracle: keras_tuner.Oracle, seed: int) -> keras_tuner.Oracle:
     return other
 
 
-def default_values(space: keras_tuner.HyperParameters) -> Values:
-    """Return the default of every hyperparameter that is active when all have their defaults."""
+def default_values(space: keras_tuner.HyperParameters) -> dict[str, Value]:
+    """Return the defaults of the hyperparameters that are active if all have their defaults."""
     defaults = keras_tuner.HyperParameters()
     defaults.merge(space.space)
     return dict(defaults.values)
 
 
-def first_values(template: keras_tuner.Oracle) -> Values:
-    """Return the values of trial 0: all defaults; for Hyperband the full budget too, in no bracket."""
+def first_values(template: keras_tuner.Oracle) -> dict[str, Value]:
+    """Return the values of trial 0: the defaults; with Hyperband also the full budget, in no bracket."""
     values = default_values(template.hyperparameters)
     if isinstance(template, kt_oracles.HyperbandOracle):
         full_budget = {"epochs": template.max_epochs, "initial_epoch": 0, "bracket": -1, "round": 0}
@@ -193,7 +181,7 @@ def first_values(template: keras_tuner.Oracle) -> Values:
 
 
 def is_value_of(hp: Any, value: Value) -> bool:
-    """Return whether a value is the default of a hyperparameter, one of its choices, or in its range."""
+    """Return whether a value is the default of a hyperparameter, one of its choices, or within its range."""
     if value == hp.default:
         return True
     if isinstance(hp, kt_hyperparameters.Int | kt_hyperparameters.Float):

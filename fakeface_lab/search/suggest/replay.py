@@ -1,12 +1,12 @@
-"""Oracles that go through the events of a ledger, and are kept as a cache until the next question.
+"""What suggestions depend on (`TrialRecord`, and whether records are consistent), and oracles that replay it.
 
-An oracle that was asked after a ledger is in the state of one that is about to replay the creation of what it
-answered. So the next question has to replay only what is new. Where anything else comes before that creation, the
-answer is taken back first; where the ledger is not that of the last question with more events at its end, or the
-template's settings changed, a new copy replays all of it. Dropping the cache changes no answer.
+A copy of an oracle replays the events of a ledger, then answers. It is cached: it is in the state of one that is about
+to replay the creation of the trial it suggested, so the next question replays only new events. If another event
+precedes that creation, the answer is taken back first. If the ledger does not continue that of the last question, or
+the template's settings changed, a new copy replays everything. Dropping the cache changes no answer.
 
-Only KerasTuner's own oracles are kept. Whether another class can be asked ahead of the ledger is unknown, and keeping
-it would hide that it answers differently after a restart: it replays the whole ledger for each question.
+Only KerasTuner's own oracles are cached. Another class may not support being asked ahead of the ledger, and a cache
+would hide that it answers differently after a restart; so it replays the whole ledger for each question.
 """
 
 import math
@@ -20,24 +20,25 @@ from weakref import WeakKeyDictionary
 import keras_tuner
 from keras_tuner import oracles as kt_oracles
 
+from fakeface_lab.config import Value
 from fakeface_lab.errors import SearchError
 from fakeface_lab.search.suggest.oracle_copy import Answer, OracleCopy, is_kerastuners_own
-from fakeface_lab.search.suggest.oracles import Value, first_values
+from fakeface_lab.search.suggest.oracles import first_values
 
 __all__ = ["Event", "TrialRecord", "another_search", "ask_replayed", "check_consistent", "events_of", "fault_of"]
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial as the ledger knows it. A record is never altered in place: what changes is a new record.
+    """One trial as recorded in the ledger. Records are immutable: a change makes a new record.
 
     Attributes:
-        sequence: place in the order of creation, from 0.
-        values: hyperparameters by name, only active ones.
-        bracket_values: Hyperband's `tuner/epochs`, `tuner/initial_epoch`, `tuner/bracket`, `tuner/round`;
-            for a promoted trial `tuner/trial_id`, the sequence of the trial it continues. Else empty.
-        created_order: event number of the creation; one count over the creations and ends of all trials.
-        ended_order: event number of the end, None while it runs.
+        sequence: position in the order of creation, from 0.
+        values: active hyperparameters by name.
+        bracket_values: Hyperband's `tuner/epochs`, `tuner/initial_epoch`, `tuner/bracket`, `tuner/round`; for a
+            promoted trial also `tuner/trial_id`, the sequence of the trial it resumes. Empty for other oracles.
+        created_order: number of the creation event; creations and ends of all trials are numbered together.
+        ended_order: number of the end event, None while the trial runs.
         status: running, finished (has a finite score) or failed.
         score: value of the objective, None unless finished.
     """
@@ -60,23 +61,23 @@ class Event(NamedTuple):
 
 
 def events_of(created: Iterable[TrialRecord], ended: Iterable[TrialRecord]) -> list[Event]:
-    """Return the creations of some trials and the ends of some, in order; trials that run have no end."""
+    """Return the creations of some trials and the ends of others, in order; running trials have no end."""
     events = [Event(trial.created_order, False, trial) for trial in created]
     events += [Event(trial.ended_order, True, trial) for trial in ended if trial.ended_order is not None]
     return sorted(events, key=lambda event: event.order)
 
 
 def check_consistent(trials: Sequence[TrialRecord]) -> None:
-    """Refuse a ledger that contradicts itself; `trials` are in the order of their sequence.
+    """Check records, given in the order of their sequence.
 
     Raises:
-        SearchError: sequences or event numbers have gaps or repeats, or a record is impossible by itself.
+        SearchError: sequences or event numbers have gaps or repeats, or a record contradicts itself.
     """
     sequences = [trial.sequence for trial in trials]
     if sequences != list(range(len(trials))):
         raise SearchError(
-            f"recorded trials: sequences {sequences} have gaps or repeats; "
-            "restore the missing trials, or start the search again under another name"
+            f"recorded trials: sequences {sequences} have gaps or repeats; restore the missing trials, or start the "
+            "search again under another name"
         )
     orders = [event.order for event in events_of(trials, trials)]
     is_created_in_sequence = all(one.created_order < other.created_order for one, other in pairwise(trials))
@@ -95,52 +96,48 @@ def check_consistent(trials: Sequence[TrialRecord]) -> None:
 
 
 def fault_of(trial: TrialRecord) -> str | None:
-    """Return what is wrong with one record as a clause, None if it is possible."""
+    """Return the contradiction in one record as a clause, None if there is none."""
     if trial.ended_order is not None and trial.ended_order < trial.created_order:
         return f"ends at event {trial.ended_order}, before its creation at event {trial.created_order}"
     if (trial.status == "running") != (trial.ended_order is None):
         return f"is {trial.status}, but its end is event {trial.ended_order}"
     if (trial.status == "finished") != (trial.score is not None):
         return f"is {trial.status}, but its score is {trial.score}"
-    # SQLite keeps an infinite number as the largest finite one.
+    # SQLite stores infinity as the largest finite number.
     if trial.score is not None and not abs(trial.score) < sys.float_info.max:
         return f"is finished, but its score {trial.score} is not finite"
     return None
 
 
 def another_search(template: keras_tuner.Oracle, trial: TrialRecord, expected: str) -> SearchError:
-    """Return the error about a trial that this search would not have created; `expected` is what it would."""
+    """Return the error for a recorded trial that this search would not have created; `expected`: what it would."""
     return SearchError(
         f"recorded trial {trial.sequence} belongs to another search: {type(template).__name__} with seed "
-        f"{template.seed} suggests {expected}; go on with the settings it was begun with, or use another name"
+        f"{template.seed} suggests {expected}; use the settings that the search began with, or another name"
     )
 
 
 def ask_replayed(template: keras_tuner.Oracle, ledger: Sequence[TrialRecord]) -> Answer:
-    """Return what a template answers after all events of a ledger.
-
-    Args:
-        template: see `suggestion.suggest`.
-        ledger: all trials in the order of their sequence.
+    """Return a template's answer after all events of a ledger, given in the order of their sequence.
 
     Raises:
         SearchError: the ledger contradicts itself or belongs to another search, or the template cannot be used.
     """
     settings = _settings(template)
-    # Taken out while in use: a second thread starts afresh, and so does the question after an error.
-    replay = None if settings is None else _kept.pop(template, None)
+    # Removed while in use: a second thread, and the next question after an error, start from scratch.
+    replay = None if settings is None else _cached.pop(template, None)
     events = None if replay is None or replay.settings != settings else replay.new_events(ledger)
     if replay is None or events is None:
         check_consistent(ledger)
         replay, events = _Replay(template, settings), events_of(ledger, ledger)
     answer = replay.ask_after(template, ledger, events)
     if settings is not None:
-        _kept[template] = replay
+        _cached[template] = replay
     return answer
 
 
 class _Replay:
-    """An oracle that has gone through the events of a ledger, and what it answered then."""
+    """An oracle that has replayed the events of a ledger, and its answer after them."""
 
     def __init__(self, template: keras_tuner.Oracle, settings: str | None) -> None:
         self.settings = settings
@@ -148,12 +145,12 @@ class _Replay:
         self._ledger: Sequence[TrialRecord] = ()
         self._last_order = -math.inf
         self._answer: Answer | None = None
-        # No score and no end changes what these suggest; the grid would even wait for ends.
+        # Their suggestions depend on no score and no end; the grid would even wait for ends.
         is_plain_random = settings is not None and isinstance(template, kt_oracles.RandomSearchOracle)
         self._ends_at_once = is_plain_random or isinstance(template, kt_oracles.GridSearchOracle)
 
     def new_events(self, ledger: Sequence[TrialRecord]) -> list[Event] | None:
-        """Return the events since the last question; None if the ledger is not a consistent continuation."""
+        """Return the events since the last question; None if the ledger does not consistently continue its ledger."""
         num_known = len(self._ledger)
         pairs = zip(self._ledger, ledger, strict=False)
         changed = [(old, new) for old, new in pairs if old is not new and old != new]
@@ -170,7 +167,7 @@ class _Replay:
         return events if is_continued else None
 
     def ask_after(self, template: keras_tuner.Oracle, ledger: Sequence[TrialRecord], events: Sequence[Event]) -> Answer:
-        """Go through the events that lead to a ledger, and return the answer to the question after them."""
+        """Replay the events that lead to a ledger, and return the answer after them."""
         with self._oracle:
             for _, is_end, trial in events:
                 if not is_end:
@@ -185,7 +182,7 @@ class _Replay:
 
     def _ask(self, template: keras_tuner.Oracle, sequence: int) -> Answer:
         if self._answer is None:
-            # The grid starts at the defaults by itself, and counts on from a first trial that it has placed.
+            # The grid starts at the defaults by itself, and must have placed the first trial to continue from it.
             is_given = sequence == 0 and not isinstance(template, kt_oracles.GridSearchOracle)
             self._answer = (
                 self._oracle.put(sequence, first_values(template)) if is_given else self._oracle.ask(sequence)
@@ -198,17 +195,17 @@ class _Replay:
             self._answer = None
         score = trial.score
         if trial.status == "failed" and isinstance(template, kt_oracles.HyperbandOracle):
-            # It only ranks, and a round with a missing score would never promote: a failure is the worst.
+            # It only ranks, and never promotes from an incomplete round: a failure counts as the worst score.
             score = math.inf if template.objective.direction == "min" else -math.inf
         self._oracle.tell(trial.sequence, score)
 
 
-# Templates of searches that are gone take their replays with them.
-_kept: WeakKeyDictionary[keras_tuner.Oracle, _Replay] = WeakKeyDictionary()
+# Weak: a replay goes when the template of its search does.
+_cached: WeakKeyDictionary[keras_tuner.Oracle, _Replay] = WeakKeyDictionary()
 
 
 def _settings(template: keras_tuner.Oracle) -> str | None:
-    """Return all that the answers of one of KerasTuner's own oracles depend on; None for another class."""
+    """Return everything that the answers of one of KerasTuner's own oracles depend on; None for another class."""
     if not is_kerastuners_own(template):
         return None
     space, objective = template.hyperparameters.get_config(), vars(template.objective)
@@ -216,7 +213,7 @@ def _settings(template: keras_tuner.Oracle) -> str | None:
 
 
 def _check_same(template: keras_tuner.Oracle, trial: TrialRecord, answer: Answer) -> None:
-    """Refuse a trial that this search would not have created at this point."""
+    """Raise SearchError if this search would not have created the trial at this point."""
     if answer.status != "RUNNING":
         raise another_search(template, trial, "no further trial")
     suggested = {**answer.values, **answer.bracket_values}

@@ -1,26 +1,26 @@
 """What to try next, as a pure function of a search's settings and its recorded trials.
 
-The ledger is the only memory of a search, so that starting again is no special case. A copy of the oracle is fed the
-ledger and asked.
+The ledger is the only memory of a search, so a restart is not a special case. A copy of the oracle is given the ledger
+and asked:
 
-- Random, grid, Hyperband and any other KerasTuner oracle go through the events again in their order; each
-  answer must equal the recorded one, else the ledger belongs to another search. `replay` keeps the copy as a cache.
-- The Bayesian oracle is given the recorded trials at once, and a seed of its own for each question.
+- Random, grid, Hyperband and any other KerasTuner oracle replay the recorded events in order; each answer must equal
+  the recorded one, else the ledger belongs to another search. `replay` caches the copy.
+- The Bayesian oracle is given all recorded trials at once, and a separate seed for each question.
 """
 
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any
 
 import keras_tuner
 from keras_tuner import oracles as kt_oracles
 from sklearn.exceptions import ConvergenceWarning
 
+from fakeface_lab.config import Value
 from fakeface_lab.search.suggest.oracle_copy import Answer, OracleCopy, is_kerastuners_own
-from fakeface_lab.search.suggest.oracles import PARENT, Value, far_apart_seed, first_values, is_value_of
+from fakeface_lab.search.suggest.oracles import PARENT, far_apart_seed, first_values, is_value_of
 from fakeface_lab.search.suggest.replay import TrialRecord, another_search, ask_replayed, check_consistent
 
 __all__ = ["Exhausted", "Suggestion", "TrialRecord", "Wait", "failed_parent", "suggest"]
@@ -28,31 +28,25 @@ __all__ = ["Exhausted", "Suggestion", "TrialRecord", "Wait", "failed_parent", "s
 
 @dataclass(frozen=True)
 class Suggestion:
-    """The next trial. With a `failed_parent` it is to be recorded as failed at once, and not trained.
+    """The next trial.
 
     Attributes:
         values: hyperparameters by name.
         bracket_values: as in `TrialRecord`.
-        failed_parent: sequence of the failed trial whose weights this promotion would go on from, or None.
     """
 
     values: Mapping[str, Value]
     bracket_values: Mapping[str, Value] = field(default_factory=dict)
-    failed_parent: int | None = None
 
 
 @dataclass(frozen=True)
 class Wait:
-    """Nothing to start until one of the running trials has ended."""
+    """Nothing can be suggested until a running trial ends."""
 
 
 @dataclass(frozen=True)
 class Exhausted:
-    """No trial will be suggested any more; running ones may still end.
-
-    Attributes:
-        reason: why, as a clause for the user.
-    """
+    """No further trial will be suggested; running ones may still end. `reason` is a clause for the user."""
 
     reason: str
 
@@ -60,41 +54,39 @@ class Exhausted:
 def suggest(template: keras_tuner.Oracle, trials: Sequence[TrialRecord]) -> Suggestion | Wait | Exhausted:
     """Return what to start next; equal arguments give equal answers, and no argument is changed.
 
-    Trial 0 has all defaults, for Hyperband the full budget too, and belongs to no bracket.
+    Trial 0 has the default values; with Hyperband it also has the full budget, and belongs to no bracket. With one
+    trial at a time, an interrupted search resumes exactly as it would have continued. Suggestions of the Gaussian
+    process are reproducible on one machine only: they depend on the linear algebra library.
 
     Args:
-        template: an oracle without trials, from `oracles.build_oracle` or the user's own, whose suggestions
-            depend on nothing but its settings, its seed and the trials it has been told of.
+        template: an oracle without trials, whose suggestions depend only on its settings, its seed and the trials
+            reported to it.
         trials: all recorded trials, in any order.
 
-    Returns:
-        With one trial at a time, a search that was cut anywhere goes on exactly as it would have. What the
-        Gaussian process suggests is repeatable on one machine only: it depends on the linear algebra library.
-
     Raises:
-        SearchError: the ledger contradicts itself or belongs to another search, or the template cannot be
-            used.
+        SearchError: the ledger contradicts itself or belongs to another search, or the template cannot be used.
     """
     ledger = sorted(trials, key=attrgetter("sequence"))
     if template.max_trials and len(ledger) >= template.max_trials:
         check_consistent(ledger)
         return Exhausted(f"all {template.max_trials} trials have been started")
     bayesian = isinstance(template, kt_oracles.BayesianOptimizationOracle)
-    with _fits_silent() if bayesian or not is_kerastuners_own(template) else nullcontext():
+    # On few trials a Gaussian process reaches the bounds of its length scales, and is usable all the same. Warning
+    # filters are global to the process, so they are not touched if nothing is fitted: other threads may ask.
+    is_fitted = bayesian or not is_kerastuners_own(template)
+    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning) if is_fitted else nullcontext():
         answer = _ask_bayesian(template, ledger) if bayesian else ask_replayed(template, ledger)
     if answer.status == "RUNNING":
-        return Suggestion(
-            dict(answer.values), dict(answer.bracket_values), failed_parent(answer.bracket_values, ledger)
-        )
+        return Suggestion(dict(answer.values), dict(answer.bracket_values))
     if answer.status == "IDLE" and any(trial.status == "running" for trial in ledger):
         return Wait()
     return Exhausted(f"{type(template).__name__} has nothing new to try")
 
 
 def failed_parent(bracket_values: Mapping[str, Value], trials: Sequence[TrialRecord]) -> int | None:
-    """Return the sequence of the failed trial that a promoted one goes on from; None if there is none.
+    """Return the sequence of the failed trial that a promoted one would resume; None if there is none.
 
-    Such a promotion has no weights to begin with: it is recorded as failed, and not trained.
+    Such a promotion has no weights to start from: it is recorded as failed, and not trained.
     """
     parent = bracket_values.get(PARENT)
     if parent is not None and any(trial.sequence == parent and trial.status == "failed" for trial in trials):
@@ -107,11 +99,12 @@ def _ask_bayesian(template: keras_tuner.Oracle, ledger: Sequence[TrialRecord]) -
     _check_in_space(template, ledger)
     ended = [trial for trial in ledger if trial.status != "running"]
     running = [trial for trial in ledger if trial.status == "running"]
-    seed, worst = far_apart_seed(template.seed, len(ledger)), _worst_score(template, ended)
-    with OracleCopy(template, seed) as oracle:
+    worst_of = max if template.objective.direction == "min" else min
+    worst = worst_of((trial.score for trial in ended if trial.score is not None), default=None)
+    with OracleCopy(template, far_apart_seed(template.seed, len(ledger))) as oracle:
         for trial in ended:
             oracle.put(trial.sequence, trial.values)
-            # The Gaussian process needs a number to stay away from: a failure is as bad as the worst score so far.
+            # The Gaussian process needs a number to avoid: a failure counts as the worst score so far.
             oracle.tell(trial.sequence, worst if trial.status == "failed" else trial.score)
         if running:
             oracle.fit_before_guesses()
@@ -122,22 +115,8 @@ def _ask_bayesian(template: keras_tuner.Oracle, ledger: Sequence[TrialRecord]) -
         return oracle.draw_new() if is_repeated else answer
 
 
-def _fits_silent() -> AbstractContextManager[Any]:
-    """Ignore that on few trials a Gaussian process runs into the bounds of its length scales: it is still usable.
-
-    The filters of warnings belong to the whole process: they are left alone where nothing is fitted, so that a
-    thread may ask.
-    """
-    return warnings.catch_warnings(action="ignore", category=ConvergenceWarning)
-
-
-def _worst_score(template: keras_tuner.Oracle, ended: Sequence[TrialRecord]) -> float | None:
-    worst = max if template.objective.direction == "min" else min
-    return worst((trial.score for trial in ended if trial.score is not None), default=None)
-
-
 def _check_in_space(template: keras_tuner.Oracle, ledger: Sequence[TrialRecord]) -> None:
-    """Refuse a trial that the space of this search cannot contain, as its values are not asked for again."""
+    """Raise SearchError for a trial that is not in this search's space: its values are not suggested again."""
     space = template.hyperparameters.copy()
     for trial in ledger:
         space.values = dict(trial.values)

@@ -75,7 +75,7 @@ def test_an_exception_ends_open_children_as_killed(store: Store) -> None:
     ledger = open_ledger(store)
     trial = ledger.create(Suggestion({"x": 0.0}), "t000", {})
     ended = finished(ledger, ledger.create(Suggestion({"x": 1.0}), "t001", {}), 1.0)
-    with pytest.raises(KeyboardInterrupt), ledger.stopping():
+    with pytest.raises(KeyboardInterrupt), ledger.killing_open_runs():
         raise KeyboardInterrupt
     run = store.client.get_run(trial.run_id)
     assert (run.info.status, run.data.tags["status_reason"]) == ("KILLED", "stopped by Ctrl-C")

@@ -19,7 +19,7 @@ def test_threads_are_those_that_the_search_was_begun_with(new_store: Callable[[s
     open_search(store, PatientWriter(5), "s", {}, {THREADS_TAG: "3"}, restart=False).parent.lock.release()
     found = find_search(store, "s")
     assert (choose_threads(found, 0), choose_threads(found, 3)) == (3, 3)
-    with pytest.raises(SearchError, match=r"threads = 2: search 's' was begun with 3 per trial, .* leave --threads"):
+    with pytest.raises(SearchError, match=r"threads = 2: search 's' began with 3 per trial, .* leave --threads"):
         choose_threads(found, 2)
 
 

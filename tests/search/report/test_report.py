@@ -15,7 +15,7 @@ from fakeface_lab.config import load_settings
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
 from fakeface_lab.search.ledger.resume import open_search
 from fakeface_lab.search.report.leaderboard import leaderboard, searched_names, trials_table
-from fakeface_lab.search.report.report import measure_importance, write_report
+from fakeface_lab.search.report.report import measure_importance, publish_report
 from fakeface_lab.search.suggest.suggestion import Suggestion
 from fakeface_lab.settings import BaselineSettings, Hyperparameters
 from fakeface_lab.tracking.lookup import children_of, find_run
@@ -84,7 +84,7 @@ def test_cost_counts_each_second_once(ledger: Ledger) -> None:
     first = add(ledger, 0.5, secs=10, units=8)
     add(ledger, 0.4, secs=30, units=8, bracket={"tuner/trial_id": "0", "tuner/epochs": 10})
     again = ledger.create(Suggestion(values={"units": 8}, bracket_values={}), "t002", {})
-    ledger.copy_figures(again, first, ledger.parent.writer)
+    ledger.stored(again).copy_figures(first.run)
     ledger.end(again, "finished", first.record.score, tags={"duplicate_of": "0"})
     table = table_of(ledger).sort_values("trial")
     assert table["train_secs"].tolist() == [10, 20, 0]
@@ -173,13 +173,12 @@ def test_importance_needs_trials_and_differences() -> None:
     assert measure_importance(doubled) is None
 
 
-def test_report_of_any_search_has_no_settings_of_the_detector(ledger: Ledger, tmp_path: Path) -> None:
+def test_report_of_any_search_has_no_settings_of_the_detector(ledger: Ledger) -> None:
     for number in range(12):
         add(ledger, 0.5 - number / 100, secs=1, units=number)
     add(ledger, None, reason="NaN", units=99)
-    folder = tmp_path / "report"
-    folder.mkdir()
-    write_report(ledger, "", folder)
+    publish_report(ledger)
+    folder = ledger.parent.folder / "report"
     written = {path.name for path in folder.iterdir()}
     assert written == {"leaderboard.csv", "history.png", "importance.png", "cost.png", "summary.md"}
     summary = (folder / "summary.md").read_text()
@@ -191,11 +190,10 @@ def test_report_of_any_search_has_no_settings_of_the_detector(ledger: Ledger, tm
     assert "best.toml" not in summary
 
 
-def test_report_before_any_trial_has_a_score(ledger: Ledger, tmp_path: Path) -> None:
+def test_report_before_any_trial_has_a_score(ledger: Ledger) -> None:
     add(ledger, None, reason="NaN", units=99)
-    folder = tmp_path / "report"
-    folder.mkdir()
-    write_report(ledger, "", folder)
+    publish_report(ledger)
+    folder = ledger.parent.folder / "report"
     assert not (folder / "importance.png").exists()
     assert "1 trials, 1 failed" in (folder / "summary.md").read_text()
 

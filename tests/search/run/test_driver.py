@@ -11,8 +11,9 @@ import pytest
 
 from fakeface_lab.errors import AllTrialsFailedError, SearchError
 from fakeface_lab.search.ledger.ledger import Ledger
-from fakeface_lab.search.run.engine import MAX_STARTS, InlineEngine
-from fakeface_lab.search.run.trials import Limits, Trials
+from fakeface_lab.search.run.driver import MAX_STARTS
+from fakeface_lab.search.run.engine import InlineEngine
+from fakeface_lab.search.run.trials import Trials
 from fakeface_lab.tracking.owner import sweep_dead_runs
 from fakeface_lab.tracking.store import Store, open_store
 from tests.search.curve_work import Algorithm, CurveWork, Notes, open_ledger, template
@@ -39,9 +40,10 @@ def run(
             oracle or template(algorithm),
             work,
             lambda handler: InlineEngine(work, handler),
-            Limits(4, hours),
+            notes or Notes(),
+            epochs=4,
             seed=3,
-            observer=notes or Notes(),
+            hours=hours,
             keep_models=keep_models,
         ).run()
         return ledger
@@ -149,12 +151,14 @@ def test_one_lost_connection_costs_nothing(new_store: Callable[[str], Store], un
     store = new_store("once")
     notes = Notes()
     assert facts(run(store, notes=notes, faults={"trial-1": "once disk", "trial-3": "once disk"})) == undisturbed
-    assert len([line for line in notes.lines if line.startswith("died")]) == 2
+    assert len([line for line in notes.lines if line.startswith("retry")]) == 2
 
 
 def test_trials_that_all_die_of_the_same_stop_the_search(new_store: Callable[[str], Store]) -> None:
     store = new_store("stumbling")
-    with pytest.raises(SearchError, match=r"3 trials in a row died of the same .InternalError: cuDNN is out of order"):
+    with pytest.raises(
+        SearchError, match=r"3 trials in a row died of the same cause .InternalError: cuDNN is out of order"
+    ):
         run(store, faults={f"trial-{number}": "stumble" for number in range(1, 6)})
     status = [trial.record.status for trial in open_ledger_released(store).trials]
     assert status == ["finished", "failed", "failed", "running"]
@@ -244,7 +248,7 @@ def test_a_promoted_trial_goes_on_from_its_parent_and_checkpoints_go_when_unneed
     kept: list[int] = []
 
     class Watching(Notes):
-        def trial_ended(self, trial: Any) -> None:
+        def ended(self, trial: Any) -> None:
             kept.append(len(list(store.work_folder.glob("*/epoch.ckpt"))))
 
     ledger = run(store, "hyperband", notes=Watching())

@@ -36,17 +36,17 @@ def told(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> list[str]:
     with SearchProgress(ledger, None) as progress:
         for number, score in enumerate([0.5, 0.25]):
             trial = ledger.create(Suggestion(values={"units": number}, bracket_values={}), f"t00{number} units", {})
-            progress.trial_started(trial, 5)
+            progress.started(trial, 5)
             if number == 1:
-                progress.trial_started(ledger.count_epoch(trial, 3), 5)
-            progress.trial_ended(ledger.end(trial, "finished", score))
+                progress.started(ledger.count_epoch(trial, 3), 5)
+            progress.ended(ledger.end(trial, "finished", score))
     return [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip()]
 
 
 def test_a_users_model_is_compared_with_its_defaults(of_tuner: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
     assert told(of_tuner, capsys) == [
         "trial 1 (t000 units): val_loss 0.5000  best 0.5000 (t000)",
-        "trial 2 (t001 units): was interrupted after epoch 3, taken up again",
+        "trial 2 (t001 units): resuming after epoch 3",
         "trial 2 (t001 units): val_loss 0.2500  best 0.2500 (t001), better than defaults 0.5000 (t000)",
     ]
 
@@ -59,9 +59,9 @@ def test_foreign_text_is_printed_as_it_is(of_tune: Ledger, capsys: pytest.Captur
     reason = "InternalError: {{node [/x] y}} [/job:localhost/replica:0] no :key: in [bold]"
     with SearchProgress(of_tune, None) as progress:
         trial = of_tune.create(Suggestion(values={"units": 1}, bracket_values={}), "t000 [/red]", {})
-        progress.trial_started(of_tune.count_epoch(trial, 2), 5)
-        progress.died(trial, reason)
-        progress.trial_ended(of_tune.end(trial, "failed", None, reason))
+        progress.started(of_tune.count_epoch(trial, 2), 5)
+        progress.retrying(trial, reason)
+        progress.ended(of_tune.end(trial, "failed", None, reason))
     lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip()]
     assert lines[1:] == [
         f"trial 1 (t000 [/red]): {reason}; trying again",

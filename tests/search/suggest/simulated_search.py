@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import keras_tuner
 
+from fakeface_lab.config import Value
 from fakeface_lab.detector.space import Algorithm, OracleSpec
-from fakeface_lab.search.suggest.oracles import Value
 from fakeface_lab.search.suggest.suggestion import Exhausted, Suggestion, TrialRecord, Wait, failed_parent, suggest
 
 Table = list[TrialRecord]

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from fakeface_lab.config import Value
 from fakeface_lab.detector.space import Algorithm, build_oracle
 from fakeface_lab.errors import SearchError
-from fakeface_lab.search.suggest.oracles import Value
 from fakeface_lab.search.suggest.suggestion import suggest
 from tests.search.suggest.simulated_search import cut, first_rung, search, small_space, spec_of
 

@@ -53,9 +53,10 @@ def test_hyperband_with_failures_only_ends_and_dooms_each_promotion() -> None:
     promoted = [trial for trial in table if trial.bracket_values["tuner/round"] != 0]
     assert promoted
     for trial in promoted:
-        answer = suggest(template, table[: trial.sequence])
+        before = table[: trial.sequence]
+        answer = suggest(template, before)
         assert isinstance(answer, Suggestion)
-        assert answer.failed_parent == trial.bracket_values["tuner/trial_id"]
+        assert failed_parent(answer.bracket_values, before) == trial.bracket_values["tuner/trial_id"]
 
 
 def test_a_promotion_has_the_values_of_its_parent_and_goes_on_where_it_ended() -> None:

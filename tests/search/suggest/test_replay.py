@@ -83,7 +83,7 @@ def test_cache_dropped_at_random_moments_changes_no_answer(
     template, kinds = build_oracle(spec), Counter[str]()
     for table in wander(spec, seed, num_workers, failing_fraction):
         if rng.random() < 0.1:
-            replay._kept.clear()
+            replay._cached.clear()
         answer = suggest(template, table)
         assert answer == suggest(build_oracle(spec), table)
         kinds[type(answer).__name__] += 1
@@ -174,7 +174,7 @@ def test_a_users_own_oracle_is_not_kept() -> None:
     subclass = type("Mine", (kt_oracles.RandomSearchOracle,), {})("val_loss", hyperparameters=small_space())
     for template in (changed, subclass):
         assert isinstance(suggest(template, []), Suggestion)
-        assert template not in replay._kept
+        assert template not in replay._cached
 
 
 @pytest.mark.parametrize("algorithm", REPLAYED)
@@ -246,8 +246,8 @@ def large_grid() -> Any:
 def test_replays_go_with_their_templates() -> None:
     template = build_oracle(spec_of("hyperband"))
     search(template)
-    assert template in replay._kept
-    kept, gone = weakref.ref(replay._kept[template]), weakref.ref(template)
+    assert template in replay._cached
+    kept, gone = weakref.ref(replay._cached[template]), weakref.ref(template)
     del template
     gc.collect()
     assert gone() is None

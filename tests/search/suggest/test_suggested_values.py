@@ -58,7 +58,6 @@ def test_trial_zero_has_all_defaults(algorithm: Algorithm) -> None:
     first = suggest(build_oracle(spec), [])
     assert isinstance(first, Suggestion)
     assert first.values == {hp.name: hp.default for hp in spec.space.space}
-    assert first.failed_parent is None
     full_budget = {"tuner/epochs": 4, "tuner/initial_epoch": 0, "tuner/bracket": -1, "tuner/round": 0}
     assert first.bracket_values == (full_budget if algorithm == "hyperband" else {})
 
