@@ -82,7 +82,7 @@ class _EveryOtherEpoch(TrainingRecorder):
     """Writes no checkpoint after odd epochs: the epochs that follow have nothing written beside them."""
 
     def _write(self, previous: int) -> None:
-        self._writer.settle(wait=True)
+        self._writer.flush()
         self._has_checkpoints = self.records[-1].epoch % 2 == 0
         super()._write(previous)
 

@@ -19,7 +19,7 @@ from mlflow.tracking import MlflowClient
 
 from fakeface_lab.errors import ModelError, NotFoundError, TrackingError
 from fakeface_lab.tracking.store import Store, all_experiments, open_store, quote, resolve_tracking_uri, search_runs
-from fakeface_lab.tracking.writer import is_passing_fault
+from fakeface_lab.tracking.writer import is_transient_error
 
 __all__ = [
     "KEY_TAG",
@@ -187,7 +187,7 @@ def fetch_artifact(store: Store, run: Run, name: str, folder: str | Path) -> Pat
     try:
         return Path(store.client.download_artifacts(run.info.run_id, name, str(folder)))
     except (MlflowException, OSError) as err:
-        if is_passing_fault(err):  # whoever waits for the store waits for this too
+        if is_transient_error(err):  # whoever waits for the store waits for this too
             raise
         raise NotFoundError(f"run {run.info.run_name}: has no {name}; was it stopped before its end?") from err
 

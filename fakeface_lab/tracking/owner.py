@@ -1,8 +1,8 @@
-"""Where a run comes from: which code, packages and machine, and which process writes it. Loads no TensorFlow.
+"""Where a run comes from: its code, packages and machine; which process writes it, and runs whose process is gone.
 
-Every process has a token. It is in the run's tag `owner` and in a file of the run's work folder, beside a lock that the
-process holds while it lives. Clocks, host names and process ids, which containers may share, prove nothing and are not
-used.
+Every process has a random token, in the run's tag `owner` and in a file of the run's work folder, next to a lock that
+the process holds while it lives. Clocks, host names and process ids are not used: containers may share them. Loads no
+TensorFlow.
 """
 
 import getpass
@@ -61,7 +61,7 @@ def _version(name: str) -> str | None:
 def code_tags() -> dict[str, str]:
     """Return MLflow's source tags: user, program, commit, and whether the files differ from the commit.
 
-    MLflow uses the repository of the main script, which may be a different one under `python -m`; this uses the
+    MLflow looks at the repository of the main script, which may be a different one under `python -m`; this looks at the
     repository that contains this package.
     """
     tags = {
@@ -82,7 +82,7 @@ def code_tags() -> dict[str, str]:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # in a container the user id may have no name
+    except (KeyError, OSError):  # in a container the user id may not have a name
         return "unknown"
 
 
@@ -112,22 +112,22 @@ PROCESS = uuid.uuid4().hex
 
 
 def lock_of(folder: Path) -> FileLock:
-    """Return the lock of the run whose work folder this is; a dead process lets go of it."""
+    """Return the lock of the run with this work folder; the system releases it when its process dies."""
     return FileLock(folder.with_suffix(".lock"))
 
 
 def note_owner(folder: Path) -> None:
-    """Note on this disk that this process writes the run; call it before the tag is written."""
+    """Record in the run's work folder that this process writes the run; call it before the tag is written."""
     with (folder / "owners").open("a") as file:
         file.write(f"{PROCESS}\n")
 
 
 @contextmanager
 def owner_state(run: Run, folder: Path) -> Iterator[Literal["gone", "alive", "elsewhere"]]:
-    """Yield what is known of the process that wrote a run last.
+    """Yield the state of the process that last wrote a run.
 
-    `gone`: it ran in this project folder and has ended; its lock is held until the block ends. `alive`: it runs in this
-    project folder. `elsewhere`: it is a process of another folder or machine, and nothing is known.
+    `gone`: it ran in this project folder and has ended; its lock is held until the block ends. `alive`: it is running
+    in this project folder. `elsewhere`: it belongs to another folder or machine, and its state is unknown.
     """
     owners = folder / "owners"
     token = run.data.tags.get(OWNER_TAG)
@@ -147,10 +147,10 @@ def owner_state(run: Run, folder: Path) -> Iterator[Literal["gone", "alive", "el
 
 
 def sweep_dead_runs(store: Store) -> list[str]:
-    """End runs that still say RUNNING although their process is gone; return their names.
+    """End runs that are still RUNNING although their process is gone; return their names.
 
-    Only runs that a process of this project folder wrote last: of others nothing is known here. Folders that finished
-    runs have left behind, because they were killed before they could remove them, are removed.
+    Only runs last written by a process of this project folder: the state of others is unknown. Also removes the work
+    folders of finished runs whose process was killed before it could.
     """
     _remove_left_folders(store)
     swept = []
@@ -167,9 +167,9 @@ def _remove_left_folders(store: Store) -> None:
     for folder in store.work_folder.glob("*/"):
         try:
             run = store.client.get_run(folder.name)
-        except MlflowException:  # of another store
+        except MlflowException:  # a run of another store
             continue
-        # A trial's checkpoint may still be promoted: its search cleans up.
+        # A trial's checkpoint may still be needed for a promotion: its search cleans up.
         if run.info.status != "FINISHED" or run.data.tags.get("role") == "trial":
             continue
         with suppress(Timeout), lock_of(folder).acquire(timeout=0):

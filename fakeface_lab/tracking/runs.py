@@ -1,4 +1,4 @@
-"""One run in MLflow: made or found again, written with explicit steps and times, ended on every path."""
+"""One run in MLflow: created or found again, written with explicit steps and times, ended on every path."""
 
 import json
 import traceback
@@ -28,12 +28,12 @@ _MAX_POINTS = 1000  # in one write
 
 @dataclass
 class StoredRun:
-    """A run that is written through explicit steps and times, so that writing it again changes nothing.
+    """A run in the store. Writes have explicit steps and times, so that repeating them changes nothing.
 
     Attributes:
-        store: where it is.
-        writer: through which all writes go.
-        run: as it was when it was read.
+        store: where the run is.
+        writer: performs the writes.
+        run: the run when it was read.
     """
 
     store: Store
@@ -62,9 +62,9 @@ class StoredRun:
         points: Sequence[Metric] = (),
         wait: bool = True,
     ) -> None:
-        """Write tags (cut to what every store takes), parameters and metric points in one transaction.
+        """Write tags (cut to the length that every store takes), parameters and metric points in one transaction.
 
-        Without `wait` the write is queued, and the caller does not wait for the store.
+        Without `wait` the write is queued.
         """
         entities = [Param(key, str(value)) for key, value in (params or {}).items()]
         batch = partial(
@@ -84,7 +84,7 @@ class StoredRun:
         self.write(params=params)
 
     def copy_figures(self, source: Run) -> None:
-        """Give the run the parameters and all metric points of another one."""
+        """Copy the parameters and all metric points of another run to this one."""
         client, run_id = self.store.client, source.info.run_id
         done = self.writer.call(lambda: client.get_run(run_id))
         self.log_params(done.data.params)
@@ -104,8 +104,8 @@ class TrackedRun(StoredRun):
 
     Attributes:
         folder: local folder for its checkpoints and files until they are uploaded.
-        lock: held while the run is open; a dead process lets go of it.
-        written: metric and step of all points that an earlier process wrote; they are not written again.
+        lock: held while the run is open; the system releases it if the process dies.
+        written: (metric, step) of all points from earlier processes; they are not written again.
     """
 
     folder: Path
@@ -122,7 +122,11 @@ class TrackedRun(StoredRun):
         parent_run_id: str | None = None,
         existing_run_id: str | None = None,
     ) -> "TrackedRun":
-        """Make a run with its tags in one write, or take the run that `MLFLOW_RUN_ID` names, in its experiment."""
+        """Create a run with its tags in one write, or open the existing one, in its own experiment.
+
+        Raises:
+            TrackingError: the existing run (`MLFLOW_RUN_ID`) is not in the store, or another process is writing it.
+        """
         all_tags = {"mlflow.runName": name, "num_restarts": "0", OWNER_TAG: PROCESS} | code_tags() | dict(tags)
         if parent_run_id is not None:
             all_tags["mlflow.parentRunId"] = parent_run_id
@@ -145,13 +149,13 @@ class TrackedRun(StoredRun):
 
     @classmethod
     def reopen(cls, store: Store, writer: PatientWriter, run: Run) -> "TrackedRun":
-        """Go on with an unfinished run, or begin one that has been made and never opened.
+        """Open an unfinished run again, or one that was created and never opened.
 
         Raises:
             TrackingError: another process is writing it right now.
         """
         tracked = cls._open(store, writer, run)
-        # Where the checkpoint is lost, epochs are trained again: to the same figures, at another time.
+        # If the checkpoint is lost, epochs are trained again: with the same metrics, at another time.
         for key in run.data.metrics:
             points = writer.call(partial(store.client.get_metric_history, tracked.run_id, key))
             tracked.written |= {(key, point.step) for point in points}
@@ -184,17 +188,13 @@ class TrackedRun(StoredRun):
                 path.unlink(missing_ok=True)
 
     def tag_if_owned(self, tags: Mapping[str, str]) -> None:
-        """Write tags with one try, unless another process has taken the run over."""
+        """Write tags in one try, unless another process has taken over the run."""
         client = self.store.client
         if client.get_run(self.run_id).data.tags.get(OWNER_TAG) == PROCESS:
             client.log_batch(self.run_id, tags=as_entities(tags))
 
     def require_owned(self) -> None:
-        """Pass as long as no other process has taken the run over.
-
-        Raises:
-            TrackingError: one has, perhaps because this one was held up for long and seemed dead.
-        """
+        """Raise TrackingError if another process has taken over the run, because this one was suspended for long."""
         tags = self.read().data.tags
         if tags.get(OWNER_TAG) != PROCESS:
             raise TrackingError(
@@ -203,15 +203,15 @@ class TrackedRun(StoredRun):
             )
 
     def mirror_params(self, params: Mapping[str, object]) -> None:
-        """Write numeric parameters once more as `hp.*` metrics: MLflow's page sorts parameters as text.
+        """Write numeric parameters also as `hp.*` metrics, because MLflow's page sorts parameters as text.
 
-        Best called after other metrics: the page offers the first metric of a run as the axis of its charts.
+        Best called after other metrics: the page proposes the first metric of a run as the axis of its charts.
         """
         numeric = {f"hp.{key}": float(str(value)) for key, value in params.items() if _is_number(value)}
         self.log_metrics(numeric, 0, self.run.info.start_time)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int, timestamp_ms: int) -> None:
-        """Queue metrics of one step; the training does not wait for them."""
+        """Queue the metrics of one step."""
         new = {key: float(value) for key, value in metrics.items() if (key, step) not in self.written}
         self.write(points=[Metric(key, value, timestamp_ms, step) for key, value in new.items()], wait=False)
 
@@ -221,14 +221,14 @@ class TrackedRun(StoredRun):
         """Write the data set as the run's input.
 
         Args:
-            name: as the Dataset column shows it.
-            digest: of the whole manifest; MLflow's own reads the first 10,000 numbers only. Cut to 32 digits.
-            source: where it can be had.
-            contexts: what it is used for (training, validation, test).
+            name: shown in the Dataset column.
+            digest: of all data, cut to 32 digits; MLflow's own covers only the first 10,000 numbers.
+            source: where the data can be obtained.
+            contexts: what the data are used for (training, validation, test).
             profile: counts and sizes.
         """
         dataset = Dataset(name, digest[:32], "local", json.dumps({"uri": source}), profile=json.dumps(dict(profile)))
-        # Of several inputs with one digest MLflow keeps the first alone.
+        # One input for all contexts: of several with the same digest MLflow keeps only the first.
         used_as = DatasetInput(dataset, [InputTag("mlflow.data.context", ", ".join(contexts))])
         self.writer.call(lambda: self.store.client.log_inputs(self.run_id, [used_as]))
 
@@ -241,7 +241,7 @@ class TrackedRun(StoredRun):
         self.writer.call(lambda: self.store.client.log_text(self.run_id, text, name))
 
     def end(self, status: str, reason: str = "") -> None:
-        """Set the final status (FINISHED, FAILED or KILLED) and why; the lock goes with it."""
+        """Set the final status (FINISHED, FAILED or KILLED) and its reason, and release the lock."""
         self.set_tags({"status_reason": reason})
         self.set_status(status)
         self.lock.release()
@@ -270,16 +270,16 @@ class TrackedRun(StoredRun):
     def _end_at_once(self, status: str, reason: str, trace: str = "") -> None:
         try:
             end_at_once(self.store, self.run_id, status, reason, trace)
-        except Exception:  # the error that brought us here is the one to report
+        except Exception:  # the original error is the one to report
             pass
         finally:
             self.lock.release()
 
 
 def end_at_once(store: Store, run_id: str, status: str, reason: str, trace: str = "") -> None:
-    """End a run of this process with one try per write: the program is ending, and must not wait for a store.
+    """End a run with one try per write: the program is ending, and must not wait for the store.
 
-    A run that another process has taken over stays as it is.
+    A run that another process has taken over is not changed.
     """
     client = store.client
     if client.get_run(run_id).data.tags.get(OWNER_TAG) != PROCESS:
@@ -296,7 +296,7 @@ def point(name: str, value: float, step: int, timestamp_ms: int) -> Metric:
 
 
 def with_tags(run: Run, tags: Mapping[str, str]) -> Run:
-    """Return a run as it is after tags were written to it."""
+    """Return a copy of a run with further tags."""
     params = [Param(key, value) for key, value in run.data.params.items()]
     metrics = [Metric(key, value, 0, 0) for key, value in run.data.metrics.items()]
     data = RunData(metrics, params, as_entities({**run.data.tags, **tags}))
@@ -308,10 +308,10 @@ def _is_number(value: object) -> bool:
 
 
 def make_once(store: Store, writer: PatientWriter, tags: Mapping[str, str], key: str) -> Run:
-    """Return the run whose tag `key` is the one in `tags`, among the children of its parent; made where there is none.
+    """Return the run, among the children of its parent, whose tag `key` equals that in `tags`; created if missing.
 
-    A server may make a run and die, or the network fail, before the answer arrives: so each attempt looks first, and
-    of several runs that come to light one is left.
+    The server or the network may fail after a run is created and before the answer arrives. So each attempt searches
+    first, and of several such runs all but one are deleted.
     """
     query = f"tags.`{key}` = {quote(tags[key])}"
     if "mlflow.parentRunId" in tags:
@@ -327,7 +327,7 @@ def make_once(store: Store, writer: PatientWriter, tags: Mapping[str, str], key:
 
 
 def remove_twins(store: Store, runs: Sequence[Run]) -> Run:
-    """Delete all but the one of several runs that are meant to be one, and return that one."""
+    """Delete all but one of several runs that a lost answer has duplicated; return the remaining one."""
     kept = furthest(runs)
     for run in runs:
         if run is not kept:

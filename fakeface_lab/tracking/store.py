@@ -1,4 +1,4 @@
-"""Which MLflow store, which experiment, and how to look at it."""
+"""MLflow's store: opening it with an experiment, its limits on texts and queries, searching it, its page's links."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
 
 from fakeface_lab.errors import TrackingError, without_credentials
-from fakeface_lab.tracking.writer import is_passing_fault
+from fakeface_lab.tracking.writer import is_transient_error
 
 __all__ = [
     "MAX_TAG_CHARS",
@@ -32,23 +32,23 @@ __all__ = [
     "split_text",
 ]
 
-# Stores differ: some take 5,000 characters, MLflow's own 8,000, and it cuts what is longer without a word.
+# Some stores take 5,000 characters, MLflow's own 8,000, and it truncates longer values silently.
 MAX_TAG_CHARS = 5000
 
 
 def as_entities(tags: Mapping[str, str]) -> list[RunTag]:
-    """Return tags as MLflow writes them, each cut to what every store takes."""
+    """Return tags as MLflow's entities, each value cut to the length that every store takes."""
     return [RunTag(key, value[:MAX_TAG_CHARS]) for key, value in tags.items()]
 
 
 def split_text(key: str, text: str) -> dict[str, str]:
-    """Return a text as one tag, or as several (`key`, `key.1`, `key.2`, ...) where it is too long for one."""
+    """Return a text as one tag, or as several (`key`, `key.1`, `key.2`, ...) if it is too long for one."""
     parts = [text[first : first + MAX_TAG_CHARS] for first in range(0, len(text), MAX_TAG_CHARS)] or [""]
     return {key if number == 0 else f"{key}.{number}": part for number, part in enumerate(parts)}
 
 
 def join_text(tags: Mapping[str, str], key: str) -> str:
-    """Return the text that `split_text` has split.
+    """Return the text that `split_text` split.
 
     Raises:
         KeyError: there is no such tag.
@@ -66,10 +66,10 @@ _PAGE_SIZE = 500
 def quote(text: str) -> str:
     """Return `text` as a literal of MLflow's filter language.
 
-    MLflow does not undo an escaped quote, so a literal holds one kind of quotes at most.
+    MLflow does not support escaped quotes, so a literal can contain only one kind of quotes.
 
     Raises:
-        TrackingError: the text holds both kinds.
+        TrackingError: the text contains both kinds.
     """
     if "'" not in text:
         return f"'{text}'"
@@ -94,7 +94,7 @@ def search_runs(
         experiment_ids: where to search.
         query: in MLflow's filter language; "" matches all runs.
         newest_first: the newest first, else the oldest.
-        limit: at most so many; None for all.
+        limit: maximum number of runs; None for all.
         with_deleted: also return deleted runs.
     """
     runs: list[Run] = []
@@ -127,7 +127,7 @@ _EXPERIMENT_TAGS = {
         "Compare runs on the same data and split only (tag `split`): tick two runs and press Compare. Trials of a "
         "search are grouped under it while the table is sorted by Created."
     ),
-    # Without it the page guesses, and may open on its empty pages for language models.
+    # Without it MLflow's page guesses, and may open its empty views for language models.
     "mlflow.experimentKind": "custom_model_development",
 }
 
@@ -152,7 +152,7 @@ class Store:
 
     @property
     def is_local(self) -> bool:
-        """Whether the store is a file of this machine rather than a server."""
+        """Whether the store is a file on this machine and not a server."""
         return self.uri.startswith("sqlite:")
 
     @property
@@ -161,17 +161,17 @@ class Store:
         return self.project / "mlruns" / ".work"
 
     def runs(self, query: str, *, newest_first: bool = False) -> list[Run]:
-        """Return all runs of this experiment that match a filter, by their start."""
+        """Return all runs of this experiment that match a filter, ordered by start time."""
         return search_runs(self.client, [self.experiment_id], query, newest_first=newest_first)
 
     def ui_command(self) -> str | None:
-        """Return the command that serves MLflow's page for this store; None where a server already does."""
+        """Return the command that serves MLflow's page for this store; None if a server already does."""
         if not self.is_local:
             return None
         return f"mlflow ui --workers 1 --port {UI_PORT} --backend-store-uri {self.uri}"
 
     def runs_link(self) -> str:
-        """Return the address of this experiment's table of runs (the page's own start hides it)."""
+        """Return the address of this experiment's table of runs, which MLflow's start page hides."""
         return f"{self._page()}#/experiments/{self.experiment_id}/runs?workflowType=machine_learning"
 
     def run_link(self, run_id: str) -> str:
@@ -179,7 +179,7 @@ class Store:
         return f"{self._page()}#/experiments/{self.experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
     def places(self, run_name: str, run_id: str) -> list[tuple[str, str]]:
-        """Return where a run is and how to look at it: lines of a label, "" for the one above, and a text."""
+        """Return where a run is and how to view it: lines of a label ("" on continuation lines) and a text."""
         lines = [
             ("tracking", without_credentials(self.uri)),
             ("", f"experiment {self.experiment_name}, run {run_name} ({run_id})"),
@@ -210,7 +210,7 @@ def resolve_tracking_uri(setting: str | None, project: Path) -> str:
 
 
 def open_store(setting: str | None, project: Path, experiment: str) -> Store:
-    """Return the store with its experiment, both made where they are missing.
+    """Return the store with its experiment; both are created if missing.
 
     Args:
         setting: the `--tracking-uri`, or None.
@@ -225,7 +225,7 @@ def open_store(setting: str | None, project: Path, experiment: str) -> Store:
     try:
         if uri.startswith("sqlite:"):
             database = Path(uri.removeprefix("sqlite:///"))
-            # Two processes that make the tables at once both fail.
+            # If two processes create the tables at the same time, both fail.
             with FileLock(f"{database}.lock"):
                 _make_tables(database, project)
                 _require_sqlite(database)
@@ -245,10 +245,10 @@ def open_store(setting: str | None, project: Path, experiment: str) -> Store:
 
 
 def _make_tables(database: Path, project: Path) -> None:
-    """Make a new store beside its place and move it there: one that was killed halfway could never be opened again."""
+    """Create a new store under another name, then move it: one that was killed halfway could never be opened again."""
     if database.exists():
         return
-    # A folder, so that sqlite's journal of a killed attempt goes as well.
+    # A folder, so that the SQLite journal of a killed attempt is removed as well.
     partial = database.with_name(f"{database.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -258,15 +258,15 @@ def _make_tables(database: Path, project: Path) -> None:
 
 
 def _require_sqlite(database: Path) -> None:
-    """Fail at once where MLflow would try again for two minutes, and then with an error of SQLAlchemy."""
+    """Fail immediately on a damaged file: MLflow would retry for two minutes, then raise an error of SQLAlchemy."""
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("PRAGMA schema_version")
 
 
 def _use_for_loading(uri: str) -> None:
-    """Make this the store that loading a model by its `models:/` address asks, and leave the environment alone.
+    """Make MLflow load models with `models:/` addresses from this store, without changing the environment.
 
-    MLflow also sets `MLFLOW_TRACKING_URI`, which in a notebook would decide where the next program writes.
+    MLflow also sets `MLFLOW_TRACKING_URI`, which would redirect the next program that a notebook runs.
     """
     before = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri)
@@ -279,12 +279,12 @@ def _use_for_loading(uri: str) -> None:
 def _get_or_create_experiment(client: MlflowClient, uri: str, project: Path, name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
-        # A store without a server would put artifacts below the folder that happens to be the current one.
+        # Without a server, artifacts would go below the current folder.
         location = (project / "mlruns" / name.replace("/", "-")).as_uri() if urlparse(uri).scheme == "sqlite" else None
         try:
             return str(client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS))
         except MlflowException:
-            # Another process has made it meanwhile, or the store has and its answer got lost.
+            # Another process has created it meanwhile, or this one has and the store's answer was lost.
             found = client.get_experiment_by_name(name)
             if found is None:
                 raise
@@ -300,6 +300,6 @@ def _explain(uri: str, err: MlflowException) -> str:
     first_line = str(err).splitlines()[0]
     if "out-of-date database schema" in str(err):
         return f"tracking store {uri}: made by another MLflow; back it up, then run `mlflow db upgrade {uri}`"
-    if uri.startswith("http") and is_passing_fault(err):
+    if uri.startswith("http") and is_transient_error(err):
         return f"tracking store {uri}: no answer; is the server running, and is --tracking-uri right? ({first_line})"
     return f"tracking store {uri}: {first_line}; see --tracking-uri"

@@ -1,4 +1,4 @@
-"""Retried writes: losing the tracking server for a while must cost neither the training nor a metric."""
+"""Writes that survive an outage of the tracking server (`PatientWriter`), and background threads (`Background`)."""
 
 import queue
 import threading
@@ -13,16 +13,16 @@ from mlflow.protos import databricks_pb2
 
 from fakeface_lab.errors import TrackingError, without_credentials
 
-__all__ = ["Background", "PatientWriter", "is_passing_fault"]
+__all__ = ["Background", "PatientWriter", "is_transient_error"]
 
 
 T = TypeVar("T")
 
 
 class Background:
-    """Threads that start submitted actions in order of submission.
+    """Daemon threads that start actions in the order of their submission.
 
-    Unlike the threads of `concurrent.futures` they are daemons: Ctrl-C must not wait for minutes of upload.
+    The threads of `concurrent.futures` are not daemons: Ctrl-C would wait for an upload of minutes.
     """
 
     def __init__(self, name: str, num_threads: int = 1) -> None:
@@ -36,13 +36,13 @@ class Background:
         """Queue `action` and return its future."""
         future: Future[T] = Future()
 
-        def settle() -> None:
+        def run() -> None:
             try:
                 future.set_result(action())
             except BaseException as err:  # raised again by `Future.result`
                 future.set_exception(err)
 
-        self._queue.put(settle)
+        self._queue.put(run)
         return future
 
     def close(self) -> None:
@@ -52,11 +52,11 @@ class Background:
             self._queue.put(None)
 
     def _work(self) -> None:
-        while (settle := self._queue.get()) is not None and not self._is_closed:
-            settle()
+        while (run := self._queue.get()) is not None and not self._is_closed:
+            run()
 
 
-_PASSING_CODES = {
+_TRANSIENT_CODES = {
     databricks_pb2.ErrorCode.Name(code)
     for code in (
         databricks_pb2.INTERNAL_ERROR,  # MLflow's code for a refused connection and a locked sqlite file
@@ -69,19 +69,20 @@ _PASSING_CODES = {
 _LONGEST_PAUSE_SECS = 10.0
 
 
-def is_passing_fault(err: Exception) -> bool:
+def is_transient_error(err: Exception) -> bool:
     """Return whether the same write may succeed later."""
     if isinstance(err, MlflowException):
-        return err.error_code in _PASSING_CODES
+        return err.error_code in _TRANSIENT_CODES
     if isinstance(err, requests.HTTPError):  # upload of an artifact
         return err.response is None or err.response.status_code >= 500 or err.response.status_code == 429
     return isinstance(err, (requests.RequestException, ConnectionError, TimeoutError))
 
 
 class PatientWriter:
-    """Performs writes in order, off the training's thread, and retries each for at most `patience_secs`.
+    """Performs writes in order, and retries each for at most `patience_secs`.
 
-    `call` waits for the result; `submit` returns at once. Writes must be idempotent: they may be sent twice.
+    `submit` queues a write for a background thread; `call` waits for the queue and for its own result. Writes must be
+    idempotent: they may be sent twice.
 
     Args:
         patience_secs: how long a write is retried.
@@ -93,7 +94,7 @@ class PatientWriter:
         self.notify = notify
         self._queue: queue.Queue[Callable[[], object]] = queue.Queue()
         self._failure: Exception | None = None
-        # Started by the first `submit`: a writer that only reads leaves no thread behind.
+        # Started by the first `submit`: a writer that is only used to read needs no thread.
         self._thread = threading.Thread(target=self._work, name="tracking-writer", daemon=True)
         self._start_lock = threading.Lock()
 
@@ -101,7 +102,7 @@ class PatientWriter:
         """Queue a write.
 
         Raises:
-            TrackingError: an earlier write has failed; the training should stop and can be resumed later.
+            TrackingError: an earlier write has failed; the training must stop, and can be resumed later.
         """
         self._raise_failure()
         with self._start_lock:
@@ -119,7 +120,7 @@ class PatientWriter:
         self._raise_failure()
 
     def with_own_queue(self) -> "PatientWriter":
-        """Return a writer with the same settings and a queue of its own."""
+        """Return a writer with the same settings and a separate queue."""
         return PatientWriter(self._patience_secs, self.notify)
 
     def call(self, action: Callable[[], T]) -> T:
@@ -137,7 +138,7 @@ class PatientWriter:
             try:
                 if self._failure is None:
                     self._persist(write)
-            except Exception as err:  # raised on the training's thread
+            except Exception as err:  # raised again on the training's thread
                 self._failure = err
             finally:
                 self._queue.task_done()
@@ -150,7 +151,7 @@ class PatientWriter:
                 return action()
             except (MlflowException, OSError) as err:
                 first_line = str(err).partition("\n")[0]
-                if not is_passing_fault(err):
+                if not is_transient_error(err):
                     raise TrackingError(f"tracking store refused: {first_line}") from err
                 away_secs = time.monotonic() - started
                 if away_secs >= self._patience_secs:

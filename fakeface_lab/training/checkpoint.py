@@ -1,8 +1,8 @@
-"""Epoch checkpoints: everything that a training needs to go on as if it had never stopped, in one file.
+"""Epoch checkpoints: everything that a training needs to resume as if it had never stopped, in one file.
 
 A checkpoint holds the model's variables (weights and the seed generators behind dropout), the optimizer's variables,
-and a JSON state. It is a zip of `.npy` members: no pickle, and each member carries a checksum. `BackgroundWriter` lets
-the training go on meanwhile.
+and a JSON state. It is a zip of `.npy` members: no pickle, and each member has a checksum. It is written by a
+`BackgroundWriter` from a `Snapshot` while the training continues.
 """
 
 import json
@@ -39,45 +39,52 @@ _STATE_MEMBER = "state.json"
 
 @dataclass
 class Snapshot:
-    """Copies of all variables as they were at one moment, in buffers that the next moment uses again.
+    """Copies of all variables at one moment, in buffers that the next `take` reuses.
 
     Attributes:
         weights: values of the model's variables.
-        slots: values of its optimizer's.
+        slots: values of the optimizer's variables.
     """
 
     weights: list[npt.NDArray[Any]] = field(default_factory=list)
     slots: list[npt.NDArray[Any]] = field(default_factory=list)
 
     def take(self, model: keras.Model) -> "Snapshot":
-        """Copy the variables of `model` and return the snapshot; of this network 553 MB."""
+        """Copy the variables of `model` and return the snapshot.
+
+        Of the documented network it takes 553 MB and 0.03 s (docs/search.md), in which the training stands still.
+        """
         self.weights = _copy(model.variables, self.weights)
         self.slots = _copy(getattr(getattr(model, "optimizer", None), "variables", []), self.slots)
         return self
 
 
 class BackgroundWriter:
-    """Does one write at a time beside the training, and reports it to the training's thread once it is through."""
+    """Does one write at a time on its own thread, and reports its completion on the training's thread."""
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: tuple[Future[None], Callable[[], None]] | None = None
 
     def submit(self, write: Callable[[], None], report: Callable[[], None]) -> None:
-        """Start `write`; `report` is called by a later `settle`. The write before must have been settled."""
+        """Start `write`, after a `flush` of the previous one; a later `poll` or `flush` calls `report`."""
         self._pending = self._executor.submit(write), report
 
-    def settle(self, *, wait: bool) -> None:
-        """Report the pending write if it is through; wait for it if asked to. Raises what the write raised."""
-        if self._pending is None or not (wait or self._pending[0].done()):
-            return
-        (write, report), self._pending = self._pending, None
-        write.result()
-        report()
+    def poll(self) -> None:
+        """Report the pending write if it has completed; raises what the write raised."""
+        if self._pending is not None and self._pending[0].done():
+            self.flush()
+
+    def flush(self) -> None:
+        """Wait for the pending write and report it; raises what the write raised."""
+        if self._pending is not None:
+            (write, report), self._pending = self._pending, None
+            write.result()
+            report()
 
 
 def save_checkpoint(path: Path, snapshot: Snapshot, state: dict[str, Any]) -> None:
-    """Write model, optimizer and state, replacing the file in one step: a killed write leaves the old one."""
+    """Write model, optimizer and state, replacing the file atomically: a killed write leaves the old one."""
     _write(path, [*snapshot.weights, *snapshot.slots], state)
 
 
@@ -87,31 +94,31 @@ def save_weights(path: Path, snapshot: Snapshot) -> None:
 
 
 def read_state(path: Path) -> dict[str, Any] | None:
-    """Return the state of a checkpoint, empty for a weights file; None where there is none or it is damaged."""
+    """Return the state of a checkpoint, empty for a weights file; None if the file is missing or damaged."""
     try:
         with zipfile.ZipFile(path) as archive:
             state: dict[str, Any] = json.loads(archive.read(_STATE_MEMBER))
-            names = archive.namelist()  # the directory at the end has no checksum of its own
+            names = archive.namelist()  # the zip's central directory has no checksum
             is_whole = names == [*map(_member, range(len(names) - 1)), _STATE_MEMBER] and archive.testzip() is None
             return state if is_whole else None
     except (OSError, EOFError, KeyError, RuntimeError, ValueError, zipfile.BadZipFile):
-        # All that zipfile raises for flipped bits: in a header they look like encryption or a later zip version.
+        # Everything that zipfile raises for flipped bits: in a header they look like encryption or a newer zip version.
         return None
 
 
 def load_checkpoint(path: Path, model: keras.Model) -> None:
-    """Restore model and optimizer from a file that `read_state` found whole.
+    """Restore model and optimizer from a file that `read_state` has found intact.
 
     Raises:
         ModelError: the checkpoint belongs to another model.
     """
-    # A compiled model makes the optimizer's slots at its first step; restoring needs them now.
+    # A compiled model creates the optimizer's slots at its first step; restoring needs them now.
     model.optimizer.build(model.trainable_variables)
     _load(path, [*model.variables, *model.optimizer.variables])
 
 
 def load_weights(path: Path, model: keras.Model) -> None:
-    """Restore what `save_weights` wrote, from a file that `read_state` found whole.
+    """Restore what `save_weights` wrote, from a file that `read_state` has found intact.
 
     Raises:
         ModelError: the weights belong to another model.
@@ -120,8 +127,8 @@ def load_weights(path: Path, model: keras.Model) -> None:
 
 
 def _copy(variables: Sequence[Any], buffers: list[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-    # Without a copy of TensorFlow's own (`read_value`), into memory that is there already: of this network new pages
-    # would cost more time than the copying itself.
+    # `read_value` avoids a copy by TensorFlow. Existing buffers are reused: for the documented network, allocating new
+    # pages would take longer than the copying.
     values = [np.asarray(variable.value.read_value()) for variable in variables]
     if [(one.shape, one.dtype) for one in values] != [(one.shape, one.dtype) for one in buffers]:
         return [np.array(value, order="C") for value in values]
@@ -132,8 +139,7 @@ def _copy(variables: Sequence[Any], buffers: list[npt.NDArray[Any]]) -> list[npt
 
 def _write(path: Path, arrays: Sequence[npt.NDArray[Any]], state: dict[str, Any]) -> None:
     partial = path.with_suffix(".partial")
-    # No fsync: after a power cut the checksums tell a torn file from a whole one, and the training starts over with
-    # the same result.
+    # No fsync: after a power failure the checksums expose a torn file, and the training restarts with the same result.
     with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
         for number, array in enumerate(arrays):
             with archive.open(_member(number), "w", force_zip64=True) as member:
@@ -147,7 +153,7 @@ def _member(number: int) -> str:
 
 
 def _write_array(member: IO[bytes], array: npt.NDArray[Any]) -> None:
-    """Write an array as `np.save` does; that would copy it piece by piece into anything but a plain file."""
+    """Write an array in the format of `np.save`, which would copy it in chunks into anything but a plain file."""
     np.lib.format.write_array_header_1_0(member, np.lib.format.header_data_from_array_1_0(array))
     member.write(array.reshape(-1).view(np.uint8).data)
 
@@ -168,20 +174,20 @@ def _load(path: Path, variables: list[Any]) -> None:
 
 
 def inherit_checkpoint(parent_folder: Path, folder: Path) -> None:
-    """Let a promoted trial go on from its parent's checkpoint, where it has none of its own.
+    """Give a promoted trial its parent's checkpoint if it has none of its own.
 
-    Without the parent's (another machine, a cleaned disk) it starts at its first epoch, with the same result.
+    If the parent's is missing (another machine, a cleaned disk), it starts at its first epoch, with the same result.
     """
     if (folder / CHECKPOINT).exists() or not (parent_folder / CHECKPOINT).exists():
         return
     for path in sorted(parent_folder.glob("kept-*.weights")):
         _link_or_copy(path, folder / path.name)
-    # Last: it is what makes the folder a place to go on from.
+    # Last: with it the folder can be resumed from.
     _link_or_copy(parent_folder / CHECKPOINT, folder / CHECKPOINT)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
-    """Give a checkpoint a second name: it is only ever replaced as a whole, never written into."""
+    """Hard-link a file, which is safe because checkpoints are replaced as a whole and never modified in place."""
     partial_path = target.with_suffix(".partial")
     partial_path.unlink(missing_ok=True)
     try:

@@ -1,7 +1,7 @@
-"""What a user hands to `Tuner.search`, made fit for repetition: whose order of the data counts, and what it is.
+"""Normalizes the arguments of `Tuner.search` so that a trial replays in the same data order, and digests the data.
 
-Keras shuffles arrays from a state that a restart loses. Here arrays reach `fit` in an order that is a pure function of
-seed and epoch; anything else (data sets, generators, a `HyperModel.fit` of the user's own) is passed on as it came.
+Keras shuffles arrays with a state that a restart loses. Here arrays reach `fit` in an order that is a pure function of
+seed and epoch; anything else (data sets, generators, the arguments of a user's own `HyperModel.fit`) is passed through.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ _NUMERIC_KINDS = "biufc"
 
 
 class EpochOrder(keras.utils.PyDataset):
-    """Batches of arrays, each epoch in an order of its own that depends on seed and epoch alone."""
+    """Batches of arrays; the order of each epoch depends only on seed and epoch."""
 
     def __init__(self, arrays: tuple[Any, ...], batch_size: int, seed: int, *, shuffle: bool) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class EpochOrder(keras.utils.PyDataset):
         self._rows: npt.NDArray[np.int64] = np.arange(self._num_rows)
 
     def begin(self, epoch: int) -> None:
-        """Take the order of an epoch, counted from 0."""
+        """Use the order of this epoch, counted from 0."""
         if self._shuffle:
             self._rows = epoch_order(self._num_rows, self._seed, epoch)
 
@@ -52,9 +52,9 @@ class FitArguments:
     """The arguments of `HyperModel.fit`, without those that the search sets itself.
 
     Attributes:
-        args: positional ones; empty unless `HyperModel.fit` is the user's own.
-        kwargs: named ones.
-        train: (x, y, sample_weight) as arrays, those that were given; None if the order is not ours to choose.
+        args: positional arguments; empty unless `HyperModel.fit` is the user's own.
+        kwargs: keyword arguments.
+        train: (x, y, sample_weight) as arrays, as far as given; None if the data are not all arrays.
         shuffle: whether `train` is shuffled in each epoch.
         batch_size: of `train`.
         callbacks: the user's, copied for each trial.
@@ -71,9 +71,9 @@ class FitArguments:
 
     @property
     def can_resume(self) -> bool:
-        """Whether a training can go on from an epoch's checkpoint and end as if it had never stopped.
+        """Whether a training can resume from an epoch's checkpoint and end as if it had never stopped.
 
-        A callback may hold state (EarlyStopping, ReduceLROnPlateau) that no checkpoint knows of.
+        A callback may hold state (EarlyStopping, ReduceLROnPlateau) that is not in the checkpoint.
         """
         return self.train is not None and not self.callbacks
 
@@ -83,7 +83,7 @@ class FitArguments:
         return epoch % when == 0 if isinstance(when, int) else epoch in when
 
     def example(self) -> Any | None:
-        """Return one row of the input with its batch dimension, structured as the model takes it; None if unknown."""
+        """Return one row of the model's input with its batch dimension; None if the input is not arrays."""
         if self.train is not None:
             return keras.tree.map_structure(lambda array: array[:1], self.train[0])
         given = self.kwargs.get("x", self.args[0] if self.args else None)
@@ -93,7 +93,7 @@ class FitArguments:
             return None
 
     def dataset_facts(self) -> tuple[str, str, dict[str, str]]:
-        """Return name, digest and shapes of the data: every number of arrays, else only what is known of their form."""
+        """Return name, digest and shapes of the data; the digest covers every number of arrays, else only specs."""
         hashed, shapes = hashlib.sha256(), {}
         for name, leaf in _leaves({"train": self.train, "args": list(self.args), **self.kwargs}):
             if isinstance(leaf, (np.ndarray, pd.DataFrame, pd.Series)):
@@ -107,7 +107,7 @@ class FitArguments:
         return ("arrays" if self.train is not None else "data", hashed.hexdigest(), shapes)
 
     def settings(self) -> dict[str, Any]:
-        """Return the plain arguments by name: part of a search's identity."""
+        """Return the arguments that are numbers, texts or dictionaries, by name: part of a search's identity."""
         plain = {key: value for key, value in self.kwargs.items() if isinstance(value, (int, float, str, bool, dict))}
         plain = {key: value for key, value in plain.items() if not _has_array(value)}
         names = [type(callback).__name__ for callback in self.callbacks]
@@ -116,7 +116,7 @@ class FitArguments:
 
 
 class _NotArraysError(Exception):
-    """The data are not arrays all through."""
+    """The data are not all arrays."""
 
 
 def has_own_fit(hypermodel: keras_tuner.HyperModel) -> bool:
@@ -127,10 +127,10 @@ def has_own_fit(hypermodel: keras_tuner.HyperModel) -> bool:
 def bind_fit_arguments(
     hypermodel: keras_tuner.HyperModel, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> FitArguments:
-    """Return what was given to `search`, with its arrays found.
+    """Return the arguments of `search`, with its arrays recognized.
 
     Raises:
-        ConfigError: an argument that `fit` does not have, or one that the search sets itself.
+        ConfigError: `fit` does not take an argument, or the search sets it itself.
     """
     named = dict(kwargs)
     callbacks = tuple(named.pop("callbacks", None) or ())
@@ -168,7 +168,7 @@ def bind_fit_arguments(
 
 
 def _split(train: tuple[Any, ...], fraction: float, given: Any) -> tuple[tuple[Any, ...], Any]:
-    """Return training and validation data; a split takes the last rows, as Keras does."""
+    """Return training and validation data; the split takes the last rows for validation, as Keras does."""
     if given is not None:
         return train, _as_numpy(given)
     if not fraction:
@@ -186,7 +186,7 @@ def _split(train: tuple[Any, ...], fraction: float, given: Any) -> tuple[tuple[A
 
 
 def _as_numpy(value: Any) -> Any:
-    """Return `value` with tensors and tables as arrays, which worker processes can map; the rest as it is."""
+    """Return `value` with tensors and tables as arrays, which worker processes can map, and the rest unchanged."""
     if isinstance(value, dict):
         return {key: _as_numpy(part) for key, part in value.items()}
     if isinstance(value, tuple):
@@ -198,7 +198,7 @@ def _as_numpy(value: Any) -> Any:
 
 
 def _to_arrays(value: Any) -> Any:
-    """Return nested arrays as `fit` would make them: lists as tuples, floats in Keras's float type."""
+    """Return nested arrays as `fit` converts them: lists to tuples, floats to Keras's float type."""
     if isinstance(value, dict):
         return {key: _to_arrays(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
@@ -229,7 +229,7 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _content(table: npt.NDArray[Any] | pd.DataFrame | pd.Series) -> bytes | memoryview:
-    """Return what a table holds, the same in every process: an array of objects holds addresses."""
+    """Return bytes that represent the content: the bytes of an array of objects would be memory addresses."""
     if isinstance(table, (pd.DataFrame, pd.Series)):
         names = list(table.columns) if isinstance(table, pd.DataFrame) else [table.name]
         return repr(names).encode() + pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes()

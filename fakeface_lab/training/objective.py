@@ -12,7 +12,7 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True)
 class Objective:
-    """A metric of an epoch; the part of `keras_tuner.Objective` that judges one, without TensorFlow.
+    """A metric and its direction, with the part of `keras_tuner.Objective`'s interface that judges an epoch.
 
     Attributes:
         name: of the metric.
@@ -24,19 +24,19 @@ class Objective:
 
     @classmethod
     def from_tags(cls, tags: Mapping[str, str]) -> "Objective":
-        """Return what the parent run of a search says that it optimizes."""
+        """Return the objective recorded on the parent run of a search."""
         return cls(tags.get("objective", "score"), "max" if tags.get("direction") == "max" else "min")
 
     def tags(self) -> dict[str, str]:
-        """Return it as tags of the parent run."""
+        """Return the objective as tags of the parent run."""
         return {"objective": self.name, "direction": self.direction}
 
     def has_value(self, metrics: Mapping[str, float]) -> bool:
-        """Return whether an epoch has measured it."""
+        """Return whether an epoch has measured the metric."""
         return self.name in metrics
 
     def get_value(self, metrics: Mapping[str, float]) -> float:
-        """Return its value in an epoch."""
+        """Return the value of the metric in an epoch."""
         return metrics[self.name]
 
     def better_than(self, value: float, other: float) -> bool:
@@ -48,5 +48,5 @@ VAL_LOSS = Objective("val_loss")
 
 
 def best_first(scores: Mapping[Key, float], direction: Direction) -> list[Key]:
-    """Return the keys by their scores, the best first; equal scores keep their order."""
+    """Return the keys ordered by score, the best first; equal scores keep their order."""
     return sorted(scores, key=lambda key: scores[key] if direction == "min" else -scores[key])

@@ -1,4 +1,7 @@
-"""What a finished training leaves in its folder: artifacts, the packed model and, last, its numbers."""
+"""What every training shares: the epoch's data order, the outcome it leaves in its folder, curves, and its faults.
+
+The folder of a finished training has artifacts, the packaged model and, written last, the outcome.
+"""
 
 import json
 import shutil
@@ -51,10 +54,10 @@ class Outcome:
     """The numbers of a finished training.
 
     Attributes:
-        records: every epoch.
+        records: of every epoch.
         kept_epoch: the epoch whose weights were kept, from 1.
-        metrics: the end figures, by metric name.
-        explanation: in words, how much of the accuracy a simple shortcut has too; empty where nothing was scored.
+        metrics: measured at the end of the training, by name.
+        explanation: a sentence on how much of the accuracy a simple shortcut also reaches; empty if not measured.
     """
 
     records: list[EpochRecord]
@@ -64,9 +67,9 @@ class Outcome:
 
     @property
     def ended_at_ms(self) -> int:
-        """When the kept epoch ended, Unix time in ms: the time of all end figures.
+        """When the kept epoch ended, Unix time in ms: the timestamp of all end metrics.
 
-        The epoch's own figures, attached to the model, are then the points that the run already has.
+        The epoch's own metrics, which are logged with the model, then equal the points that the run already has.
         """
         return self.records[self.kept_epoch - 1].ended_at_ms
 
@@ -76,7 +79,7 @@ class Outcome:
 
 
 def read_outcome(folder: Path) -> Outcome | None:
-    """Return what `write_outcome` left in `folder`; None while the training is not finished, or the file damaged."""
+    """Return what `write_outcome` left in `folder`; None if the training is not finished, or the file is damaged."""
     try:
         content = json.loads((folder / _OUTCOME).read_text())
         records = [EpochRecord(**record) for record in content.pop("records")]
@@ -86,18 +89,18 @@ def read_outcome(folder: Path) -> Outcome | None:
 
 
 def read_whole_outcome(folder: Path) -> Outcome | None:
-    """The same after a restart: None as well where the packed model cannot be read, as after a power failure."""
+    """Return the outcome after a restart; None also if the packaged model is damaged, as after a power failure."""
     outcome = read_outcome(folder)
     return outcome if outcome is not None and is_whole(folder / MODEL) else None
 
 
 def write_outcome(outcome: Outcome, folder: Path) -> None:
-    """Write the numbers to `folder`: from then on the training is finished."""
+    """Write the outcome to `folder`, which marks the training as finished."""
     replace_text(folder / _OUTCOME, json.dumps(asdict(outcome)))
 
 
 def end_metrics(records: Sequence[EpochRecord], kept_epoch: int, model: keras.Model) -> dict[str, float]:
-    """Return what every training reports at its end: epochs, parameters, seconds, memory in bytes."""
+    """Return the metrics of every training at its end: epochs, parameters, seconds, peak memory in bytes."""
     return {
         "kept_epoch": float(kept_epoch),
         "num_epochs": float(len(records)),
@@ -108,7 +111,7 @@ def end_metrics(records: Sequence[EpochRecord], kept_epoch: int, model: keras.Mo
 
 
 def empty_artifacts(folder: Path) -> Path:
-    """Return the folder for the artifacts of a run, emptied of what an earlier attempt left there."""
+    """Return the folder for the artifacts of a run, after deleting those of an earlier attempt."""
     artifacts = folder / ARTIFACTS
     shutil.rmtree(artifacts, ignore_errors=True)
     artifacts.mkdir()
@@ -123,7 +126,7 @@ def write_layers(model: keras.Model, path: Path) -> None:
 
 
 def peak_rss_bytes() -> int:
-    """Return the most memory that this process ever had, bytes: earlier trainings in it included."""
+    """Return the peak memory of this process in bytes, earlier trainings in it included."""
     memory = psutil.Process().memory_info()
     if hasattr(memory, "peak_wset"):  # Windows
         return int(memory.peak_wset)
@@ -134,12 +137,12 @@ def peak_rss_bytes() -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-# Colour-blind safe, the same in every picture: training and validation.
+# Colour-blind safe, and the same in every figure.
 TRAIN_COLOUR, VALIDATION_COLOUR = "#0072B2", "#D55E00"
 
 
 def curve_figures(history: Mapping[str, Sequence[float]], kept_epoch: int) -> dict[str, Figure]:
-    """Return one clean picture for the loss and one for the accuracy, with the kept epoch marked."""
+    """Return a figure of the loss and one of the accuracy, as far as measured, with the kept epoch marked."""
     return {name: _curve(history, name, kept_epoch) for name in ("loss", "accuracy") if name in history}
 
 
@@ -161,35 +164,31 @@ def _curve(history: Mapping[str, Sequence[float]], name: str, kept_epoch: int) -
 
 
 _OUT_OF_MEMORY = (MemoryError, tf.errors.ResourceExhaustedError)
-
-
-# A driver or a library that stumbled (cuDNN, NCCL): it may be this network's shape or the machine.
-_STUMBLED = (
+# Errors of a driver or library (cuDNN, NCCL): caused by this network's shape, or by the machine.
+_LIBRARY_ERRORS = (
     tf.errors.InternalError,
     tf.errors.UnknownError,
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
     tf.errors.DataLossError,
 )
-
-
-# A path that is wrong stays wrong; a full disk or a lost connection does not.
+# A wrong path stays wrong; a full disk or a lost connection may recover.
 _WRONG_PATH = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
 
 
 def kind_of_fault(err: Exception) -> Literal["failed", "died", "disturbed"]:
-    """Return what became of an attempt.
+    """Classify the error that ended an attempt.
 
-    `failed`: a fault in the model or its data, the same in every attempt. `died`: memory or a driver gave out, the next
-    attempt may do better. `disturbed`: a full disk, a lost connection; no trial is to blame.
+    `failed`: an error of the model or its data, the same in every attempt. `died`: out of memory or an error of a
+    library; the next attempt may succeed. `disturbed`: a full disk or a lost connection, not the trial's fault.
     """
-    if isinstance(err, (*_OUT_OF_MEMORY, *_STUMBLED)):
+    if isinstance(err, (*_OUT_OF_MEMORY, *_LIBRARY_ERRORS)):
         return "died"
     return "disturbed" if isinstance(err, OSError) and not isinstance(err, _WRONG_PATH) else "failed"
 
 
 def explain_fault(err: Exception) -> str:
-    """Return in one line why a training failed, for the run's tag `status_reason`."""
+    """Return why a training failed, in one line, for the run's tag `status_reason`."""
     first_line = without_credentials(str(err).partition("\n")[0])
     if isinstance(err, FakefaceLabError):
         return first_line

@@ -1,4 +1,4 @@
-"""What happens at the end of each epoch: checkpoint, report, best weights, divergence guard. No MLflow in here."""
+"""The callback that records a training: checkpoints, epoch reports, best weights, divergence guard. No MLflow here."""
 
 import base64
 import json
@@ -53,18 +53,18 @@ class EpochRecord:
 
 
 class Listener(Protocol):
-    """Whoever follows a training."""
+    """Follows a training."""
 
     def step_ended(self, epoch: int, step: int, num_steps: int) -> None:
-        """Report progress; called after each training step, counts from 1."""
+        """Take a finished training step; counted from 1."""
 
     def epoch_ended(self, record: EpochRecord) -> None:
-        """Take a finished epoch; its checkpoint is already on disk, so steps of the next may have come before."""
+        """Take a finished epoch, once its checkpoint is on disk; steps of the next epoch may come before."""
 
 
 @dataclass
 class _Progress:
-    """What a checkpoint's state holds beside the arrays."""
+    """What a checkpoint's state holds in addition to the arrays."""
 
     records: list[EpochRecord] = field(default_factory=list)
     kept_epoch: int = 0
@@ -79,19 +79,19 @@ class _Progress:
 class TrainingRecorder(keras.callbacks.Callback):
     """Keras callback that checkpoints and reports each epoch, keeps the best weights and stops on divergence.
 
-    It works with any training loop that calls its callbacks, and follows any metric that an epoch has.
+    It works with any training loop that calls its callbacks, and follows any metric of an epoch.
 
-    Without checkpoints an interrupted training starts again at its first epoch. Epochs that an earlier attempt has
-    reported are then not reported again: they are no progress, and the run already has their points.
+    Without checkpoints an interrupted training restarts at its first epoch. Epochs that an earlier attempt has reported
+    are then not reported again: they are not progress, and the run already has their points.
 
     Args:
-        folder: of the run; checkpoints and weights go here.
-        listener: is told about each step and epoch.
-        objective: judges an epoch, here or KerasTuner's.
-        keep: whose weights count in the end: the last epoch's, or those of the best epoch.
-        has_checkpoints: whether a training can resume from an epoch.
+        folder: of the run; for checkpoints and weights.
+        listener: is called after each step and epoch.
+        objective: judges an epoch; this project's or KerasTuner's class.
+        keep: which epoch's weights are kept.
+        has_checkpoints: whether the training can resume from an epoch.
         needs_objective: whether an epoch, counted from 1, must have measured the objective.
-        score: called with the model after each epoch; its results are kept as `epoch_scores`.
+        score: called with the model after each epoch; its results become `epoch_scores`.
     """
 
     def __init__(
@@ -117,12 +117,12 @@ class TrainingRecorder(keras.callbacks.Callback):
 
     @property
     def records(self) -> list[EpochRecord]:
-        """Every finished epoch, those before a restart included."""
+        """All finished epochs, including those before a restart."""
         return self._progress.records
 
     @property
     def kept_epoch(self) -> int:
-        """The epoch whose weights count, from 1."""
+        """The epoch whose weights are kept, from 1."""
         return self._progress.kept_epoch
 
     @property
@@ -132,14 +132,14 @@ class TrainingRecorder(keras.callbacks.Callback):
 
     @property
     def epoch_scores(self) -> npt.NDArray[np.float32] | None:
-        """What `score` returned after each epoch, float32 (num_epochs, ...); None unless it was called after each."""
+        """Results of `score`, float32 (num_epochs, ...); None unless it was called after every epoch."""
         scores = self._progress.scores
         if not scores or len(scores) != len(self.records):
             return None
         return np.stack([np.frombuffer(base64.b64decode(text), dtype="<f4") for text in scores])
 
     def restore(self, model: keras.Model) -> int:
-        """Bring `model` to its last checkpoint and return how many epochs are done: 0 if a file is damaged."""
+        """Restore `model` from its last checkpoint and return the number of finished epochs, 0 if a file is damaged."""
         state = read_state(self._checkpoint) if self._has_checkpoints else None
         if state is None:
             return 0
@@ -151,13 +151,13 @@ class TrainingRecorder(keras.callbacks.Callback):
         return len(self.records)
 
     def load_kept_weights(self, model: keras.Model) -> None:
-        """Give `model` the kept weights, whatever a callback did to them after the last epoch."""
-        self._writer.settle(wait=True)  # a user's own training loop may never report its end
+        """Load the kept weights into `model`, even if a callback has changed them after the last epoch."""
+        self._writer.flush()  # a user's own training loop may never report its end
         if self._keep == "best" and self.records:
             load_weights(self._kept_path(self.kept_epoch), model)
 
     def set_model(self, model: keras.Model) -> None:
-        """Start the clock: a user's own training loop may never report that an epoch begins."""
+        """Start the clock: a user's own training loop may never report the beginning of an epoch."""
         super().set_model(model)
         self._started = time.perf_counter()
 
@@ -166,14 +166,14 @@ class TrainingRecorder(keras.callbacks.Callback):
         self._started = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Report the step, and stop if the loss is not a finite number."""
+        """Report the step, and stop if the loss is not finite."""
         num_steps, epoch = self.params.get("steps") or 0, len(self.records) + 1
-        self._writer.settle(wait=False)
+        self._writer.poll()
         self._require_finite(logs or {}, f"epoch {epoch}, step {batch + 1} of {num_steps}")
         self._listener.step_ended(epoch, batch + 1, num_steps)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Write the checkpoint while the next epoch runs, and report after it: a reported epoch can be resumed from."""
+        """Start to write the checkpoint; the epoch is reported when it is on disk, so reported epochs are safe."""
         record = self._measure({name: float(value) for name, value in (logs or {}).items() if np.ndim(value) == 0})
         previous = self.kept_epoch
         if self._is_kept(record):
@@ -184,11 +184,11 @@ class TrainingRecorder(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Wait for the last epoch's checkpoint."""
-        self._writer.settle(wait=True)
+        self._writer.flush()
 
     def add(self, metrics: Mapping[str, float]) -> None:
-        """Add figures that a user's `fit` returned: they describe the weights as they are at its end."""
-        self._writer.settle(wait=True)
+        """Add metrics that a user's `fit` returned: they describe its final weights, which become the kept ones."""
+        self._writer.flush()
         plain = {name: float(value) for name, value in metrics.items()}
         if self.records:
             last = self.records.pop()
@@ -216,11 +216,11 @@ class TrainingRecorder(keras.callbacks.Callback):
 
         Raises:
             SearchError: it lacks the objective.
-            TrainingDivergedError: the loss or a weight is not a finite number.
+            TrainingDivergedError: the loss or a weight is not finite.
         """
         epoch = len(self.records) + 1
         self._require_finite(metrics, f"epoch {epoch}, validation")
-        # ReLU turns NaN into 0, so weights may be lost while the loss still looks like a number.
+        # ReLU turns NaN into 0, so weights may be NaN while the loss is still finite.
         if not all(_is_finite(weight.value) for weight in self.model.trainable_variables):
             self._diverge("a weight became NaN or infinite", f"epoch {epoch}, by its last step")
         if self._objective.has_value(metrics):
@@ -240,7 +240,7 @@ class TrainingRecorder(keras.callbacks.Callback):
         return self._as_reported(EpochRecord(epoch, time.time_ns() // 1_000_000, metrics))
 
     def _as_reported(self, record: EpochRecord) -> EpochRecord:
-        """Return an earlier attempt's record of the same figures, so that the run gets no second point."""
+        """Return an earlier attempt's record if it measured the same, so that the run gets no second point."""
         earlier = self._reported.get(record.epoch)
         return earlier if earlier is not None and earlier.equals(record) else record
 
@@ -249,17 +249,17 @@ class TrainingRecorder(keras.callbacks.Callback):
 
     def _is_kept(self, record: EpochRecord) -> bool:
         best, value = self._value(self.records[self.kept_epoch - 1]) if self.records else None, self._value(record)
-        # Without a figure to judge by, as before the first validation, the last weights count.
+        # Without a value to compare with, as before the first validation, the last weights are kept.
         if self._keep == "last" or best is None:
             return True
         return value is not None and bool(self._objective.better_than(value, best))
 
     def _write(self, previous: int) -> None:
-        """Start to write the last epoch: its weights if they are the best so far, and its checkpoint.
+        """Start to write the last epoch's weights, if they are the best so far, and its checkpoint.
 
-        The weights of the `previous` best epoch go when no checkpoint needs them any more.
+        Then delete the weights of the `previous` best epoch, which no checkpoint needs any more.
         """
-        self._writer.settle(wait=True)
+        self._writer.flush()
         record, kept_epoch, state = self.records[-1], self.kept_epoch, asdict(self._progress)
         has_weights = self._keep == "best" and kept_epoch == record.epoch
         if has_weights or self._has_checkpoints:
@@ -292,18 +292,18 @@ class TrainingRecorder(keras.callbacks.Callback):
                 self._diverge(f"{name} became {value}", where)
 
     def _diverge(self, what: str, where: str) -> NoReturn:
-        self._writer.settle(wait=True)
+        self._writer.flush()
         raise TrainingDivergedError(f"training diverged: {what} in {where}; lower the learning rate or change the seed")
 
 
 def _is_finite(weight: Any) -> bool:
-    """Return whether a sum is: one NaN or infinity spoils it, in a tenth of the time of looking at each number."""
+    """Return whether the sum is finite: any NaN or infinity spoils it. Checking each number takes ten times as long."""
     total = tf.reduce_sum(tf.cast(weight, tf.float32) if weight.dtype == tf.float16 else weight)
     return math.isfinite(float(total))
 
 
 def _read_journal(path: Path) -> dict[int, EpochRecord]:
-    """Return the reported epochs by number; a damaged file counts as absent: its epochs are reported again."""
+    """Return the reported epochs by number; empty if the file is damaged, and its epochs are reported again."""
     try:
         records = [EpochRecord(**record) for record in json.loads(path.read_text())]
     except (OSError, ValueError, TypeError):

@@ -13,7 +13,7 @@ from mlflow.protos import databricks_pb2
 from fakeface_lab.errors import TrackingError
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import open_store
-from fakeface_lab.tracking.writer import Background, PatientWriter, is_passing_fault
+from fakeface_lab.tracking.writer import Background, PatientWriter, is_transient_error
 from tests.mlflow_server import Server
 
 NOW_MS = 1_760_000_000_000
@@ -39,7 +39,7 @@ def http_error(status_code: int) -> requests.HTTPError:
     ],
 )
 def test_what_may_go_through_later(fault: Exception) -> None:
-    assert is_passing_fault(fault)
+    assert is_transient_error(fault)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_what_may_go_through_later(fault: Exception) -> None:
     ],
 )
 def test_what_never_will(fault: Exception) -> None:
-    assert not is_passing_fault(fault)
+    assert not is_transient_error(fault)
 
 
 class Flaky:

@@ -111,13 +111,13 @@ def test_a_snapshot_does_not_change_while_training_goes_on(tmp_path: Path) -> No
 
 def test_a_background_write_is_reported_once_and_after_it_is_through() -> None:
     writer, may_end, heard = BackgroundWriter(), threading.Event(), list[str]()
-    writer.settle(wait=True)
+    writer.flush()
     writer.submit(lambda: heard.append("written") if may_end.wait(30) else None, lambda: heard.append("reported"))
-    writer.settle(wait=False)
+    writer.poll()
     assert heard == []
     may_end.set()
-    writer.settle(wait=True)
-    writer.settle(wait=True)
+    writer.flush()
+    writer.flush()
     assert heard == ["written", "reported"]
 
 
@@ -126,8 +126,8 @@ def test_a_background_write_that_fails_says_so_and_is_not_reported(tmp_path: Pat
     missing, snapshot = tmp_path / "gone" / "epoch.ckpt", Snapshot().take(model)
     writer.submit(lambda: save_checkpoint(missing, snapshot, STATE), lambda: heard.append("reported"))
     with pytest.raises(FileNotFoundError, match="gone"):
-        writer.settle(wait=True)
-    writer.settle(wait=True)
+        writer.flush()
+    writer.flush()
     assert heard == []
 
 

@@ -4,7 +4,7 @@ import json
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 
 from fakeface_lab.backend import keras_tuner
 from fakeface_lab.errors import AllTrialsFailedError
@@ -155,13 +155,10 @@ class Trials(Driver[LedgerTrial]):
                 return None
             records = self.ledger.records
             self._pending = self._background.submit(lambda: suggest(self._template, records))
-        try:
-            answer = self._pending.result(timeout=SUGGESTION_POLL_SECS)
-        except TimeoutError:
-            if not self._pending.done():
-                return None
-            raise
-        self._pending = None
+        wait([self._pending], SUGGESTION_POLL_SECS)
+        if not self._pending.done():
+            return None
+        answer, self._pending = self._pending.result(), None
         return answer
 
     def _create(self, suggestion: Suggestion) -> LedgerTrial:

@@ -161,7 +161,7 @@ def test_importance_warns_of_few_trials_and_of_a_forest_that_cannot_predict() ->
     blind["score"] = np.random.default_rng(1).permutation(blind["score"].to_numpy())
     nothing = measure_importance(blind.drop(columns="word").assign(units=blind["noise"] > 0.5))
     assert nothing is not None
-    assert nothing.warning == "the forest cannot predict trials it has not seen"
+    assert nothing.warning == "the forest cannot predict unseen trials"
 
 
 def test_importance_needs_trials_and_differences() -> None:

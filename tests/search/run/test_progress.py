@@ -13,9 +13,11 @@ from fakeface_lab.search.suggest.suggestion import Suggestion
 from fakeface_lab.terminal import print_places, say, wide_console
 from fakeface_lab.tracking.store import open_store
 from fakeface_lab.tracking.writer import PatientWriter
+from fakeface_lab.training.objective import VAL_LOSS
 
 
-def a_ledger(project: Path, **tags: str) -> Iterator[Ledger]:
+def a_ledger(project: Path, trial_0: str) -> Iterator[Ledger]:
+    tags = {**VAL_LOSS.tags(), "trial_0": trial_0}
     ledger = open_search(open_store(None, project, "faces"), PatientWriter(5), "by hand", {}, tags, restart=False)
     yield ledger
     ledger.parent.lock.release()
@@ -23,16 +25,16 @@ def a_ledger(project: Path, **tags: str) -> Iterator[Ledger]:
 
 @pytest.fixture
 def of_tuner(project: Path) -> Iterator[Ledger]:
-    yield from a_ledger(project, trial_0="defaults")
+    yield from a_ledger(project, "defaults")
 
 
 @pytest.fixture
 def of_tune(project: Path) -> Iterator[Ledger]:
-    yield from a_ledger(project, trial_0="documented")
+    yield from a_ledger(project, "documented")
 
 
-def told(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """Let two trials end, the second of which was interrupted once; return the lines."""
+def printed_lines(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Let two trials end, the second of which was interrupted once, and return the printed lines."""
     with SearchProgress(ledger, None) as progress:
         for number, score in enumerate([0.5, 0.25]):
             trial = ledger.create(Suggestion(values={"units": number}, bracket_values={}), f"t00{number} units", {})
@@ -44,7 +46,7 @@ def told(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> list[str]:
 
 
 def test_a_users_model_is_compared_with_its_defaults(of_tuner: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
-    assert told(of_tuner, capsys) == [
+    assert printed_lines(of_tuner, capsys) == [
         "trial 1 (t000 units): val_loss 0.5000  best 0.5000 (t000)",
         "trial 2 (t001 units): resuming after epoch 3",
         "trial 2 (t001 units): val_loss 0.2500  best 0.2500 (t001), better than defaults 0.5000 (t000)",
@@ -52,7 +54,7 @@ def test_a_users_model_is_compared_with_its_defaults(of_tuner: Ledger, capsys: p
 
 
 def test_the_detector_is_compared_with_the_documented_one(of_tune: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
-    assert told(of_tune, capsys)[-1].endswith("best 0.2500 (t001), better than documented 0.5000 (t000)")
+    assert printed_lines(of_tune, capsys)[-1].endswith("best 0.2500 (t001), better than documented 0.5000 (t000)")
 
 
 def test_foreign_text_is_printed_as_it_is(of_tune: Ledger, capsys: pytest.CaptureFixture[str]) -> None:

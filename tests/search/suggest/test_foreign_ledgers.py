@@ -28,7 +28,7 @@ def test_a_changed_value_is_refused(algorithm: Algorithm) -> None:
     table = search(build_oracle(spec_of(algorithm)))[:5]
     units = table[3].values["units"]
     table[3] = replace(table[3], values={**table[3].values, "units": 33})
-    message = rf"trial 3 belongs to another search.*units={units} where it has units=33; go on with"
+    message = rf"trial 3 belongs to another search.*units={units} where it has units=33; use the settings"
     with pytest.raises(SearchError, match=message):
         suggest(build_oracle(spec_of(algorithm)), table)
 
