@@ -1,7 +1,7 @@
-"""The end of a search: the best and the documented configuration retrained, the test split opened, one verdict.
+"""The end of a search: both configurations retrained, the test split opened, one verdict, the registry updated.
 
-Both are trained on train + validation, over the same seeds, for as many epochs as their trial kept. Killed anywhere
-and started again it goes on: a finished final run is taken as it is, and an opening of the test split counts once.
+The best and the documented configuration are trained on train + validation, with the same seeds, for as many epochs as
+their trials kept. All of it resumes after a kill: finished runs are reused, and the test split is opened once.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ class Finals:
 
     Attributes:
         best: of the best trial's configuration.
-        documented: of trial 0's; the same runs where trial 0 is the best, none where it failed.
+        documented: of trial 0's; the same runs if trial 0 is the best, none if it failed.
     """
 
     best: tuple[Run, ...]
@@ -58,10 +58,10 @@ def run_finals(
     test_set: str,
     show: Callable[[str], None],
 ) -> Finals:
-    """Retrain both configurations over all seeds; those that an earlier process finished are taken as they are.
+    """Retrain both configurations with each seed; runs that an earlier process finished are reused.
 
-    The opening of `test_set` (see `seal_key`) is recorded first. The same finals continued or shown again are one
-    opening; other ones, after further trials, are another.
+    The opening of `test_set` (see `seal_key`) is recorded first. Resuming or showing the same finals again is the same
+    opening; finals of another best trial are a new one.
 
     Raises:
         SearchError: a final training failed; says why.
@@ -73,7 +73,7 @@ def run_finals(
         del sides["best"]
     assignments = {
         f"{side}-{seed}": Assignment(
-            # After further trials another one may be the best.
+            # The trial is part of the key: after more trials, another one may be the best.
             f"final-trial-{trial.record.sequence}-seed-{seed}",
             trial.record.values,
             int(trial.tags["kept_epoch"]),
@@ -92,7 +92,7 @@ def run_finals(
 
 
 class _Retraining(Driver[LedgerRun]):
-    """Drives the final trainings; each is a child run that is found again by its tag."""
+    """Drives the final trainings; each is a child run, found again by its tag `final_key`."""
 
     def __init__(
         self, ledger: Ledger, work: Work, make_engine: EngineMaker, assignments: Mapping[str, Assignment],
@@ -109,16 +109,16 @@ class _Retraining(Driver[LedgerRun]):
         return {place: StoredRun(parent.store, parent.writer, run).read() for place, run in self._runs.items()}
 
     def next(self) -> tuple[LedgerRun, Assignment] | None:
-        """Return the next final that is not finished."""
+        """Return the next unfinished final."""
         if not self._waiting:
             return None
         child, assignment = self._waiting.popleft()
-        if child.run.info.status == "FAILED":  # and now it is tried again
+        if child.run.info.status == "FAILED":  # by an earlier process
             child = self.ledger.set_tags(child, {"num_starts": "0", "num_deaths": "0"})
         return child, assignment
 
     def commit(self, child: LedgerRun, outcome: Outcome) -> LedgerRun:
-        """Do nothing: a final has no score, and it counts when it is closed."""
+        """Do nothing: a final has no score, and is finished when it is closed."""
         return child
 
     def fail(self, child: LedgerRun, reason: str) -> None:
@@ -128,7 +128,7 @@ class _Retraining(Driver[LedgerRun]):
         stored = StoredRun(parent.store, parent.writer, child.run)
         stored.set_tags({"status_reason": reason})
         stored.set_status("FAILED")
-        raise SearchError(f"{child.name} failed: {reason}; the trials are kept, start again to retry")
+        raise SearchError(f"{child.name} failed: {reason}; the trials are kept, rerun the same command to retry")
 
     def clean_up(self, closed: Sequence[LedgerRun]) -> None:
         """Delete the local files of closed finals."""
@@ -136,7 +136,7 @@ class _Retraining(Driver[LedgerRun]):
             remove_folder(self.ledger.parent.store.work_folder / child.run_id)
 
     def _find_or_make(self, assignments: Mapping[str, Assignment]) -> dict[str, Run]:
-        """Return the runs by their place, which their tag `final` says; those of earlier finals are finals no more."""
+        """Return the run of each place (tag `final`); runs of earlier finals lose their role."""
         parent = self.ledger.parent
         keys = [assignment.key for assignment in assignments.values()]
         for run in self.ledger.children("tags.role = 'final'"):
@@ -153,7 +153,7 @@ class _Retraining(Driver[LedgerRun]):
 
 @dataclass(frozen=True)
 class _Shown:
-    """Shows which final begins, and which is tried again."""
+    """Shows which final starts, and which is retried."""
 
     show: Callable[[str], None]
 
@@ -200,7 +200,7 @@ class Registration:
 
     Attributes:
         aliases: alias to version, of those that this search has set.
-        reason: why the champion is what it is, in one line.
+        reason: why the champion is the champion, in one line.
     """
 
     aliases: dict[str, int]
@@ -208,14 +208,14 @@ class Registration:
 
 
 def register(parent: TrackedRun, finals: Finals, name: str, objective: str) -> Registration:
-    """Register the models of some finals, once: shown again, an old result moves no alias.
+    """Register the models of some finals, once: showing an old result again moves no alias.
 
-    Where nobody is champion the documented configuration becomes it. The best one always takes `candidate`, and
-    `champion` only if it is better than the present champion on the same test images. What is to be done is written on
-    the parent run first, so that a process killed in between does the same when it is started again.
+    If there is no champion, the documented configuration becomes it. The best one always takes `candidate`, and
+    `champion` only if it beats the present champion on the same test images. The plan is written to the parent run
+    first, so that a process that was killed halfway does the same when it resumes.
 
     Raises:
-        SearchError: a model is not in the store any more.
+        SearchError: a model is no longer in the store.
     """
     tags = parent.read().data.tags
     done, plan = (json.loads(tags.get(tag, "{}")) for tag in (_DONE_TAG, _PLAN_TAG))
@@ -228,7 +228,7 @@ def register(parent: TrackedRun, finals: Finals, name: str, objective: str) -> R
 def _current(
     parent: TrackedRun, plan: dict[str, Any], these: str, finals: Finals, name: str, objective: str
 ) -> dict[str, Any]:
-    """Return the plan of an earlier process, if it is for these finals and no other search moved the champion since."""
+    """Return the plan of an earlier process, unless it is for other finals or another search has moved the champion."""
     if plan.get("runs") == these and alias_version(parent.store, name, CHAMPION) in (
         plan["held"],
         plan["aliases"].get(CHAMPION),
@@ -251,7 +251,7 @@ def _plan(store: Store, finals: Finals, name: str, objective: str) -> dict[str, 
     held = alias_version(store, name, CHAMPION)
     candidate = _version(store, name, finals.best)
     aliases = {CANDIDATE: candidate}
-    champion, reason = held, "nobody is champion: the documented configuration failed"
+    champion, reason = held, "there is no champion: the documented configuration failed"
     if champion is None and finals.documented:
         champion = aliases[CHAMPION] = _version(store, name, finals.documented)
         reason = f"version {champion}, the documented configuration, is the first champion"
@@ -261,14 +261,14 @@ def _plan(store: Store, finals: Finals, name: str, objective: str) -> dict[str, 
             aliases[CHAMPION] = candidate
             reason = f"version {candidate} is better than version {champion} on the same test images and replaces it"
         else:
-            reason = f"version {champion} is champion; version {candidate} beside it: {verdict}"
+            reason = f"version {champion} stays champion; version {candidate} compared with it: {verdict}"
     elif champion is not None and held is not None:
-        reason = f"version {champion} is champion already"
+        reason = f"version {champion} is already champion"
     return {"held": held, "aliases": aliases, "reason": reason}
 
 
 def _challenge(store: Store, name: str, best: Sequence[Run], champion: int, objective: str) -> str:
-    """Return what the best is beside the champion, or why that cannot be said."""
+    """Return the verdict of the best against the champion, or why there is none."""
     version = get_version(store, name, champion)
     run_ids = json.loads(version.tags.get(_JUDGED_TAG, json.dumps([version.run_id])))
     try:
@@ -282,7 +282,7 @@ def _challenge(store: Store, name: str, best: Sequence[Run], champion: int, obje
 
 
 def _version(store: Store, name: str, runs: Sequence[Run]) -> int:
-    """Return the version of the first seed's model, created if needed, and say on it what was judged."""
+    """Return the version of the first seed's model, created if needed, and record on it which runs were judged."""
     first = runs[0]
     version = register_version(store, name, first.info.run_id)
     if version is None:

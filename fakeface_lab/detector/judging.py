@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fakeface_lab.config import Value
-from fakeface_lab.detector.standings import THRESHOLD, Standing, evaluation_set_of, require_same_images
+from fakeface_lab.detector.standings import Standing, evaluation_set_of, require_same_images
 from fakeface_lab.errors import SearchError
 from fakeface_lab.evaluation.comparison import Comparison, Judgement, adjusted, compare, log_losses
+from fakeface_lab.evaluation.intervals import THRESHOLD
 from fakeface_lab.evaluation.selection import (
     SearchRange,
     SelectedScore,

@@ -1,4 +1,4 @@
-"""One search from settings to verdict: wires data, space, oracle, ledger, engine, driver and finale together."""
+"""One search of the detector, from settings to verdict: data, space, trials, final trainings, registry, report."""
 
 import json
 from dataclasses import dataclass
@@ -38,13 +38,13 @@ DEFAULT_NUM_TRIALS = 12
 
 @dataclass(frozen=True)
 class SearchResult:
-    """Where a search is and what came of it.
+    """Where a search is, and its result.
 
     Attributes:
         run_id: MLflow's id of the parent run.
         best_values: hyperparameters of the best trial.
         best_score: its score.
-        verdict: of the best against the documented configuration on the test split; empty without a final.
+        verdict: of the best against the documented configuration on the test split; empty without final trainings.
     """
 
     run_id: str
@@ -54,7 +54,7 @@ class SearchResult:
 
 
 def show_plan(settings: TuneSettings) -> None:
-    """Print space, trials, expected time and disk; train nothing and write to no store.
+    """Print space, trials, estimated time and disk use; nothing is trained or recorded.
 
     Raises:
         FakefaceLabError: the settings or the data cannot be searched.
@@ -71,10 +71,10 @@ def show_plan(settings: TuneSettings) -> None:
 
 
 def search_detector(settings: TuneSettings) -> SearchResult:
-    """Run a whole search, or go on with the one of the same name, and return what came of it.
+    """Run a search, or resume the one of the same name, and return its result.
 
     Raises:
-        FakefaceLabError: one of its kinds, with one line that says what to do.
+        FakefaceLabError: with one line that says what to do.
     """
     project = find_project()
     template = _template(settings)
@@ -115,7 +115,7 @@ def search_detector(settings: TuneSettings) -> SearchResult:
 
 
 def _describe(ledger: Ledger, settings: TuneSettings, images: ImageSet, num_threads: int) -> None:
-    """Write on the parent run what its trials have in common."""
+    """Log to the parent run what its trials have in common."""
     fields = ("algorithm", "objective", "epochs", "seed", "split", "image_size")
     common = {name: getattr(settings, name) for name in fields}
     searched = {
@@ -169,13 +169,13 @@ def _conclude(
 
 
 def _close(ledger: Ledger, settings: TuneSettings, best: LedgerTrial, verdict: str) -> None:
-    """Write and print the end of a search; again after each restart, with the same result.
+    """Record and print the result of a search; repeated after a restart, it is the same.
 
     Args:
         ledger: of the search.
         settings: of the search.
         best: the best trial.
-        verdict: of the best against the documented configuration; empty without a final.
+        verdict: of the best against the documented configuration; empty without final trainings.
     """
     parent = ledger.parent
     selection = _selection(ledger, settings)
@@ -198,15 +198,14 @@ def _close(ledger: Ledger, settings: TuneSettings, best: LedgerTrial, verdict: s
 
 
 def _seal(ledger: Ledger) -> str:
-    """Return how often the test images were opened; empty where this search has not looked at them."""
+    """Return how often the test images were opened; empty if this search has not opened them."""
     parent = ledger.parent
-
     opened = parent.read().data.tags.get(OPENED_TAG)
     return parent.writer.call(lambda: describe_openings(parent.store, opened)) if opened else ""
 
 
 def _selection(ledger: Ledger, settings: TuneSettings) -> SelectionReport:
-    """Return what the best score is worth as the best of many; repeated configurations count once."""
+    """Return the best score corrected for having been selected; repeated configurations count once."""
     scored = [
         ScoredTrial(trial.run, trial.record.values, trial.record.score)
         for trial in ledger.trials
@@ -231,7 +230,7 @@ def _name(settings: TuneSettings) -> str:
 
 
 def _threads_per_trial(settings: TuneSettings, chosen: int) -> int:
-    """Return the threads of one training: the chosen number, or for 0 the cores shared among the workers."""
+    """Return the number of threads per training: the chosen one, or for 0 the cores divided among the workers."""
     all_threads = set_up_process(chosen if settings.engine == "inline" else 0)
     num_workers = 1 if settings.engine == "inline" else settings.workers
     return chosen or max(1, all_threads // num_workers)

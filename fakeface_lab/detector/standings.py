@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from fakeface_lab.errors import NotFoundError, SearchError
-from fakeface_lab.evaluation.intervals import Rate, wilson
+from fakeface_lab.evaluation.intervals import THRESHOLD, Rate, wilson
 from fakeface_lab.search.report.leaderboard import leaderboard, plain_table
 from fakeface_lab.tracking.datasets import seal_key
 from fakeface_lab.tracking.lookup import Run, children_of, find_run, latest_runs
@@ -19,7 +19,6 @@ from fakeface_lab.tracking.store import Store
 from fakeface_lab.training.objective import Objective
 
 __all__ = [
-    "THRESHOLD",
     "EvaluationSet",
     "Standing",
     "by_evaluation_set",
@@ -31,8 +30,6 @@ __all__ = [
     "require_same_images",
     "standings_table",
 ]
-
-THRESHOLD = 0.5
 
 
 @dataclass(frozen=True, order=True)

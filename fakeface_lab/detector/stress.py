@@ -22,7 +22,7 @@ from fakeface_lab.data.properties import CONTENT_COLUMNS, file_properties
 from fakeface_lab.data.splits import TEST, VALIDATION, Split
 from fakeface_lab.detector.fit import predict
 from fakeface_lab.evaluation.explanation import explain_by_probe
-from fakeface_lab.evaluation.intervals import wilson
+from fakeface_lab.evaluation.intervals import THRESHOLD, wilson
 from fakeface_lab.evaluation.probes import ProbeResult, probe_on_split
 from fakeface_lab.evaluation.stress.changes import apply
 from fakeface_lab.evaluation.stress.suite import (
@@ -50,7 +50,6 @@ MAX_RECALL_DROP = 0.1
 Scored = Mapping[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.floating[Any]]]]
 """Split name to rows of images and one row of scores per image."""
 
-_THRESHOLD = 0.5
 _CHUNK_NUM_IMAGES = 256  # changed copies in memory at a time
 
 
@@ -129,7 +128,7 @@ def score_for_search(
         if part == VALIDATION or split.test_is_validation:
             metrics |= objectives
         if part == TEST:
-            found = objectives | _accuracies(images.labels[rows] == 0, scores)
+            found = objectives | _accuracies(images.is_positive[rows], scores)
             metrics |= {f"{TEST}_{name}": value for name, value in found.items()}
         scores_of[part] = (rows, np.column_stack([scores[condition.name] for condition in SEARCH_CONDITIONS]))
     return metrics, scores_of
@@ -138,7 +137,7 @@ def score_for_search(
 def _accuracies(is_positive: npt.NDArray[np.bool_], scores: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for condition, values in scores.items():
-        rate = wilson(int(((values > _THRESHOLD) == is_positive).sum()), is_positive.size)
+        rate = wilson(int(((values > THRESHOLD) == is_positive).sum()), is_positive.size)
         name = f"stress_{condition}_accuracy"
         metrics |= {name: rate.value, f"{name}_low": rate.low, f"{name}_high": rate.high}
     return metrics

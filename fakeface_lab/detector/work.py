@@ -1,8 +1,7 @@
-"""What `tune` trains: the documented CNN's builder on the images of one split."""
+"""One training of the detector and its results, as files in a folder; `mlflow_run` uploads them."""
 
-import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,13 +18,16 @@ from fakeface_lab.detector.fit import STRESS_OBJECTIVES, Training, predict, trai
 from fakeface_lab.detector.space import num_parameters, to_hyperparameters
 from fakeface_lab.detector.stress import Scored, compare_with_shortcut, score_for_search
 from fakeface_lab.errors import ModelError
+from fakeface_lab.evaluation.intervals import THRESHOLD
 from fakeface_lab.evaluation.scores import detection_scores, documented_scores
 from fakeface_lab.evaluation.stress.suite import SEARCH_CONDITIONS
+from fakeface_lab.figures import FIGURE_DPI
 from fakeface_lab.figures.scores import confusion_figure, documented_figure, roc_figure
 from fakeface_lab.search.run.engine import Assignment
 from fakeface_lab.tracking.datasets import seal_key
 from fakeface_lab.tracking.models import package_model
 from fakeface_lab.tracking.runs import TrackedRun
+from fakeface_lab.tracking.scores import ScoredImage, write_scores
 from fakeface_lab.training.objective import Objective
 from fakeface_lab.training.outcome import (
     MODEL,
@@ -41,9 +43,6 @@ from fakeface_lab.training.recorder import EpochRecord, Listener, TrainingRecord
 
 __all__ = ["DetectorWork", "produce_outcome"]
 
-# On a screen a figure is looked at in a column of the comparison page.
-_FIGURE_DPI = 100
-
 
 def produce_outcome(
     model: keras.Model,
@@ -55,7 +54,7 @@ def produce_outcome(
     *,
     open_test: bool,
 ) -> Outcome:
-    """Train `model`, or go on where an earlier process was killed, and leave all results in `folder`.
+    """Train `model`, or resume where an earlier process was killed, and leave all results in `folder`.
 
     Args:
         model: untrained, as `training.build()` returns it; ends with its kept weights.
@@ -63,7 +62,7 @@ def produce_outcome(
         images: all images.
         split: who is in which split; trained on train, judged on validation.
         folder: of the run; it exists. Checkpoints go here as well.
-        listener: told of each step and epoch.
+        listener: is told about each step and epoch.
         open_test: whether the test split may be looked at.
 
     Raises:
@@ -84,7 +83,7 @@ def _write_outcome(
     *,
     open_test: bool,
 ) -> Outcome:
-    """Score the kept weights; write artifacts, packed model and, last, the outcome."""
+    """Score the kept weights; write artifacts, the packed model and, last, the outcome."""
     artifacts = empty_artifacts(folder)
     history = _history(recorder.records)
     metrics = _training_metrics(recorder, model)
@@ -98,14 +97,14 @@ def _write_outcome(
     explained, explanation = _explanation(scored, images, split)
     metrics |= explained
     names = images.source.class_names
-    _write_scores_table(scored, [f"probability_{name}" for name in names], images, artifacts / "scores.csv")
+    write_scores(artifacts / "scores.csv", [f"probability_{name}" for name in names], _scored_images(scored, images))
     if recorder.epoch_scores is not None:
         np.save(artifacts / "epoch_scores.npy", recorder.epoch_scores)
     if training.objective.name in STRESS_OBJECTIVES:
         stress_metrics, stressed = score_for_search(model, images, split, scored)
         metrics |= stress_metrics
         conditions = [condition.name for condition in SEARCH_CONDITIONS]
-        _write_scores_table(stressed, conditions, images, artifacts / "stress_scores.csv")
+        write_scores(artifacts / "stress_scores.csv", conditions, _scored_images(stressed, images))
     (artifacts / "metrics.json").write_text(json.dumps(metrics, indent=2))
     write_ledger(split, images, artifacts / "split.csv")
     write_layers(model, artifacts / "layers.txt")
@@ -128,7 +127,7 @@ def _explanation(scored: Scored, images: ImageSet, split: Split) -> tuple[dict[s
     for part in parts:
         if part in scored:
             rows, probabilities = scored[part]
-            is_correct = (probabilities[:, 0] > 0.5) == (images.labels[rows] == 0)
+            is_correct = (probabilities[:, 0] > THRESHOLD) == images.is_positive[rows]
             return compare_with_shortcut(images, split, is_correct, part)
     return {}, ""
 
@@ -141,7 +140,7 @@ def _model_metadata(images: ImageSet, training: Training, split: Split) -> dict[
         "image_size_px": training.image_size,
         "scale": "uint8 / 255, float32",
         "resize": "nearest",
-        "threshold": 0.5,
+        "threshold": THRESHOLD,
         "data_digest": images.digest,
         "split": split.name,
         "seed": training.seed,
@@ -182,7 +181,8 @@ def _scores(
     split: Split,
 ) -> dict[str, float]:
     labels = images.labels[rows]
-    panel = detection_scores(labels == 0, probabilities[:, 0].astype(np.float64), images.source.class_names)
+    scores = probabilities[:, 0].astype(np.float64)
+    panel = detection_scores(images.is_positive[rows], scores, images.source.class_names)
     metrics = {f"{part}_{name}": value for name, value in panel.metrics().items()}
     if split.test_is_validation:
         metrics |= documented_scores(probabilities, labels)
@@ -197,31 +197,28 @@ def _write_score_figures(
     artifacts: Path,
 ) -> None:
     labels, scores = images.labels[rows], probabilities[:, 0].astype(np.float64)
-    decisions = np.where(scores > 0.5, 0, 1)
+    decisions = np.where(scores > THRESHOLD, 0, 1)
     title = f"{part}: {int((decisions == labels).sum())} of {len(rows)} right"
     figure = confusion_figure(labels, decisions, images.source.class_names, title)
     _write_figure(figure, artifacts / f"confusion_{part}.png")
-    _write_figure(roc_figure(labels == 0, scores, images.source.class_names[0]), artifacts / f"roc_{part}.png")
+    figure = roc_figure(images.is_positive[rows], scores, images.source.class_names[0])
+    _write_figure(figure, artifacts / f"roc_{part}.png")
 
 
-def _write_scores_table(scored: Scored, columns: Sequence[str], images: ImageSet, path: Path) -> None:
+def _scored_images(scored: Scored, images: ImageSet) -> Iterator[ScoredImage]:
     names = images.source.class_names
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        table = csv.writer(file)
-        table.writerow(("file", "sha256", "label", "split", *columns))
-        for part, (rows, scores) in scored.items():
-            for row, own in zip(rows, scores, strict=True):
-                image = images.files[row]
-                # repr of a float32 as float64 comes back to the last bit.
-                table.writerow((image.name, image.sha256, names[image.label], part, *(float(score) for score in own)))
+    for part, (rows, scores) in scored.items():
+        for row, own in zip(rows, scores, strict=True):
+            image = images.files[row]
+            yield ScoredImage(image.name, image.sha256, names[image.label], part, own)
 
 
 def _write_figure(figure: Any, path: Path) -> None:
-    figure.savefig(path, dpi=_FIGURE_DPI)
+    figure.savefig(path, dpi=FIGURE_DPI)
 
 
 # Weights, gradients and Adam's two moments, float32.
-_BYTES_A_PARAMETER = 16
+_BYTES_PER_PARAMETER = 16
 
 
 @dataclass(frozen=True)
@@ -309,7 +306,7 @@ def _short(value: object) -> str:
 
 def _require_memory(num_params: int) -> None:
     """Refuse a model whose variables alone exceed the machine's memory: it would take other processes down too."""
-    needed, present = _BYTES_A_PARAMETER * num_params, psutil.virtual_memory().total
+    needed, present = _BYTES_PER_PARAMETER * num_params, psutil.virtual_memory().total
     if needed > present:
         raise ModelError(
             f"model too large: {num_params:,} parameters need {needed / 1e9:.1f} GB to train, this machine "

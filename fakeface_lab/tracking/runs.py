@@ -11,6 +11,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunData
+from mlflow.utils.file_utils import local_file_uri_to_path
+from mlflow.utils.uri import is_local_uri
 
 from fakeface_lab.errors import FakefaceLabError, TrackingError, without_credentials
 from fakeface_lab.tracking.lookup import KEY_TAG, furthest
@@ -20,6 +22,7 @@ from fakeface_lab.tracking.writer import PatientWriter
 
 __all__ = ["Run", "StoredRun", "TrackedRun", "end_at_once", "make_once", "point", "remove_twins", "with_tags"]
 
+PARTIAL_UPLOAD = ".artifact.uploading."  # how MLflow begins the name of an artifact that it is still writing
 _MAX_POINTS = 1000  # in one write
 
 
@@ -158,6 +161,8 @@ class TrackedRun(StoredRun):
             tracked.written |= {(key, point.step) for point in points}
         writer.call(lambda: store.client.update_run(tracked.run_id, status="RUNNING"))
         num_restarts = int(run.data.tags.get("num_restarts", "-1")) + 1
+        if num_restarts:
+            tracked._remove_partial_uploads()
         tracked.set_tags({"status_reason": "", "num_restarts": str(num_restarts), OWNER_TAG: PROCESS})
         return tracked
 
@@ -174,6 +179,13 @@ class TrackedRun(StoredRun):
             ) from err
         note_owner(folder)
         return cls(store, writer, run, folder, lock)
+
+    def _remove_partial_uploads(self) -> None:
+        """Delete what MLflow leaves in a local artifact folder, hidden, if it is killed while it writes a file."""
+        uri = self.run.info.artifact_uri
+        if is_local_uri(uri):
+            for path in Path(local_file_uri_to_path(uri)).glob(f"{PARTIAL_UPLOAD}*"):
+                path.unlink(missing_ok=True)
 
     def tag_if_owned(self, tags: Mapping[str, str]) -> None:
         """Write tags in one try, unless another process has taken over the run."""

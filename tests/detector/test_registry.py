@@ -59,7 +59,7 @@ def test_the_documented_one_is_the_first_champion_until_one_is_better(side: Side
     finals = side.finals(first, [SOME] * 3, [SOME] * 3)
     found = register(first.parent, finals, "faces", "val_loss")
     assert found.aliases == {"champion": 2, "candidate": 1}
-    assert found.reason == "version 2 is champion; version 1 beside it: cannot be decided"
+    assert found.reason == "version 2 stays champion; version 1 compared with it: cannot be decided"
     assert side.aliases() == {"champion": 2, "candidate": 1}
     champion = side.store.client.get_model_version_by_alias("faces", "champion")
     assert champion.run_id == finals.documented[0].info.run_id
@@ -91,7 +91,7 @@ def test_all_seeds_of_the_champion_are_judged_and_said(side: Side) -> None:
     )
     second = side.search("second")
     found = register(second.parent, side.finals(second, [FEW] * 3, [SOME] * 3), "faces", "val_loss")
-    assert found.reason == "version 2 is champion; version 3 beside it: cannot be decided"
+    assert found.reason == "version 2 stays champion; version 3 compared with it: cannot be decided"
 
 
 def test_a_champion_of_other_images_or_without_scores_stays(side: Side) -> None:
@@ -102,14 +102,16 @@ def test_a_champion_of_other_images_or_without_scores_stays(side: Side) -> None:
     finals = side.finals(second, [FEW] * 3, [MANY] * 3)
     found = register(second.parent, finals, "faces", "val_loss")
     assert found.aliases == {"candidate": 2}
-    assert found.reason.startswith("version 1 is champion; version 2 beside it: not comparable, one was scored on ")
+    assert found.reason.startswith(
+        "version 1 stays champion; version 2 compared with it: not comparable, one was scored on "
+    )
     assert "split sealed seed 0, test images, the other on faces dddddddd, split sealed seed 1, test" in found.reason
 
     client = side.store.client
     client.set_model_version_tag("faces", "1", "judged_runs", json.dumps(["0" * 32]))
     third = side.search("third")
     found = register(third.parent, side.finals(third, [FEW] * 3, [MANY] * 3), "faces", "val_loss")
-    assert found.reason.endswith("beside it: not comparable, its runs are not in the store any more")
+    assert found.reason.endswith("compared with it: not comparable, its runs are no longer in the store")
     assert side.aliases() == {"champion": 1, "candidate": 3}
     fourth = side.search("robust")
     client.set_registered_model_alias("faces", "champion", "2")
@@ -120,7 +122,7 @@ def test_a_champion_of_other_images_or_without_scores_stays(side: Side) -> None:
 def test_without_a_documented_final_nobody_is_champion(side: Side) -> None:
     ledger = side.search("alone")
     found = register(ledger.parent, Finals(side.runs(ledger, "best", [FEW]), ()), "faces", "val_loss")
-    assert found == Registration({"candidate": 1}, "nobody is champion: the documented configuration failed")
+    assert found == Registration({"candidate": 1}, "there is no champion: the documented configuration failed")
     assert side.aliases() == {"candidate": 1}
 
 
@@ -192,5 +194,5 @@ def test_a_plan_that_another_search_has_overtaken_is_made_anew(side: Side) -> No
     client.delete_tag(ledger.parent.run_id, "registered")  # as if killed between alias and tag
     client.set_registered_model_alias("faces", "champion", version.version)
     found = register(ledger.parent, finals, "faces", "val_loss")
-    assert found.reason == "version 3 is champion; version 1 beside it: cannot be decided"
+    assert found.reason == "version 3 stays champion; version 1 compared with it: cannot be decided"
     assert side.aliases() == {"champion": 3, "candidate": 1}

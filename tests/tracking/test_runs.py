@@ -14,12 +14,14 @@ import pytest
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
+from mlflow.store.artifact import local_artifact_repo
 from mlflow.tracking import MlflowClient
+from mlflow.utils.file_utils import local_file_uri_to_path
 
 from fakeface_lab.errors import TrackingError, TrainingDivergedError
 from fakeface_lab.tracking.lookup import KEY_TAG, find_latest
 from fakeface_lab.tracking.owner import sweep_dead_runs
-from fakeface_lab.tracking.runs import TrackedRun, make_once
+from fakeface_lab.tracking.runs import PARTIAL_UPLOAD, TrackedRun, make_once
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.tracking.writer import PatientWriter
 
@@ -183,6 +185,20 @@ def test_a_reopened_run_is_running_again_and_counts_its_restarts(store: Store, w
         assert found.data.tags["status_reason"] == ""
     run.end("FINISHED")
     assert len(store.client.search_runs([store.experiment_id])) == 1
+
+
+def test_a_reopened_run_has_no_file_that_a_killed_process_was_writing(
+    local_store: Store, writer: PatientWriter
+) -> None:
+    assert local_artifact_repo._TEMP_ARTIFACT_PREFIX == PARTIAL_UPLOAD
+    run = make_run(local_store, writer)
+    run.log_text("whole", "settings.json")
+    run.lock.release()
+    artifacts = Path(local_file_uri_to_path(run.run.info.artifact_uri))
+    (artifacts / f"{PARTIAL_UPLOAD}k3j2").write_text("ha")
+    again = TrackedRun.reopen(local_store, writer, stored(run))
+    assert [path.name for path in artifacts.iterdir()] == ["settings.json"]
+    again.lock.release()
 
 
 def test_opening_a_run_that_was_never_opened_is_not_a_restart(store: Store, writer: PatientWriter) -> None:
