@@ -36,17 +36,9 @@ EAGERLY = True  # for so little training, tracing a graph would take longer
 FIT = {"epochs": 2, "batch_size": 16, "validation_split": 0.25, "verbose": 0}
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow store with its tables, which take seconds to create."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
-def project(project: Path, empty_store: Path) -> Path:
-    shutil.copy(empty_store, project / "mlflow.db")
+def project(project: Path, empty_project: Path) -> Path:
+    shutil.copy(empty_project / "mlflow.db", project / "mlflow.db")  # creating the tables takes seconds
     return project
 
 
@@ -529,11 +521,11 @@ def epochs_done(folder: Path) -> int:
 
 @pytest.mark.timeout(240)
 @pytest.mark.slow
-def test_a_killed_driver_resumes_and_ends_with_the_same_result(tmp_path: Path, empty_store: Path) -> None:
+def test_a_killed_driver_resumes_and_ends_with_the_same_result(tmp_path: Path, empty_project: Path) -> None:
     cut, whole = tmp_path / "cut", tmp_path / "whole"
     for folder in (cut, whole):
         (folder / "experiments").mkdir(parents=True)
-        shutil.copy(empty_store, folder / "mlflow.db")
+        shutil.copy(empty_project / "mlflow.db", folder / "mlflow.db")
     driver = start(cut)
     deadline = time.monotonic() + 100
     while epochs_done(cut) < 6 and time.monotonic() < deadline and driver.poll() is None:
