@@ -1,6 +1,7 @@
-"""Where a run came from."""
+"""Where a run comes from: code, packages and machine."""
 
 import getpass
+import json
 import os
 import platform
 import shutil
@@ -15,7 +16,7 @@ import psutil
 from fakeface_lab.tracking.owner import code_tags, host_facts, package_versions
 
 
-def test_versions_are_those_installed() -> None:
+def test_versions_are_those_of_the_installed_packages() -> None:
     versions = package_versions()
     assert versions["python"] == platform.python_version()
     for name in ("tensorflow", "keras", "keras-tuner", "mlflow", "numpy", "pillow"):
@@ -45,31 +46,34 @@ def git(folder: Path, *words: str) -> str:
     return done.stdout.strip()
 
 
+def copy_package(root: Path) -> Path:
+    """Copy the modules that `code_tags` needs, and return the folder of the package."""
+    original, package = Path(sys.modules["fakeface_lab"].__file__ or "").parent, root / "fakeface_lab"
+    (package / "tracking").mkdir(parents=True)
+    for name in ("__init__", "errors", "tracking/__init__", "tracking/owner", "tracking/store", "tracking/writer"):
+        shutil.copy(original / f"{name}.py", package / f"{name}.py")
+    return package
+
+
 def tags_of_copy(root: Path) -> dict[str, str]:
-    """The tags as a copy of the package in `root` makes them."""
+    """The tags that a copy of the package in `root` returns."""
     code = "import json; from fakeface_lab.tracking.owner import code_tags; print(json.dumps(code_tags()))"
     settings = os.environ | {"PYTHONPATH": str(root)}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=root, env=settings, capture_output=True, text=True, check=True
     )
-    import json
-
     tags: dict[str, str] = json.loads(done.stdout)
     return tags
 
 
 def test_commit_and_changed_files_of_the_packages_own_repository(tmp_path: Path) -> None:
-    package = tmp_path / "fakeface_lab"
-    original = Path(sys.modules["fakeface_lab"].__file__ or "").parent
-    (package / "tracking").mkdir(parents=True)
-    for name in ("__init__.py", "tracking/__init__.py", "tracking/provenance.py"):
-        shutil.copy(original / name, package / name)
+    package = copy_package(tmp_path)
     git(tmp_path, "init", "--quiet")
     (tmp_path / ".gitignore").write_text("__pycache__/\n")
 
     git(tmp_path, "add", ".gitignore")
     git(tmp_path, "commit", "--quiet", "-m", "without the package")
-    assert "mlflow.source.git.commit" not in tags_of_copy(tmp_path), "the commit of a repository it is not part of"
+    assert "mlflow.source.git.commit" not in tags_of_copy(tmp_path), "the package is not part of that repository"
 
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "--quiet", "-m", "with the package")
@@ -85,8 +89,5 @@ def test_commit_and_changed_files_of_the_packages_own_repository(tmp_path: Path)
 
 
 def test_outside_a_repository_no_commit_is_claimed(tmp_path: Path) -> None:
-    (tmp_path / "fakeface_lab" / "tracking").mkdir(parents=True)
-    original = Path(sys.modules["fakeface_lab"].__file__ or "").parent
-    for name in ("__init__.py", "tracking/__init__.py", "tracking/provenance.py"):
-        shutil.copy(original / name, tmp_path / "fakeface_lab" / name)
+    copy_package(tmp_path)
     assert not any("git" in name for name in tags_of_copy(tmp_path))
