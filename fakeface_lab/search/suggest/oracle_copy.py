@@ -144,7 +144,7 @@ class OracleCopy:
 
         KerasTuner's own oracle computes vectors only right before it uses them, so the fit is deferred until then.
         """
-        oracle, vectorize, told = self._oracle, self._oracle._vectorize_trials, dict(self._oracle.trials)
+        oracle, vectorize, known = self._oracle, self._oracle._vectorize_trials, dict(self._oracle.trials)
 
         def fit() -> tuple[Any, Any]:
             vectors, scores = vectorize()
@@ -153,9 +153,9 @@ class OracleCopy:
             return vectors, scores
 
         def fit_and_vectorize() -> tuple[Any, Any]:
-            trials, oracle.trials = oracle.trials, told
+            trials, oracle.trials = oracle.trials, known
             vectors, scores = fit()
-            oracle.trials = {key: trial for key, trial in trials.items() if key not in told}
+            oracle.trials = {key: trial for key, trial in trials.items() if key not in known}
             running, guesses = vectorize()
             oracle.trials = trials
             return np.concatenate([vectors, running]), np.concatenate([scores, guesses])

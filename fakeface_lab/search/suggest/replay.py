@@ -223,4 +223,4 @@ def _check_same(template: keras_tuner.Oracle, trial: TrialRecord, answer: Answer
     if differing:
         expected = ", ".join(f"{name}={suggested.get(name)}" for name in differing)
         found = ", ".join(f"{name}={recorded.get(name)}" for name in differing)
-        raise another_search(template, trial, f"{expected} where it has {found}")
+        raise another_search(template, trial, f"{expected} but the record has {found}")

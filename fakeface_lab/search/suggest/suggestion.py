@@ -126,6 +126,6 @@ def _check_in_space(template: keras_tuner.Oracle, ledger: Sequence[TrialRecord])
             raise another_search(template, trial, f"the hyperparameters {names}")
         for hp in active:
             if not is_value_of(hp, trial.values[hp.name]):
-                raise another_search(template, trial, f"{hp} where it has {trial.values[hp.name]}")
+                raise another_search(template, trial, f"{hp} but the record has {trial.values[hp.name]}")
         if trial.sequence == 0 and dict(trial.values) != first_values(template):
             raise another_search(template, trial, "all defaults")

@@ -28,7 +28,7 @@ def test_a_changed_value_is_refused(algorithm: Algorithm) -> None:
     table = search(build_oracle(spec_of(algorithm)))[:5]
     units = table[3].values["units"]
     table[3] = replace(table[3], values={**table[3].values, "units": 33})
-    message = rf"trial 3 belongs to another search.*units={units} where it has units=33; use the settings"
+    message = rf"trial 3 belongs to another search.*units={units} but the record has units=33; use the settings"
     with pytest.raises(SearchError, match=message):
         suggest(build_oracle(spec_of(algorithm)), table)
 
@@ -41,7 +41,7 @@ def test_hyperband_refuses_a_dropped_end_a_rounded_score_and_moved_ends() -> Non
     forged = list(table)
     forged[best.sequence] = replace(best, score=worst.score)
     forged[worst.sequence] = replace(worst, score=best.score)
-    with pytest.raises(SearchError, match=r"tuner/trial_id=\d+ where it has .*tuner/trial_id=\d+"):
+    with pytest.raises(SearchError, match=r"tuner/trial_id=\d+ but the record has .*tuner/trial_id=\d+"):
         suggest(build_oracle(spec), forged)
     unfinished = list(table)
     unfinished[rung[0].sequence] = replace(rung[0], ended_order=None, status="running", score=None)
