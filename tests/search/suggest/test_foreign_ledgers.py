@@ -59,10 +59,10 @@ def test_more_trials_than_a_grid_has_are_refused() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"units": 500}, "suggests Int.*where it has 500"),
-        ({"rate": 0.5}, "suggests Choice.*where it has 0.5"),
-        ({"rate": "fast"}, "where it has fast"),
-        ({"units": "many"}, "where it has many"),
+        ({"units": 500}, "suggests Int.*but the record has 500"),
+        ({"rate": 0.5}, "suggests Choice.*but the record has 0.5"),
+        ({"rate": "fast"}, "but the record has fast"),
+        ({"units": "many"}, "but the record has many"),
         ({"extra": 1}, "suggests the hyperparameters units, rate;"),
     ],
 )
