@@ -105,7 +105,7 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
     printing.print_outcome(outcome, beside_documented=as_documented and split.test_is_validation)
     if split.test_is_validation:
         say("seal", describe_openings(store, test_set))
-    printing.print_audit(find_audit(store, images.digest), settings.data)
+    printing.print_audit(find_audit(store, images.digest), settings)
     print_places(run.store, run.name, run.run_id)
     return BaselineResult(run.run_id, model_of_run(run.store, run.run_id), outcome.metrics)
 

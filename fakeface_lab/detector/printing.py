@@ -1,6 +1,7 @@
 """Prints a training to the terminal: its data, layers, progress and result."""
 
 import math
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from fakeface_lab.data.splits import Split
 from fakeface_lab.detector.space import num_parameters, to_hyperparameters
 from fakeface_lab.evaluation.intervals import wilson
 from fakeface_lab.search.suggest.oracles import num_trials_at_most
-from fakeface_lab.settings import Hyperparameters, TuneSettings
+from fakeface_lab.settings import Hyperparameters, RunSettings, TuneSettings
 from fakeface_lab.terminal import console, format_secs, say
 from fakeface_lab.tracking.datasets import FoundAudit
 from fakeface_lab.training.outcome import Outcome
@@ -158,10 +159,12 @@ def print_outcome(outcome: Outcome, *, beside_documented: bool) -> None:
     say("worth", outcome.explanation)
 
 
-def print_audit(audit: FoundAudit | None, data: str) -> None:
+def print_audit(audit: FoundAudit | None, settings: RunSettings) -> None:
     """Print what the audit of the images found, or the command that audits them."""
     if audit is None:
-        say("audit", f"not made yet: python -m fakeface_lab.audit --data {data}")
+        given = {"data": settings.data, "positive": settings.positive, "image-size": settings.image_size}
+        words = " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in given.items() if value is not None)
+        say("audit", f"none yet: python -m fakeface_lab.audit {words}")
     else:
         say("audit", audit.verdict, style="red" if audit.worst == "fail" else "")
 

@@ -218,7 +218,7 @@ def explain_by_probe(probe: ProbeResult, labels: NDArray[np.int64], is_correct: 
     share = explained_share(probe.accuracy.value, accuracy.value, majority)
     if share is None or accuracy.low <= majority:
         sentence = (
-            f"An accuracy of {accuracy} is not better than chance, always naming the larger class ({majority:.3f}). "
+            f"An accuracy of {accuracy} is not better than always naming the larger class ({majority:.3f}). "
             f"{sees} is right on {probe.accuracy.value:.3f} of the same images."
         )
         return Explained(majority, None, None, sentence)

@@ -75,8 +75,9 @@ class Trials(Driver[LedgerTrial]):
         trials = self.ledger.trials
         if trials and all(trial.record.status == "failed" for trial in trials):
             reasons = "; ".join(sorted({trial.tags.get("status_reason", "") for trial in trials}))
-            all_failed = f"search {self.ledger.parent.name!r}: all {len(trials)} trials failed ({reasons})"
-            raise AllTrialsFailedError(f"{all_failed}; nothing was registered")
+            raise AllTrialsFailedError(
+                f"search {self.ledger.parent.name!r}: all {len(trials)} trials failed ({reasons})"
+            )
 
     @property
     def is_suggesting(self) -> bool:

@@ -213,7 +213,7 @@ def test_the_next_trials_do_not_wait_for_an_upload(new_store: Callable[[str], St
 
 def test_all_trials_failing_ends_the_search_with_exit_code_4(new_store: Callable[[str], Store]) -> None:
     store = new_store("all")
-    with pytest.raises(AllTrialsFailedError, match=r"all 6 trials failed .*a shape.*nothing was registered") as err:
+    with pytest.raises(AllTrialsFailedError, match=r"all 6 trials failed .*a shape") as err:
         run(store, faults={f"trial-{number}": "error" for number in range(6)})
     assert err.value.exit_code == 4
 
