@@ -17,6 +17,7 @@ from fakeface_lab.evaluation.intervals import FloatArray
 
 __all__ = [
     "PICTURE_PROBES",
+    "THUMBNAIL_PROBE",
     "THUMBNAIL_PX",
     "Images",
     "Kind",
@@ -170,8 +171,9 @@ def _histogram(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     return np.stack(counts) / len(channels)
 
 
+THUMBNAIL_PROBE = PictureProbe("thumbnail", "shortcut", f"{THUMBNAIL_PX}x{THUMBNAIL_PX} thumbnails", _thumbnail)
 PICTURE_PROBES = (
-    PictureProbe("thumbnail", "shortcut", f"{THUMBNAIL_PX}x{THUMBNAIL_PX} thumbnails", _thumbnail),
+    THUMBNAIL_PROBE,
     PictureProbe("border", "shortcut", "the border around a covered face", _border),
     PictureProbe("corners", "shortcut", "the four corners", _corners),
     PictureProbe("histogram", "shortcut", "the counts of each colour", _histogram),

@@ -24,7 +24,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from fakeface_lab.errors import DataError
-from fakeface_lab.evaluation.features import PICTURE_PROBES, THUMBNAIL_PX, Images, Kind, feature_table
+from fakeface_lab.evaluation.features import PICTURE_PROBES, THUMBNAIL_PROBE, THUMBNAIL_PX, Images, Kind, feature_table
 from fakeface_lab.evaluation.intervals import THRESHOLD, BoolArray, FloatArray, Rate, positives, wilson
 
 __all__ = [
@@ -195,7 +195,7 @@ def thumbnail_weights(images: Images, labels: IntArray) -> FloatArray:
         above 0 are evidence for the positive class.
     """
     _check(len(images), labels)
-    model = _linear().fit(feature_table(images, PICTURE_PROBES[0]), positives(labels))
+    model = _linear().fit(feature_table(images, THUMBNAIL_PROBE), positives(labels))
     return np.asarray(model[-1].coef_.reshape(THUMBNAIL_PX, THUMBNAIL_PX, 3), dtype=np.float64)
 
 
