@@ -11,12 +11,11 @@ from rich.table import Table
 
 from fakeface_lab.errors import NotFoundError, SearchError
 from fakeface_lab.evaluation.intervals import THRESHOLD, Rate, wilson
-from fakeface_lab.search.report.leaderboard import leaderboard, plain_table
+from fakeface_lab.search.report.leaderboard import plain_table, read_leaderboard
 from fakeface_lab.tracking.datasets import seal_key
-from fakeface_lab.tracking.lookup import Run, children_of, find_run, latest_runs
+from fakeface_lab.tracking.lookup import Run, children_of, find_run, get_run, latest_runs
 from fakeface_lab.tracking.scores import PartScores, read_scores
 from fakeface_lab.tracking.store import Store
-from fakeface_lab.training.objective import Objective
 
 __all__ = [
     "EvaluationSet",
@@ -199,11 +198,10 @@ def _standing(store: Store, run: Run) -> Standing:
 
 
 def _best_trial(store: Store, search: Run) -> Run | None:
-    trials = children_of(store, search, "trial")
-    table = leaderboard(trials, Objective.from_tags(search.data.tags).direction)
+    table = read_leaderboard(store, search)
     if table.empty or table["score"].isna().all():
         return None
-    return next(run for run in trials if run.info.run_id == table["run_id"].iloc[0])
+    return get_run(store, table["run_id"].iloc[0])
 
 
 def _of_runs(store: Store, name: str, role: str, runs: list[Run]) -> Standing:

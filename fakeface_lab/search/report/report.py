@@ -14,6 +14,7 @@ import pandas as pd
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.inspection import permutation_importance
 
+from fakeface_lab.figures import FIGURE_DPI
 from fakeface_lab.figures.search import cost_figure, history_figure, importance_figure
 from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.report.leaderboard import format_value, read_leaderboard, searched_names, trial_0_name
@@ -81,7 +82,6 @@ def _encode(values: pd.Series) -> npt.NDArray[np.float64]:
     return pd.factorize(values.astype(str), sort=True)[0].astype(np.float64)
 
 
-_FIGURE_DPI = 100
 _NUM_SHOWN = 10
 
 WriteBest = Callable[[Ledger, Run, Path], str]
@@ -122,7 +122,7 @@ def publish_report(ledger: Ledger, verdict: str = "", write_best: WriteBest | No
             importance.names, importance.means.tolist(), importance.spreads.tolist(), importance.warning
         )
     for name, figure in figures.items():
-        figure.savefig(folder / name, dpi=_FIGURE_DPI)
+        figure.savefig(folder / name, dpi=FIGURE_DPI)
     best = ledger.best_first()
     on_best = ""
     if write_best is not None and best:
