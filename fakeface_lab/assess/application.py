@@ -36,6 +36,7 @@ __all__ = [
 
 _CHUNK_NUM_FILES = 256  # decoded pictures in memory at a time: 69 MB at 300 px
 _MAX_MAPS = 512  # averaged, evenly spaced over the images
+# A documented batch: the features of so many pictures fitted into memory in training.
 _CHUNK_NUM_MAPS = 32
 _NUM_OVERLAYS = 8
 
@@ -69,6 +70,7 @@ def reliability_warnings(found: FoundModel) -> list[str]:
     elif audit.worst == "fail":
         warnings.append(f"the audit of this model's data says that it must not be trusted: {audit.verdict}")
     evaluations = find_evaluations(found.store, found.run.info.run_id)
+    # Not simply the newest evaluation: one without --stress says nothing about it.
     stressed = next((run for run in evaluations if "stress_collapse" in run.data.tags), None)
     if stressed is not None and stressed.data.tags["stress_collapse"] == "true":
         warnings.append(f"under stress this model fails: {stressed.data.tags['stress_sentence']}")
@@ -145,6 +147,7 @@ def explain_decisions(
     Returns:
         The explanation; without metrics and figures if the model's maps cannot be computed.
     """
+    # Evenly, because the rows of a folder are ordered by class, and the first 512 may all be of one.
     chosen = rows[np.unique(np.linspace(0, len(rows) - 1, _MAX_MAPS).astype(np.int64))]
     labels = images.labels[chosen]
     try:
@@ -176,5 +179,7 @@ def _maps(model: TrackedModel, images: ImageSet, rows: npt.NDArray[np.int64]) ->
     parts = []
     for first in range(0, len(rows), _CHUNK_NUM_MAPS):
         pixels = images.pixels[rows[first : first + _CHUNK_NUM_MAPS]]
+        # Divided by NumPy as in training: inside a tf.function, TensorFlow multiplies by 1 / 255 instead, which gives
+        # another result for 126 of the 256 values.
         parts.append(hirescam(model.network, (pixels / 255).astype(np.float32)))
     return np.concatenate(parts)

@@ -162,6 +162,7 @@ def assess(
 
 def _add_audit(result: Assessment, images: ImageSet, rows: npt.NDArray[np.int64], show: Callable[[str], None]) -> str:
     """Audit another data set; return the caveat that belongs to its figures, "" if nothing was found."""
+    # Only the images that are scored: what the model has seen before must not decide about them.
     card = inspect_images(images.only(rows), None, AuditSettings(), 0, show).card
     result.card = card
     result.tags |= {"external_audit_worst": card.worst or "", "external_audit_verdict": headline(card)}
@@ -242,6 +243,8 @@ def _groups(scored: _Scored) -> Mapping[str, npt.NDArray[np.bool_]]:
         "bright": brightness > np.median(brightness),
     }
     groups: dict[str, npt.NDArray[np.bool_]] = {}
+    # Within a class: all gray documented images are real (docs/truth.md), so a group across both classes would compare
+    # the classes and not the colours.
     for index, name in enumerate(scored.model.class_names):
         groups |= {f"{trait} {name}": has & (scored.labels == index) for trait, has in traits.items()}
     return groups
@@ -257,6 +260,7 @@ def _add_stress(result: Assessment, scored: _Scored, show: Callable[[str], None]
     for condition, row in report.table.iterrows():
         result.metrics |= {f"stress_{condition}_{metric_key(name)}": float(row[name]) for name in figures}
     result.metrics |= {f"stress_mean_{metric_key(name)}": value for name, value in report.means.items()}
+    # The conditions of a search, so that the figure can stand next to those of its trials.
     for_search = {condition.name: scores[condition.name] for condition in SEARCH_CONDITIONS}
     result.metrics |= objective_values(labels, for_search, model.threshold)
     result.tables["stress"] = report.table.reset_index()

@@ -88,6 +88,7 @@ class Inspection:
             ),
         }
         for name, table in tables.items():
+            # File names may contain bytes that are not UTF-8; reading them back restores these.
             table.to_csv(folder / f"{name}.csv", index=False, encoding="utf-8", errors="surrogateescape")
         captions = [printable(f"{name} ({label})") for name, label in zip(names, classes, strict=True)]
         figures = {
@@ -139,7 +140,9 @@ def inspect_images(
     hashes = perceptual_hashes(images.pixels)
     pairs = closest_pairs(hashes, thresholds.max_bits)
     pairs["correlation"] = detail_correlations(images.pixels, pairs)
+    # The correlation decides what is the same picture, and the sheet shows only the first pairs.
     pairs = pairs.sort_values("correlation", ascending=False, kind="stable", ignore_index=True)
+    # A copy in another fold would be recognised, and the probe would seem to see a trace.
     groups = near_duplicate_groups(hashes, NEAR_DUPLICATE_DISTANCE)
     show("training probes")
     num_folds = min(NUM_FOLDS, *images.class_counts().values())

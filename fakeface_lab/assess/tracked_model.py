@@ -136,10 +136,12 @@ def unseen_rows(model: TrackedModel, images: ImageSet, own: ImageSet | None) -> 
     """
     with tempfile.TemporaryDirectory() as folder:
         lines = model.found.artifact("split.csv", folder).read_text(encoding="utf-8", errors="surrogateescape")
+    # Searched as text, because 64 hexadecimal digits do not occur by chance.
     is_known = np.array([file.sha256 in lines for file in images.files], dtype=bool)
     if own is not None:
         upright, mirrored = HASH_KINDS.index("phash"), HASH_KINDS.index("phash_mirrored")
         hashes = perceptual_hashes(images.pixels)[:, [upright, mirrored]]
+        # One hash at a time, because a table of all pairs would grow with the product of both sets.
         for phash in perceptual_hashes(own.pixels)[:, upright]:
             is_known |= (np.bitwise_count(hashes ^ phash) <= NEAR_DUPLICATE_DISTANCE).any(axis=1)
     return np.flatnonzero(~is_known)
@@ -148,6 +150,7 @@ def unseen_rows(model: TrackedModel, images: ImageSet, own: ImageSet | None) -> 
 def _places(model: TrackedModel) -> list[tuple[str, str | None]]:
     """Places of the run's images, each with its --positive: the recorded folder, then --data of its settings."""
     places: list[tuple[str, str | None]] = []
+    # The recorded folder first, because `--data auto` may find another set by now.
     uri = urlparse(model.found.data_uri())
     if uri.scheme == "file":
         places.append((url2pathname(uri.path), model.class_names[0]))
@@ -155,6 +158,7 @@ def _places(model: TrackedModel) -> list[tuple[str, str | None]]:
         try:
             settings = json.loads(model.found.artifact("settings.json", folder).read_text())
             places.append((settings["data"], settings.get("positive")))
+        # Without its settings the recorded folder has to do.
         except (FakefaceLabError, ValueError, LookupError):
             pass
     return places

@@ -31,6 +31,7 @@ def show_data(settings: DataSettings) -> None:
     source = find_source(settings.data, settings.positive, find_project(), settings.image_size)
     images = load_images(source, settings.image_size)
 
+    # Imported after the images are found, because an error about them should not wait for the printing either.
     from fakeface_lab.data.splits import make_split
     from fakeface_lab.detector.printing import print_data_card
 

@@ -101,6 +101,7 @@ def _any_person(rng: np.random.Generator) -> _Person:
         shirt=rng.uniform(10, 130, 3),
         lips=skin * [0.80, 0.55, 0.55] + [20, 0, 8],
         whites=np.array([244, 240, 236.0]),
+        # Without replacement, or one in four fakes would have matching eyes.
         irises=irises[rng.permutation(4)[:2]] + rng.normal(0, 8, (2, 3)),
     )
 
@@ -267,6 +268,7 @@ def draw_face(seed: int, size_px: int, fake: bool) -> NDArray[np.uint8]:
     canvas = _backdrop(rng, size_px * _SUPERSAMPLING)
     _draw_person(canvas, person, fake)
     picture = np.asarray(canvas.reduce(_SUPERSAMPLING), np.float64) * _light(rng, person, size_px)
+    # Drawn for either class, or the random numbers after it would differ and with them the picture around the face.
     pores, generated = _textures(rng, size_px)
     noise = rng.normal(0, rng.uniform(*_NOISE_RANGE), picture.shape)
     if fake:  # without camera noise, whose absence saves as many bytes of the file as the grid costs
@@ -334,8 +336,10 @@ def _write_set(folder: Path, settings: dict[str, int]) -> None:
     for class_index, class_name in enumerate(("fake", "real")):
         (folder / class_name).mkdir(parents=True)
         for number in range(1, settings["num_per_class"] + 1):
+            # The class is part of the key, or each fake would be a real face of the set with traces on it.
             key = np.random.SeedSequence((settings["seed"], class_index, number))
             face = draw_face(int(key.generate_state(1)[0]), settings["size_px"], fake=class_index == 0)
             path = folder / class_name / f"{class_name}_{number}.jpg"
+            # Full resolution of the chroma, because the traces are tinted and subsampling would blur the tint.
             Image.fromarray(face).save(path, quality=_JPEG_QUALITY, subsampling=0)
     (folder / _SETTINGS_FILE).write_text(json.dumps(settings))

@@ -132,6 +132,7 @@ def decode_image(path: Path, size_px: int | None) -> tuple[npt.NDArray[np.uint8]
             rgb = image.convert("RGB") if image.mode != "RGB" else image
             pixels = np.asarray(rgb, dtype=np.uint8)
             return (pixels if size_px is None else resize(pixels, size_px)), remarks
+    # A lack of memory is no fault of the file; the cache would leave it out for good.
     except (UnusableImageError, MemoryError):
         raise
     except UnidentifiedImageError as err:
@@ -161,8 +162,10 @@ def _check(image: Image.Image) -> list[str]:
         raise UnusableImageError("animated or several pages: it is unclear which frame to use")
     if image.mode.startswith("I") or image.mode == "F":
         raise UnusableImageError("more than 8 bits per channel: convert it to 8 bits first")
+    # Pillow opens 16-bit colour as RGB of 8 bits; only the raw mode of its tiles still tells.
     if any("16" in str(tile[3]) for tile in getattr(image, "tile", ())):
         remarks.append("16 bits per channel reduced to the upper 8")
+    # A palette declares its transparent colour in `info`, not in the mode.
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         remarks.append("alpha channel dropped")
     if image.mode == "CMYK":
@@ -182,6 +185,7 @@ def load_images(source: Source, size_px: int) -> ImageSet:
         DataError: a class has no usable image, a file cannot be read, or the cache cannot be written or read.
     """
     candidates = list_files(source)
+    # 32 hexadecimal digits are 128 bits: no collision to expect, and paths stay short.
     entry = _cache_root() / f"{_digest(candidates)[:32]}-{size_px}px-v{DECODER_VERSION}"
     _ensure_entry(entry, candidates, size_px)
     index, pixels = _read_entry(entry)
@@ -212,6 +216,7 @@ def clear_cache() -> int:
     """Delete all cached pixels and return how many bytes that freed; waits for processes that are writing."""
     num_bytes = 0
     for lock in _cache_root().glob("*.lock"):
+        # The lock's own file stays: if it were deleted under a waiting process, two could write at once.
         with FileLock(lock):
             for folder in (lock.with_suffix(""), lock.with_suffix(".partial")):
                 num_bytes += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -225,6 +230,7 @@ def _cache_root() -> Path:
 
 def _digest(files: Sequence[ImageFile]) -> str:
     lines = "".join(f"{file.name}\t{file.label}\t{file.sha256}\n" for file in files)
+    # File names may contain bytes that are not UTF-8.
     return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -274,6 +280,7 @@ def _write_entry(entry: Path, candidates: Sequence[ImageFile], size_px: int) -> 
     with ThreadPoolExecutor() as threads, warnings.catch_warnings():
         # Pillow's warnings are counted among the remarks or the skipped files.
         warnings.simplefilter("ignore")
+        # In chunks, because `map` starts on everything at once, and decoded pictures would pile up in memory.
         for first in range(0, len(candidates), CHUNK_NUM_IMAGES):
             chunk = range(first, min(first + CHUNK_NUM_IMAGES, len(candidates)))
             for position, decoded in zip(chunk, threads.map(decode, chunk), strict=True):
@@ -287,6 +294,7 @@ def _write_entry(entry: Path, candidates: Sequence[ImageFile], size_px: int) -> 
                     remarks["copy of another file of the same class"] += 1
                 seen.add(candidates[position].sha256)
     pixels.flush()
+    # Closed before the renaming, because some systems do not rename a folder with a mapped file in it.
     del pixels
     index = {"used": used, "skipped": skipped, "remarks": dict(remarks)}
     (partial / "index.json").write_text(json.dumps(index))
@@ -319,4 +327,5 @@ def _contradictory_hashes(candidates: Sequence[ImageFile]) -> set[str]:
     labels: dict[str, set[int]] = {}
     for file in candidates:
         labels.setdefault(file.sha256, set()).add(file.label)
+    # Files that cannot be read share the empty hash without being the same.
     return {sha256 for sha256, found in labels.items() if sha256 and len(found) > 1}

@@ -41,7 +41,9 @@ CONTENT_COLUMNS = ("bytes", "bytes_per_pixel")
 PIXEL_COLUMNS = ("is_gray", "saturation", "colourfulness", "mean_red", "mean_green", "mean_blue")
 """Columns of `pixel_properties`."""
 
+# Pillow numbers these three and gives -1 for any other.
 _SUBSAMPLING_NAMES = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
+# A description or a comment may be kilobytes long.
 _MAX_EXIF_CHARS = 60  # of one value
 # Times and places differ between pictures of the same origin.
 _EXIF_LEFT_OUT = {
@@ -111,6 +113,7 @@ def _file_row(path: Path) -> dict[str, object]:
                 "metadata": _metadata(image),
                 "exif": _exif(image),
             }
+    # Pillow raises a SyntaxError for some damaged headers, among them those of PNG.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(
             f"{path} cannot be read as an image ({error}): remove the file or leave it out of the data set."
@@ -121,6 +124,7 @@ def _jpeg_quality(image: Image.Image) -> float:
     tables: dict[int, list[int]] = getattr(image, "quantization", {})
     if 0 not in tables:
         return float("nan")
+    # Encoders other than the IJG's have tables of their own, which match no quality exactly.
     distance = ((_luma_tables() - np.asarray(tables[0])) ** 2).mean(axis=1)
     return float(np.argmin(distance) + 1)
 
@@ -128,6 +132,7 @@ def _jpeg_quality(image: Image.Image) -> float:
 @cache
 def _luma_tables() -> NDArray[np.int64]:
     """Every luma table of the IJG quality scale, (100, 64), as the encoder writes it."""
+    # Asked of the encoder, so that rounding, clipping and the order of the 64 values are those that Pillow reads.
     tables = []
     for quality in range(1, 101):
         encoded = BytesIO()
@@ -162,8 +167,10 @@ def _exif(image: Image.Image) -> str:
 
 
 def _pixel_row(pixels: NDArray[np.uint8]) -> dict[str, object]:
+    # As planes, because NumPy is slow to reduce over a last axis of three.
     channels = [np.ascontiguousarray(pixels[..., channel]) for channel in range(3)]
     brightest, darkest = np.maximum.reduce(channels), np.minimum.reduce(channels)
+    # Never negative, so the unsigned difference does not wrap.
     spread = brightest - darkest
     red, green, blue = (channel.astype(np.float32) for channel in channels)
     red_green, yellow_blue = red - green, (red + green) / 2 - blue

@@ -28,6 +28,7 @@ DOCUMENTED_NAME = "hardfakevsrealfaces"
 KAGGLE_HANDLE = "hamzaboulahia/hardfakevsrealfaces"
 
 # Folder names that tell which class is to be detected (left) and which is not (right).
+# The second pair is that of CNNDetection, UniversalFakeDetect and SIDBench.
 KNOWN_CLASS_NAMES = (("fake", "real"), ("1_fake", "0_real"))
 
 DEMO_NOTICE = (
@@ -103,6 +104,7 @@ def find_source(data: str, positive: str | None, project: Path, demo_size_px: in
         return _demo_source(demo_size_px, positive, notice=None)
     if data in ("auto", DOCUMENTED_NAME):
         try:
+            # Only the search may end in the demo faces; a wrong --positive on the real images is an error.
             root = _documented_folder(project)
         except DataError:
             if data == "auto":
@@ -127,6 +129,7 @@ def list_files(source: Source) -> list[ImageFile]:
     """
     found = [(path, label) for label, folder in enumerate(source.class_folders) for path in _walk(folder)]
     with ThreadPoolExecutor() as threads:
+        # Threads suffice, because reading and hashing release the interpreter's lock.
         hashes = threads.map(_sha256, (path for path, _ in found))
         return [
             ImageFile(path, path.relative_to(source.root).as_posix(), label, sha256)
@@ -138,6 +141,7 @@ def _walk(folder: Path) -> Iterator[Path]:
     # Broken links are listed too, so that they count among the skipped files.
     paths = (path for path in folder.rglob("*") if path.is_file() or (path.is_symlink() and not path.exists()))
     visible = (path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    # As strings, hence fake_10 before fake_2: the documented split shuffles the files in this order.
     yield from sorted(visible, key=lambda path: path.relative_to(folder).as_posix())
 
 
@@ -170,6 +174,7 @@ def _cached_download() -> Path | None:
     from kagglehub.config import get_cache_folder
 
     folder = Path(get_cache_folder(), "datasets", *KAGGLE_HANDLE.split("/"))
+    # As numbers, or 9 would be newer than 11. An interrupted download leaves a folder without a marker.
     versions = [int(marker.stem) for marker in folder.glob("*.complete") if marker.stem.isdecimal()]
     found = (folder / "versions" / str(version) for version in sorted(versions, reverse=True))
     return next((version for version in found if version.is_dir()), None)

@@ -171,6 +171,7 @@ def detail_correlations(
 def _detail_correlation(first: NDArray[np.uint8], second: NDArray[np.uint8], is_mirrored: bool) -> float:
     other = fft.rfft2(_details(second, 1.0))
     upright = first[:, ::-1] if is_mirrored else first
+    # In a circular correlation the shifts in the negative direction stand at the end.
     near = np.r_[: _MAX_DETAIL_SHIFT_PX + 1, -_MAX_DETAIL_SHIFT_PX:0]
     return max(
         float(fft.irfft2(fft.rfft2(_details(upright, scale)) * other.conj())[np.ix_(near, near)].max())
@@ -274,6 +275,7 @@ def _documented(files: Sequence[ImageFile], seed: int) -> Split:
 
 def _sealed(images: ImageSet, seed: int) -> Split:
     groups = near_duplicate_groups(perceptual_hashes(images.pixels), NEAR_DUPLICATE_DISTANCE)
+    # The test split first, so that it does not depend on how the rest is divided.
     rest, test = _one_fold(np.arange(len(images.labels)), images, groups, seed)
     train, validation = _one_fold(rest, images, groups, seed)
     return Split("sealed", seed, train, validation, test)
@@ -304,6 +306,7 @@ def write_ledger(split: Split, images: ImageSet, path: Path) -> None:
     # Names may contain bytes that are not UTF-8; reading restores them.
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = csv.writer(file)
+        # In the header, because a comment line of its own would be a row of the table to pandas.
         rows.writerow((*LEDGER_COLUMNS, f"# split={split.name} seed={split.seed}"))
         for part, members in parts:
             for row in members:

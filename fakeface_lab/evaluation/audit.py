@@ -72,6 +72,7 @@ def probe_findings(
     """
     is_positive = positives(labels)
     probes = [probe for probe in probes if probe.kind != "majority"]
+    # One-sided: out of fold, a probe that ranks the classes the wrong way round has learned nothing.
     tests = [
         float(mannwhitneyu(probe.scores[is_positive], probe.scores[~is_positive], alternative="greater").pvalue)
         for probe in probes
@@ -86,6 +87,7 @@ def probe_findings(
     forensic = [probe for probe in found if probe.kind == "forensic"]
     if forensic:
         findings.append(_trace(sorted(forensic, key=lambda probe: -probe.auc), separating))
+    # The ranking of a probe that separates the classes has pure ends anyway.
     others = [probe for probe in probes if probe.name not in separating]
     return findings + _pure_ends(others, is_positive, class_names, significance, min_fraction, min_purity)
 
@@ -111,6 +113,7 @@ def _trace(probes: Sequence[ProbeResult], p_values: Mapping[str, float]) -> Find
     )
     evidence = _evidence(best, p_values[best.name])
     evidence["others"] = [_evidence(probe, p_values[probe.name]) for probe in probes[1:]]
+    # Not an alarm: these probes cannot tell a generator from another camera, scaling or encoder (docs/truth.md).
     return Finding("info", "trace", sentence, evidence, best.accuracy.value)
 
 
@@ -131,6 +134,7 @@ def _pure_ends(
     for probe in probes:
         for index, scores, belongs in ((0, probe.scores, is_positive), (1, -probe.scores, ~is_positive)):
             purity, p_value = _largest_pure_end(scores, belongs, min_purity)
+            # Ends that are not pure were looked at too, so Holm has to count them.
             ends.append((probe, class_names[index], purity, p_value))
     largest: dict[str, Finding] = {}
     for (probe, class_name, purity, _), p_value in zip(ends, holm([end[3] for end in ends]), strict=True):
@@ -150,6 +154,7 @@ def _largest_pure_end(
     # Never cut between equal scores: they are ordered like the images, which is by label.
     is_cut = np.append(np.diff(scores[order]) != 0, True)
     hits, lengths = np.cumsum(belongs[order]), np.arange(1, scores.size + 1)
+    # The lower end of an interval is below its rate, so most lengths need no interval.
     for at in np.flatnonzero(is_cut & (hits >= min_purity * lengths))[::-1]:
         purity = wilson(int(hits[at]), int(lengths[at]))
         if purity.low >= min_purity:

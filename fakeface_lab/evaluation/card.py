@@ -120,6 +120,7 @@ class Card:
             "files": self.files,
             "settings": dict(self.settings),
         }
+        # Python would write a bare NaN, which is not JSON and which other readers refuse.
         return json.dumps(content, indent=2, allow_nan=False)
 
     def to_markdown(self) -> str:
@@ -169,5 +170,6 @@ def _describe(figures: Mapping[str, Any]) -> str:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    # A bar in a value, such as the text of an EXIF entry, would begin a new cell.
     cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     return [f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *cells]]

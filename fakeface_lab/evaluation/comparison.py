@@ -128,6 +128,7 @@ def mcnemar(is_correct_a: ArrayLike, is_correct_b: ArrayLike) -> PairedTest:
     b = check_mask(is_correct_b, "is_correct_b", a.size)
     num_only_a, num_only_b = int((a & ~b).sum()), int((b & ~a).sum())
     discordant = num_only_a + num_only_b
+    # Exact, because the chi-square form needs many discordant images, and two good models have few.
     p_value = float(stats.binomtest(num_only_a, discordant).pvalue) if discordant else 1.0
     return PairedTest(a.size, num_only_a, num_only_b, int((~a & ~b).sum()), p_value)
 
@@ -270,6 +271,7 @@ def _log_loss(candidate: FloatArray, reference: FloatArray, num_resamples: int) 
     differences = candidate - reference
     interval = None
     if np.ptp(differences) > 0:
+        # Without `batch` SciPy holds all resamples at once: 10,000 times the images.
         found = stats.bootstrap(
             (differences,), np.mean, n_resamples=num_resamples, batch=100, method="percentile",
             rng=np.random.default_rng(0),
@@ -302,6 +304,7 @@ def adjusted(comparisons: Sequence[Comparison]) -> list[Comparison]:
 def _min_discordant(other_p_values: Sequence[float]) -> int:
     """Return the smallest number of discordant images, all on one side, that is significant next to the others."""
     num_discordant = MIN_DISCORDANT
+    # The two-sided p-value of n images that are all on one side is 2 * 0.5 ** n.
     while holm([0.5 ** (num_discordant - 1), *other_p_values])[0] >= SIGNIFICANCE:
         num_discordant += 1
     return num_discordant

@@ -34,6 +34,7 @@ __all__ = [
 FloatMaps = NDArray[np.float32]
 
 BORDER_FRACTION = 0.15  # of the side, on each of the four sides: 51 % of the area
+# So many that 50 of them lie beyond each end of a 95 % interval.
 _NUM_RESAMPLES = 2000
 
 
@@ -55,6 +56,7 @@ def hirescam(model: "keras.Model", images: ArrayLike, batch_size: int = 32) -> F
     Raises:
         ModelError: the model does not end in such a softmax, or has no flatten layer before its dense layers.
     """
+    # Imported here, because the rest of the module needs only NumPy and should not wait seconds for TensorFlow.
     import tensorflow as tf
 
     features, margin = _split_model(model)
@@ -63,9 +65,12 @@ def hirescam(model: "keras.Model", images: ArrayLike, batch_size: int = 32) -> F
     for start in range(0, len(pixels), batch_size):
         activations = features(pixels[start : start + batch_size], training=False)
         with tf.GradientTape() as tape:
+            # A tape follows variables by itself, but these are plain tensors.
             tape.watch(activations)
             margins = margin(activations)
+        # The gradient of the sum over the batch is each image's own: in inference no layer mixes the images.
         gradients = tape.gradient(margins, activations)
+        # In float32, because a sum over channels loses its digits in bfloat16, which has eight bits for them.
         products = tf.cast(activations, tf.float32) * tf.cast(gradients, tf.float32)
         maps.append(tf.reduce_sum(products, axis=-1).numpy())
     return np.concatenate(maps)
@@ -92,6 +97,7 @@ def mean_evidence(maps: FloatMaps, labels: ArrayLike) -> FloatMaps:
         if len(own) == 0:
             raise DataError(f"no image of class {class_index} among {len(maps)} maps: give images of both classes")
         totals = own.sum(axis=(1, 2), keepdims=True)
+        # `where` leaves the skipped entries as they are in `out`, which is why that begins at 0.
         means.append(np.divide(own, totals, out=np.zeros_like(own), where=totals > 0).mean(axis=0))
     return np.stack(means)
 
@@ -142,6 +148,7 @@ def _split_model(model: "keras.Model") -> tuple["keras.Model", Callable[[ArrayLi
             f"model {model.name!r} is not a built model with two outputs: needed is a softmax over two classes; "
             "call it once on an image to build it"
         )
+    # By type, because Keras numbers its automatic names on with each model that a process builds.
     flattens = [layer for layer in model.layers if isinstance(layer, keras.layers.Flatten)]
     last = model.layers[-1]
     is_softmax = (
@@ -216,6 +223,7 @@ def explain_by_probe(probe: ProbeResult, labels: NDArray[np.int64], is_correct: 
     accuracy, majority = wilson(int(model.sum()), model.size), float(by_majority.mean())
     sees = f"A simple model that sees only {probe.sees}"
     share = explained_share(probe.accuracy.value, accuracy.value, majority)
+    # A gain that may be chance is no denominator: the share could come out at any value.
     if share is None or accuracy.low <= majority:
         sentence = (
             f"An accuracy of {accuracy} is not better than always naming the larger class ({majority:.3f}). "
@@ -261,6 +269,7 @@ def _interval(is_correct: NDArray[np.bool_]) -> Interval:
     num_images = is_correct.shape[1]
     drawn = np.random.default_rng(0).multinomial(num_images, counts / num_images, _NUM_RESAMPLES)
     probe, model, majority = kinds.astype(np.float64) @ drawn.T
+    # Resamples in which the model gains nothing have no share, so they are left out.
     has_gain = model > majority
     shares = np.clip((probe - majority)[has_gain] / (model - majority)[has_gain], 0.0, 1.0)
     low, high = np.quantile(shares, [0.025, 0.975])

@@ -42,6 +42,7 @@ _COARSE_MODES = ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (2, 1), (1, 2), (0, 3),
 _FINE_MODES = ((7, 7), (0, 7), (7, 0), (4, 4), (5, 0), (0, 5))
 _MAX_LUMA_STEP, _MAX_CHROMA_STEP = 20, 8  # largest coefficient counted
 
+# A linear model on 16x16 is right on all 1,289 documented images (docs/truth.md).
 THUMBNAIL_PX = 16
 _BORDER_CELLS = 2  # of 16 on each side: what remains of a portrait if its face is covered
 _CORNER_FRACTION = 32 / 300  # of the side
@@ -52,6 +53,7 @@ _HISTOGRAM_BINS = 16
 def spectrum_features(pixels: NDArray[np.uint8]) -> FloatArray:
     """Log of the power averaged over each ring of spatial frequency, (64,) (Durall et al. 2019, section 3)."""
     gray = _luma_and_chroma(pixels)[0]
+    # Without the mean, or the lowest ring would measure brightness, which is no forensic trace.
     power = np.abs(fft.rfft2(gray - gray.mean())) ** 2 / gray.size
     vertical, horizontal = fft.fftfreq(gray.shape[0]), fft.rfftfreq(gray.shape[1])
     radius = np.hypot(vertical[:, None], horizontal[None, :])  # cycles per pixel, 0.5 is the finest along an axis
@@ -78,6 +80,7 @@ def residual_features(pixels: NDArray[np.uint8]) -> FloatArray:
         counts += np.bincount(triple.ravel(), minlength=counts.size).reshape(counts.shape)
     counts = counts + counts[::-1, ::-1, ::-1]
     counts = counts + counts.transpose(2, 1, 0)
+    # A square root evens out the variance of counts, so that frequent patterns do not drown rare ones.
     return np.asarray(np.sqrt(counts / counts.sum()).ravel())
 
 
@@ -102,11 +105,13 @@ def level_features(pixels: NDArray[np.uint8]) -> FloatArray:
     """
     num_pixels = pixels.shape[0] * pixels.shape[1]
     counts = np.stack([np.bincount(pixels[..., channel].ravel(), minlength=256) for channel in range(3)])
+    # The floor, 9 pixels of 300x300, keeps an empty level from giving minus infinity.
     log_share = np.log(counts / num_pixels + 1e-4)
     return np.asarray((log_share[:, 1:-1] - (log_share[:, :-2] + log_share[:, 2:]) / 2).mean(axis=0))
 
 
 def _luma_and_chroma(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
+    # Pillow converts as JFIF does, so these are the planes that an earlier JPEG quantised.
     planes = np.asarray(Image.fromarray(pixels).convert("YCbCr"), dtype=np.float32)
     missing = [(0, max(0, _BLOCK_PX - side)) for side in pixels.shape[:2]]
     return tuple(np.pad(planes[..., index], missing, mode="edge") for index in range(3))
@@ -116,6 +121,7 @@ def _coefficient_shares(plane: NDArray[np.float32], modes: tuple[tuple[int, int]
     """Share of each rounded absolute value, 0 to `largest`, of each mode: flat, (len(modes) * (largest + 1),)."""
     rows, columns = (side // _BLOCK_PX for side in plane.shape)
     blocks = plane[: rows * _BLOCK_PX, : columns * _BLOCK_PX].reshape(rows, _BLOCK_PX, columns, _BLOCK_PX)
+    # JPEG first subtracts 128 from each level; that only moves the mean of a block, which no mode here uses.
     coefficients = np.abs(np.rint(fft.dctn(blocks, axes=(1, 3), norm="ortho"))).astype(np.int64)
     shares = []
     for vertical, horizontal in modes:
@@ -150,6 +156,7 @@ def feature_table(images: Images, probe: PictureProbe) -> NDArray[np.float64]:
 
 
 def _thumbnail(pixels: NDArray[np.uint8], cells: int = THUMBNAIL_PX) -> NDArray[np.uint8]:
+    # BOX averages whole cells, which cancels fine detail: a thumbnail has framing and light, but no traces.
     return np.asarray(Image.fromarray(pixels).resize((cells, cells), Image.Resampling.BOX))
 
 

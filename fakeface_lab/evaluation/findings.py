@@ -117,6 +117,7 @@ def _cases(
     wrong = "is" if is_exact else "may be"
     return [
         (
+            # Two different pictures may look the same, so that their labels may both be right.
             "fail" if is_exact else "warn",
             "two labels",
             of_kind & is_cross_class,
@@ -124,6 +125,7 @@ def _cases(
         ),
         (
             "fail",
+            # Look-alikes too: what is confirmed on the pixels was learned in training, however the file was saved.
             "straddle",
             of_kind & is_straddling,
             "but are in different splits: the model is tested on pictures it was trained on",
@@ -144,6 +146,7 @@ def _same_pictures(
     kinds: dict[tuple[int, int], _Kind] = {
         (int(i), int(j)): "near" for i, j in zip(pairs["first"], pairs["second"], strict=True)
     }
+    # The strongest kind last, because each update overwrites weaker ones.
     kinds.update(dict.fromkeys(_equal_pairs(pixel_digests), "pixels"))
     kinds.update(dict.fromkeys(_equal_pairs(file_digests), "file"))
     ordered = sorted(kinds)
@@ -192,9 +195,11 @@ def likely_wrong_labels(
         return nobody
     positive = np.mean(voting, axis=0)
     own, other = np.where(is_positive, [positive, 1 - positive], [1 - positive, positive])
+    # If the probes rank this poorly, most contradictions are their own errors.
     if roc_auc_score(is_positive, positive) < min_auc:
         return nobody
     usual = np.array([own[is_positive].mean(), own[~is_positive].mean()])
+    # An average may lie below one half, where an image's own label is still the likelier one.
     is_suspect = (other >= usual[1 - labels]) & (other > own)
     rows = np.flatnonzero(is_suspect)
     rows = rows[np.argsort(own[rows], kind="stable")]
@@ -252,6 +257,8 @@ def pure_slice_findings(
     pure: dict[str, list[dict[str, Any]]] = {}
     for (column, value, inside), p_value in zip(slices, holm(tests), strict=True):
         purity = wilson(int(inside.max()), int(inside.sum()))
+        # Purity alone would report any slice of a class that dominates the set, the p-value alone any large slice with
+        # a slight surplus.
         if purity.low >= min_purity and p_value <= significance:
             class_name = class_names[int(inside.argmax())]
             row = {"value": value, "class": class_name, "holm_p": p_value, **purity.metrics("purity")}
@@ -264,12 +271,15 @@ def slice_names(column: pd.Series) -> pd.Series:
 
     Missing values form a slice of their own, "missing".
     """
+    # To pandas a bool is numeric, but it has two values and no tenths.
     is_number = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
     if not is_number:
         return column.astype("object").where(column.notna(), "missing").map(str)
     if column.nunique() <= _MAX_VALUES:
         return column.map(lambda value: "missing" if pd.isna(value) else f"{value:g}")
+    # If many values are equal, as the saturation of gray pictures, several edges coincide.
     tenths = pd.qcut(column, 10, duplicates="drop")
+    # pandas moves the first edge below the smallest value: a saturation of 0 becomes -0.001.
     names = [f"from {max(tenth.left, column.min()):.4g} to {tenth.right:.4g}" for tenth in tenths.cat.categories]
     return tenths.cat.rename_categories(names).astype("object").where(column.notna(), "missing")
 

@@ -104,6 +104,7 @@ def metric_key(name: str) -> str:
     Raises:
         ConfigError: the name has no letter or digit.
     """
+    # MLflow refuses most other characters in a metric's name; both its check and `\w` allow letters of any alphabet.
     key = re.sub(r"\W+", "_", name.lower()).strip("_")
     if not key:
         raise ConfigError(f"{name!r} has no letter or digit to name a metric by; rename the class or group")
@@ -175,6 +176,7 @@ def wilson(num_correct: int, num_total: int, confidence: float = 0.95) -> Rate:
         raise DataError(f"a rate over {num_total} images does not exist; pass at least one image")
     if not 0 <= num_correct <= num_total:
         raise DataError(f"{num_correct} of {num_total} images is not a rate, allowed is 0 to {num_total}")
+    # SciPy's default is the exact interval (Clopper-Pearson), which is wider than its confidence requires.
     interval = stats.binomtest(num_correct, num_total).proportion_ci(confidence, method="wilson")
     value = num_correct / num_total
     # At rates of 0 and 1 one end equals the rate, except for the last bit.
@@ -219,6 +221,7 @@ def bootstrap_interval(
         return None
 
     def of_resample(positive_scores: FloatArray, negative_scores: FloatArray) -> float:
+        # The sizes are those of this call: for the acceleration of BCa, SciPy also leaves out one image at a time.
         drawn = np.concatenate([positive_scores, negative_scores])
         return float(statistic(np.arange(drawn.size) < positive_scores.size, drawn))
 
@@ -230,12 +233,13 @@ def bootstrap_interval(
             (positives, negatives),
             of_resample,
             n_resamples=num_resamples,
-            vectorized=False,
+            vectorized=False,  # scikit-learn's scores take one resample at a time
             confidence_level=confidence,
             method="BCa",
             rng=np.random.default_rng(seed),
         )
     low, high = (float(end) for end in result.confidence_interval)
+    # If all resamples agree, BCa gives NaN, which fails this comparison too.
     return Interval(low, high) if low < high else None
 
 

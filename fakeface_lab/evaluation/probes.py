@@ -90,6 +90,7 @@ def run_probes(
         scores = _out_of_fold(_linear(), feature_table(images, probe), is_positive, folds)
         results.append(_result(probe.name, probe.kind, probe.sees, is_positive, scores))
     if properties is not None:
+        # Apart, so that a finding says whether the colours or the way of saving give the label away.
         colour = properties[[column for column in properties if column in _COLOUR_COLUMNS]]
         rest = properties[[column for column in properties if column not in _COLOUR_COLUMNS]]
         for name, sees, table in [
@@ -128,17 +129,21 @@ def probe_on_split(
     Raises:
         DataError: different lengths, labels other than 0 and 1, or a class with a single training picture.
     """
+    # Few, because a run waits for them; they only pick the probe, whose figure comes from the test split.
     num_folds = 3
     _check(len(test_images), test_labels)
+    # Without groups: a look-alike in two folds can mislead the pick, but not the figure.
     folds = stratified_folds(train_labels, np.arange(len(train_labels)), min(num_folds, _smallest(train_labels)))
     _check(len(train_images), train_labels, folds)
     is_positive = positives(train_labels)
     candidates: list[tuple[str, str, Any, FloatArray, Callable[[Images], FloatArray]]] = [
         (probe.name, probe.sees, _linear(), feature_table(train_images, probe), partial(feature_table, probe=probe))
         for probe in PICTURE_PROBES
+        # A forensic trace may well be what a model should find, so it does not explain an accuracy away.
         if probe.kind == "shortcut"
     ]
     if properties is not None:
+        # Both parts at once, so that they get the same columns for the same texts.
         table = _numeric(properties)
         train, test = table[: len(train_labels)], table[len(train_labels) :]
         candidates.append(("file", _FILE_SEES, _boosted(seed=0), train, lambda _: test))
@@ -180,6 +185,7 @@ def stratified_folds(labels: IntArray, groups: IntArray, num_folds: int = 5, see
 
 def mean_faces(images: Images, labels: IntArray) -> FloatArray:
     """Mean picture of each class, float64 (2, H, W, 3), 0 to 255, in the order of the class index."""
+    # Picture by picture: selecting a class of a memory-mapped set would copy half of it into memory.
     sums = np.zeros((2, *np.shape(images[0])))
     for pixels, label in zip(images, labels, strict=True):
         sums[label] += pixels
@@ -200,6 +206,7 @@ def thumbnail_weights(images: Images, labels: IntArray) -> FloatArray:
 
 
 def _linear() -> Any:
+    # The scaler belongs to the model, so that each fold is scaled by its own training pictures only.
     return make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=2000))
 
 
@@ -225,6 +232,7 @@ def _out_of_fold(model: Any, table: FloatArray, is_positive: BoolArray, folds: I
 
 
 def _majority(is_positive: BoolArray, folds: IntArray) -> ProbeResult:
+    # Fold by fold like every probe, so that this one does not know the class sizes of the fold it scores either.
     scores = np.zeros(len(folds))
     for fold in np.unique(folds):
         scores[folds == fold] = is_positive[folds != fold].mean()

@@ -134,6 +134,7 @@ def selection_corrected(
         left_out = times_drawn == 0
         if not left_out.any():  # possible with a handful of images
             continue
+        # Sums, not means: those of 0/1 scores are whole numbers, so that columns that tie are equal to the last bit.
         in_bag = times_drawn @ gains
         left_out_scores.append(matrix[left_out][:, in_bag == in_bag.max()].mean())
     low, high = np.quantile(left_out_scores, [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0])

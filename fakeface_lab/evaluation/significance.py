@@ -19,6 +19,7 @@ SIGNIFICANCE = 0.05
 # Of two equal configurations 4.3 % get a false verdict with two seeds per side, 0.6 % with three (docs/truth.md).
 MIN_CONFIGURATION_SEEDS = 3
 
+# Probability left out at each end of the number of discordant images; no printed digit depends on it.
 _NEGLIGIBLE = 1e-9
 _NUM_RESAMPLES = 9_999  # with up to seven seeds per side there are fewer permutations, and the test is exact
 
@@ -52,6 +53,7 @@ def mcnemar_power(num_images: int, error_rate_a: float, error_rate_b: float, alp
     if only_a + only_b == 0:
         return 0.0
     low, high = (int(binom.ppf(share, num_images, only_a + only_b)) for share in (_NEGLIGIBLE, 1 - _NEGLIGIBLE))
+    # From 1, because without a discordant image nothing is significant.
     num_discordant = np.arange(max(low, 1), high + 1)
     # Largest number of images that only B has right with a two-sided p-value still below alpha; -1 if there is none.
     most: FloatArray = np.asarray(binom.ppf(alpha / 2, num_discordant, 0.5) - 1)
@@ -115,6 +117,7 @@ class SeedTest:
     @property
     def is_apart(self) -> bool:
         """Whether the sides differ by more than their own seeds do; always true with a single seed per side."""
+        # The smallest possible p-value is computed in two ways, which may differ in the last bit.
         return self.num_seeds == 1 or self.p_value <= self.max_p_value + 1e-12
 
     def sentence(self, figure: str, candidate: str, reference: str) -> str:
@@ -155,6 +158,8 @@ def seed_test(candidate: ArrayLike, reference: ArrayLike) -> SeedTest:
         )
     p_value = 1.0
     if a.size > 1:
+        # Permuted ranks, because SciPy's exact Mann-Whitney test ignores ties, and seeds tie: the documented ones have
+        # 2, 2, 0, 11 and 1 errors. A rank also keeps a collapsed seed from outweighing all others.
         ranks: FloatArray = stats.rankdata(np.concatenate([a, b]))
         p_value = float(
             stats.permutation_test(
@@ -184,5 +189,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     order = np.argsort(values, kind="stable")
     factors = np.arange(values.size, 0, -1)
     adjusted = np.empty_like(values)
+    # A larger p-value may have the smaller product; adjusted ones must keep the order.
     adjusted[order] = np.minimum(np.maximum.accumulate(values[order] * factors), 1.0)
     return [float(value) for value in adjusted]

@@ -1,5 +1,6 @@
 """All figures, by what they show; every function returns a matplotlib Figure and writes nothing."""
 
+# Nothing here uses pyplot, which keeps every figure in memory until it is closed and looks for a display.
 __all__ = ["CLASS_COLOURS", "FIGURE_DPI", "SIGNED_COLOURS"]
 
 FIGURE_DPI = 100

@@ -59,7 +59,11 @@ def thumbnail_weights_figure(weights: ArrayLike, class_names: Sequence[str]) -> 
         _draw_signed(panel, layer)
         panel.set(title=name, xticks=[], yticks=[])
     bar = figure.colorbar(
-        ScalarMappable(Normalize(-1, 1), SIGNED_COLOURS), ax=list(panels), shrink=0.7, ticks=[-1, 0, 1]
+        # Each panel has a scale of its own, so the bar says only which side is which.
+        ScalarMappable(Normalize(-1, 1), SIGNED_COLOURS),
+        ax=list(panels),
+        shrink=0.7,
+        ticks=[-1, 0, 1],
     )
     bar.ax.set_yticklabels([f"bright: {class_names[1]}", "0", f"bright: {class_names[0]}"])
     return figure

@@ -40,6 +40,7 @@ def image_gallery(
     num_rows = -(-len(pixels) // num_columns)
     figure = Figure(figsize=(1.7 * num_columns, 2.1 * num_rows + (0.4 if title else 0.0)), layout="constrained")
     panels = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
+    # Not strict: the last row may have panels to spare.
     for index, (panel, image, caption) in enumerate(zip(panels, pixels, captions, strict=False)):
         panel.imshow(image)
         panel.set_xlabel(caption, fontsize=7)
@@ -142,8 +143,10 @@ def _draw_overlay(panel: Axes, image: ArrayLike, values: ArrayLike) -> None:
     largest = np.abs(values).max()
     scaled = np.asarray(values) / largest if largest > 0 else np.asarray(values)
     panel.imshow(np.asarray(image).mean(axis=-1), cmap="gray")
+    # The frame of the picture below: `imshow` puts the centres of pixels on whole numbers.
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
     panel.imshow(
+        # The square root keeps weak evidence visible, which would otherwise fade into the gray.
         scaled, cmap=SIGNED_COLOURS, vmin=-1, vmax=1, alpha=np.abs(scaled) ** 0.5 * 0.9, extent=extent,
         interpolation="nearest",
     )  # fmt: skip

@@ -153,6 +153,7 @@ def robustness_curves(table: pd.DataFrame, class_names: Sequence[str]) -> Figure
 
 
 def _draw_family(panel: Axes, rows: pd.DataFrame, clean: pd.DataFrame, class_names: Sequence[str]) -> None:
+    # At equal distances: to scale, JPEG 95 and 90 would nearly coincide.
     places = np.arange(len(rows))
     for offset, name, colour in zip((-0.06, 0.06), class_names, CLASS_COLOURS, strict=True):
         recall = f"recall_{name}"
@@ -171,5 +172,6 @@ def _draw_family(panel: Axes, rows: pd.DataFrame, clean: pd.DataFrame, class_nam
                 markersize=4,
                 label=name,
             )
+    # A level of 0 belongs to a change without levels, such as gray.
     panel.set_xticks(places, [f"{level:g}" if level else "" for level in rows["level"]])
     panel.set_xlim(-0.5, len(rows) - 0.5)

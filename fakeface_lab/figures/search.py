@@ -33,6 +33,7 @@ def history_figure(
     values = np.array([math.nan if score is None else score for score in scores], dtype=np.float64)
     trials = np.arange(len(values))
     has_score = np.isfinite(values)
+    # Unlike `minimum` and `maximum` these skip NaN: a failed trial must not erase the best so far.
     running = np.fmin.accumulate(values) if direction == "min" else np.fmax.accumulate(values)
     axes.plot(trials[has_score], values[has_score], "o", color=TRIAL_COLOUR, label="trial")
     axes.step(trials, running, where="post", color=BEST_COLOUR, label="best so far")
@@ -40,6 +41,7 @@ def history_figure(
         axes.axhline(values[0], color=TRIAL_0_COLOUR, linestyle=":", label=f"{trial_0}: {values[0]:.4f}")
     if not has_score.all():
         failed = trials[~has_score]
+        # Its height is a fraction of the axis, because there is no score to put it at.
         at_foot = axes.get_xaxis_transform()
         axes.plot(failed, np.full(len(failed), 0.03), color=FAILED_COLOUR, transform=at_foot, label="without a score")
     found = values[has_score]
@@ -65,6 +67,7 @@ def importance_figure(
     """
     figure = Figure(figsize=(8, max(2.5, 1.2 + 0.45 * len(names))), layout="constrained")
     axes = figure.add_subplot()
+    # `barh` draws from the bottom, so the largest comes last.
     order = np.argsort(means, kind="stable")
     axes.barh(
         [names[index] for index in order],

@@ -26,11 +26,13 @@ PADDING_GRAY = 128  # of 0..255: the canvas around a shrunken image
 
 def _jpeg(image: Pixels, quality: float) -> Pixels:
     buffer = io.BytesIO()
+    # Pillow's default also halves the resolution of the chroma (4:2:0); here that is part of saving again.
     Image.fromarray(image).save(buffer, "JPEG", quality=int(quality))
     return np.asarray(Image.open(buffer))
 
 
 def _blur(image: Pixels, sigma_px: float) -> Pixels:
+    # SciPy as in UniversalFakeDetect, because Pillow's GaussianBlur approximates a Gaussian by box filters.
     blurred = gaussian_filter(image.astype(np.float32), sigma=(sigma_px, sigma_px, 0), mode="nearest")
     return np.rint(blurred).astype(np.uint8)
 
@@ -38,6 +40,7 @@ def _blur(image: Pixels, sigma_px: float) -> Pixels:
 def _rescale(image: Pixels, factor: float) -> Pixels:
     height, width = image.shape[:2]
     small = (max(1, round(width * factor)), max(1, round(height * factor)))
+    # Pillow's filter widens when it shrinks, so that what is lost is detail and nothing is added by aliasing.
     shrunk = Image.fromarray(image).resize(small, Image.Resampling.BILINEAR)
     return np.asarray(shrunk.resize((width, height), Image.Resampling.BILINEAR))
 
@@ -54,6 +57,7 @@ def _shift(image: Pixels, percent: float, *, down: bool = True, right: bool = Tr
     """Move the content and fill the gap by repeating its edge."""
     height, width = image.shape[:2]
     rows, columns = round(height * percent / 100), round(width * percent / 100)
+    # Not with zeros: a black bar would be a second change.
     padded = np.pad(image, ((rows, rows), (columns, columns), (0, 0)), mode="edge")
     top, left = 0 if down else 2 * rows, 0 if right else 2 * columns
     return padded[top : top + height, left : left + width]
@@ -79,6 +83,8 @@ def _pad(image: Pixels, percent: float, mode: Literal["constant", "edge", "symme
 
 def _noise(image: Pixels, sigma: float) -> Pixels:
     """Add Gaussian noise seeded by the picture's content, so that it does not depend on what else is scored."""
+    # Not `hash()`, which differs from process to process. A mirrored picture is a view with a negative step, which has
+    # no single block of bytes to digest.
     seed = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
     rng = np.random.default_rng(int.from_bytes(seed, "little"))
     noise = rng.standard_normal(image.shape, dtype=np.float32)
@@ -88,12 +94,14 @@ def _noise(image: Pixels, sigma: float) -> Pixels:
 
 def _rotate(image: Pixels, degrees: float) -> Pixels:
     """Rotate counter-clockwise about the centre and fill the corners with the reflected picture."""
+    # Linear, because SciPy's default, a cubic spline, overshoots at edges, and uint8 would wrap around.
     turned = rotate(image, degrees, axes=(1, 0), reshape=False, order=1, mode="reflect", output=np.float32)
     return np.rint(turned).astype(np.uint8)
 
 
 def _rescale_jpeg(image: Pixels, quality: float) -> Pixels:
     height, width = image.shape[:2]
+    # In the order of a social network, which scales down what is uploaded and then compresses it.
     small = Image.fromarray(image).resize((max(1, width // 2), max(1, height // 2)), Image.Resampling.BILINEAR)
     saved = Image.fromarray(_jpeg(np.asarray(small), quality))
     return np.asarray(saved.resize((width, height), Image.Resampling.BILINEAR))
@@ -118,6 +126,7 @@ CHANGES: Mapping[str, Callable[[Pixels, float], Pixels]] = {
     "crop": _crop,
     "pad": _pad,
     "noise": _noise,
+    # Blur before JPEG, as in CNNDetection and UniversalFakeDetect; SIDBench also combines sigma 2 with JPEG.
     "blur_jpeg": lambda image, quality: _jpeg(_blur(image, 2), quality),
     "rescale_jpeg": _rescale_jpeg,
     "rotate": _rotate,
@@ -126,6 +135,7 @@ CHANGES: Mapping[str, Callable[[Pixels, float], Pixels]] = {
     "shift_up_left": partial(_shift, down=False, right=False),
     "shift_up_right": partial(_shift, down=False),
     "shift_down_left": partial(_shift, right=False),
+    # Both without a gray frame, which tells the effect of the frame from that of the smaller face.
     "pad_edge": partial(_pad, mode="edge"),
     "pad_reflect": partial(_pad, mode="symmetric"),
 }

@@ -220,6 +220,7 @@ def _resampled_differences(
 def _of_seeds(scores: FloatArray, truth: BoolArray, objective: str) -> FloatArray:
     """Return the objective of each seed, (K,), from scores (K, C, N)."""
     once = np.ones((1, truth.size))
+    # Not averaged like the sides: each seed has a worst condition of its own.
     balanced = [balanced_accuracies(once, are_correct(own, truth), truth)[0] for own in scores]
     return objective_of(np.stack(balanced), objective)
 

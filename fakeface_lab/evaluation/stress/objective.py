@@ -70,6 +70,7 @@ def stress_selection_corrected(
 
     held_out, drawn = _hold_out(truth, num_resamples, rng), resample(truth, num_resamples, rng)
     left_out = (drawn == 0).astype(np.float64)
+    # A resample may draw each image of a small class, which leaves none of it to score.
     usable = left_out[:, truth].any(axis=1) & left_out[:, ~truth].any(axis=1)
     low, high = np.quantile(picked(drawn[usable], left_out[usable]), [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
     naive = objective_of(
@@ -87,6 +88,7 @@ def _hold_out(truth: BoolArray, num_splits: int, rng: np.random.Generator) -> Fl
     held_out = np.zeros((num_splits, truth.size))
     for of_class in (truth, ~truth):
         rows = np.flatnonzero(of_class)
+        # `permuted` shuffles each row differently, `shuffle` all rows in the same way.
         order = rng.permuted(np.tile(rows, (num_splits, 1)), axis=1)
         chosen = order[:, : max(1, round(_HELD_OUT_FRACTION * rows.size))]
         np.put_along_axis(held_out, chosen, 1.0, axis=1)
@@ -108,6 +110,7 @@ def _picked(in_bag: FloatArray, out_of_bag: FloatArray, objective: str) -> Float
 
 def resample(truth: BoolArray, num_resamples: int, rng: np.random.Generator) -> FloatArray:
     """Return how often each image is drawn, (num_resamples, N); the class sizes stay."""
+    # Counts instead of row numbers: scoring all resamples is then one matrix product, and no score is copied.
     times_drawn = np.empty((num_resamples, truth.size))
     for of_class in (truth, ~truth):
         size = int(of_class.sum())
@@ -133,6 +136,7 @@ def objective_of(balanced: FloatArray, objective: str) -> FloatArray:
 
 def are_correct(scores: FloatArray, truth: BoolArray) -> FloatArray:
     """Return 1 for right decisions, else 0: (N, K) from scores (K, N)."""
+    # Floats, because NumPy passes only products of floats on to BLAS.
     correct: FloatArray = ((scores > THRESHOLD) == truth).T.astype(np.float64)
     return correct
 
