@@ -90,6 +90,7 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
         mlflow_run.log_start(run, params, images, settings.model_dump(), num_threads)
         test_set = seal_key(images.digest, split.name, split.seed)
         if split.test_is_validation:
+            # Before the training: a run that is killed in its first epoch may have looked at them too.
             record_opening(run, test_set, "each epoch")
         outcome = read_whole_outcome(run.folder)
         if outcome is None:

@@ -59,6 +59,7 @@ def run_compare(settings: CompareSettings) -> CompareResult:
         for reason in left_out:
             console.print(f"left out  {reason}", style="dim")
         return CompareResult()
+    # A search alone is compared within itself; next to other runs, its best stands for it.
     if len(settings.runs) == 1:
         search = find_run(store, settings.runs[0])
         if search.data.tags.get("role") == "search":

@@ -113,6 +113,7 @@ def _parse_words(parser: ArgumentParser, words: Sequence[str], namespace: Namesp
     pydantic-settings would split them at commas and interpret quotes and brackets, which names of files may contain.
     """
     parsed = ArgumentParser.parse_args(parser, words, namespace)
+    # argparse has no public list of its arguments.
     for action in parser._actions:
         value = getattr(parsed, action.dest, None)
         if not action.option_strings and isinstance(value, list):
@@ -126,6 +127,7 @@ def _check_environment(settings_class: type[Settings]) -> None:
     for variable in os.environ:
         name = variable.removeprefix(ENV_PREFIX).lower()
         if variable.startswith(ENV_PREFIX) and name not in known:
+            # A high cutoff: a variable that is merely similar may belong to another program.
             for match in difflib.get_close_matches(name, known, n=1, cutoff=0.8):
                 raise ConfigError(f"{variable}: unknown variable; did you mean {ENV_PREFIX}{match.upper()}?")
 
@@ -140,6 +142,7 @@ def _add_ranges(model: type[BaseModel]) -> None:
             if hasattr(limit, kind)
         ]
         explained = ", ".join(limits)
+        # Fields are shared by all loads of a process: without the check, each load would add the range once more.
         if not (field.description or "").endswith(explained):
             field.description = f"{field.description}; {explained}"
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
@@ -154,6 +157,7 @@ def _config_file(settings_class: type[Settings], command_line: dict[str, Any]) -
     if not path.is_file():
         raise ConfigError(f"--config {path}: no such file; see experiments/ for examples")
     try:
+        # Parsed here first, because pydantic-settings raises the parser's bare error, without the name of the file.
         with path.open("rb") as file:
             tomllib.load(file)
     except (ValueError, OSError) as err:  # TOMLDecodeError, not UTF-8, or no permission
@@ -167,6 +171,7 @@ def _describe_error(settings_class: type[BaseModel], problem: ErrorDetails) -> s
     key = ".".join(location)
     if problem["type"] != "extra_forbidden":
         allowed = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        # If a key is missing or a whole table is wrong, the input is the table.
         value = "" if isinstance(problem["input"], dict) else f" = {problem['input']!r}"
         return f"{key}{value}: {allowed}" if key else allowed
     parent = key.rpartition(".")[0]

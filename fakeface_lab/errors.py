@@ -18,6 +18,7 @@ __all__ = [
 
 def without_credentials(text: str) -> str:
     """Return a text with the user and password of every address in it replaced by `***`."""
+    # Greedy up to the last @, because a password may contain one.
     return re.sub(r"(?<=://)[^/\s]+@", "***@", text)
 
 

@@ -71,6 +71,7 @@ def run_evaluation(settings: EvaluateSettings) -> EvaluationResult:
         parent_run_id=found.run.info.run_id,
     )
     with run.ending():
+        # Before the images are scored: a killed evaluation may have seen them too.
         seal = chosen.open(run)
         if seal:
             say("seal", seal)

@@ -89,6 +89,7 @@ class _Pickler(cloudpickle.Pickler):
         self._paths: dict[int, tuple[str, npt.NDArray[Any]]] = {}
 
     def persistent_id(self, obj: object) -> tuple[str, str | FileView] | None:
+        # An array of objects holds memory addresses, which mean nothing in another process.
         if not isinstance(obj, np.ndarray) or obj.nbytes < _MAPPED_BYTES or obj.dtype.hasobject:
             return None
         view = file_view(obj)
@@ -98,6 +99,7 @@ class _Pickler(cloudpickle.Pickler):
             path = self._folder / f"array-{self._num_files}.npy"
             self._num_files += 1
             np.save(path, obj)
+            # With the array itself: while it lives, its id cannot become that of another array.
             self._paths[id(obj)] = (str(path), obj)
         return ("npy", self._paths[id(obj)][0])
 

@@ -69,6 +69,7 @@ def run_prediction(settings: PredictSettings) -> Predictions:
     set_up_process(settings.threads)
     found = find_model(open_for_models(settings.tracking_uri, find_project()), settings.model)
     warnings = reliability_warnings(found)
+    # Before any probability, and on stderr, so that the JSON on stdout stays valid.
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     model = load_tracked_model(found)

@@ -54,6 +54,7 @@ def print_places(store: _Store, run_name: str, run_id: str) -> None:
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
 _STOPPED = "stopped; finished work is kept"
+# 128 + the number of the signal, as a shell reports it.
 EXIT_BUG, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 130, 143
 
 
@@ -72,6 +73,7 @@ def run_program(
         argv: the command line; None for that of this process.
     """
     words = sys.argv[1:] if argv is None else argv
+    # Read before the settings are, so that an error in the settings can have its traceback too.
     debug = "--debug" in words
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -100,6 +102,7 @@ def run_program(
         print("error: internal error; please report it with the traceback above", file=sys.stderr)
         return EXIT_BUG
     finally:
+        # The caller may be a notebook or a test that lives on.
         signal.signal(signal.SIGTERM, handler_before)
 
 

@@ -83,6 +83,7 @@ def run_finals(
         for seed in seeds
         for side, trial in sides.items()
     }
+    # Before the retraining, which scores the test images: a process that is killed in it may have seen them.
     record_opening(ledger.parent, test_set, f"trial {best.record.sequence}, seeds {seeds.start} to {seeds.stop - 1}")
     retraining = _Retraining(ledger, work, make_engine, assignments, show)
     retraining.run()
@@ -114,6 +115,7 @@ class _Retraining(Driver[LedgerRun]):
             return None
         child, assignment = self._waiting.popleft()
         if child.run.info.status == "FAILED":  # by an earlier process
+            # Rerunning the command is the user's retry, so the attempts count from zero again.
             child = self.ledger.set_tags(child, {"num_starts": "0", "num_deaths": "0"})
         return child, assignment
 
@@ -124,6 +126,7 @@ class _Retraining(Driver[LedgerRun]):
     def fail(self, child: LedgerRun, reason: str) -> None:
         """End the run as failed, and the search with it."""
         parent = self.ledger.parent
+        # Parameters that are still on their way would never be written: no restart repeats the writes of a failed run.
         self.uploads.wait_for(child)
         stored = StoredRun(parent.store, parent.writer, child.run)
         stored.set_tags({"status_reason": reason})
@@ -255,6 +258,7 @@ def _plan(store: Store, finals: Finals, name: str, objective: str) -> dict[str, 
     if champion is None and finals.documented:
         champion = aliases[CHAMPION] = _version(store, name, finals.documented)
         reason = f"version {champion}, the documented configuration, is the first champion"
+    # The champion of an earlier search may be stronger than the documented one, which the verdict is about.
     if champion is not None and champion != candidate:
         verdict = _challenge(store, name, finals.best, champion, objective)
         if verdict == "better":
@@ -283,6 +287,8 @@ def _challenge(store: Store, name: str, best: Sequence[Run], champion: int, obje
 
 def _version(store: Store, name: str, runs: Sequence[Run]) -> int:
     """Return the version of the first seed's model, created if needed, and record on it which runs were judged."""
+    # Not the seed with the best test score, which would be another selection, and not an average over all seeds, which
+    # would multiply the memory and time of each prediction.
     first = runs[0]
     version = register_version(store, name, first.info.run_id)
     if version is None:

@@ -62,6 +62,7 @@ def training_batches(
     index = tf.data.Dataset.from_generator(
         batches, output_signature=(members, tf.TensorSpec((), tf.int64), members)
     )  # fmt: skip
+    # One batch ahead hides the reading; each further one would hold 35 MB (32 float32 images of 300 px).
     return _untuned(index.map(batch, num_parallel_calls=1, deterministic=True).prefetch(1))
 
 
@@ -108,6 +109,7 @@ def _loader(
 
     def load(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         raw = tf.numpy_function(read, [rows], tf.uint8, stateful=False)
+        # `gather` does not take uint8 as indices.
         images = tf.gather(scale, tf.cast(raw, tf.int32))
         return tf.ensure_shape(images, shape), tf.one_hot(tf.gather(known_labels, rows), 2)
 
@@ -176,6 +178,7 @@ def train(
         TrainingDivergedError: the loss became NaN or infinite; the message names epoch and step.
     """
     values = training.hyperparameters
+    # A pass over the validation images after each epoch costs 4.8 % of the epoch (docs/truth.md), so only if needed.
     score = None
     if validation_rows is not None and training.picks_epoch:
         score = partial(_positive_scores, pixels=pixels, rows=validation_rows)
@@ -193,6 +196,7 @@ def train(
             batches,
             initial_epoch=done,
             epochs=training.epochs,
+            # One data set holds all epochs in a row, each in its own order, so `fit` must be told where an epoch ends.
             steps_per_epoch=math.ceil(len(train_rows) / values.batch_size),
             validation_data=validation,
             callbacks=[recorder],

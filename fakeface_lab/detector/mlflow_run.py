@@ -88,6 +88,7 @@ def open_run(
         writer,
         name,
         {**tags, "fingerprint": fingerprint(facts)},
+        # MLflow's own convention: the launching program has already created the run.
         existing_run_id=os.environ.get("MLFLOW_RUN_ID"),
     )
 
@@ -118,6 +119,7 @@ def log_start(
     """Log what is known before the first epoch: parameters, data set, settings, versions, machine."""
     run.log_params(params)
     log_data(run, images)
+    # Artifacts, because as parameters they would fill MLflow's table of runs with constants.
     environment = {"packages": package_versions(), "host": host_facts(), "num_threads": num_threads}
     run.log_text(json.dumps(dict(settings), indent=2, default=str), "settings.json")
     run.log_text(json.dumps(environment, indent=2), "environment.json")

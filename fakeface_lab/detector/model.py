@@ -25,6 +25,7 @@ def build_model(hp: keras_tuner.HyperParameters) -> keras.Model:
     """
     documented = Hyperparameters()
     size_px = int(hp.Fixed("image_size", DOCUMENTED_IMAGE_SIZE_PX))
+    # Dropout as well: each layer draws the seed of its own generator when it is created.
     keras.utils.set_random_seed(int(hp.Fixed("seed", 0)))
     dtype = hp.Fixed("precision", documented.precision)
     conv_dropout = float(hp.Fixed("conv_dropout", documented.conv_dropout))
@@ -40,6 +41,7 @@ def build_model(hp: keras_tuner.HyperParameters) -> keras.Model:
                 dtype=dtype,
                 name="conv2d",
             ),
+            # Layers of their own, as documented; inside the convolutions the summary would not have its 14 layers.
             layers.Activation("relu", dtype=dtype, name="activation"),
             layers.MaxPooling2D(2, dtype=dtype, name="max_pooling2d"),
             layers.Dropout(conv_dropout, dtype=dtype, name="dropout"),
@@ -54,6 +56,7 @@ def build_model(hp: keras_tuner.HyperParameters) -> keras.Model:
             layers.MaxPooling2D(2, dtype=dtype, name="max_pooling2d_1"),
             layers.Dropout(conv_dropout, dtype=dtype, name="dropout_1"),
             layers.Flatten(dtype=dtype, name="flatten"),
+            # 46,080,000 of the 46,099,778 parameters: 75 * 75 * 64 inputs to each of 128 units.
             layers.Dense(int(hp.Fixed("dense_units", documented.dense_units)), dtype=dtype, name="dense"),
             layers.Activation("relu", dtype=dtype, name="activation_2"),
             layers.Dropout(float(hp.Fixed("dense_dropout", documented.dense_dropout)), dtype=dtype, name="dropout_2"),
@@ -92,6 +95,7 @@ ZOOM_RANGE = 0.2  # zoom factors are drawn from 1 - 0.2..1 + 0.2, separately per
 FLIP_PROBABILITY = 0.5
 
 MAX_STRENGTH = 2.0
+# Rotation, shear, two shifts, two zooms, flip.
 NUM_DRAWS = 7
 
 
@@ -133,6 +137,8 @@ def augment_batch(images: tf.Tensor, seeds: tf.Tensor, strength: float = 1.0) ->
         return images
     shape = tf.shape(images)
     transforms = affine_transforms(seeds, shape[1], shape[2], strength)
+    # Not Keras's random layers: on a CPU they take longer than the training step, and what they draw depends on all
+    # earlier draws, which a resumed training has not made.
     resampled = tf.raw_ops.ImageProjectiveTransformV3(
         images=tf.cast(images, tf.float32),  # on uint8 the kernel truncates instead of rounding
         transforms=transforms,
@@ -157,6 +163,7 @@ def affine_transforms(seeds: tf.Tensor, height_px: int, width_px: int, strength:
     # float64 up to the last line: vectorized and scalar sines differ in the last bit, so in float32 an image would
     # depend on its position in the batch and on eager or graph execution.
     draws = tf.map_fn(
+        # One call per image, because `stateless_uniform` takes a single seed.
         lambda seed: tf.random.stateless_uniform([NUM_DRAWS], seed, dtype=tf.float64),
         seeds,
         fn_output_signature=tf.float64,

@@ -101,6 +101,8 @@ class TrainingProgress:
     def step_ended(self, epoch: int, step: int, num_steps: int) -> None:
         """Update the status line."""
         done = (epoch - 1) * num_steps + step
+        # The clock starts after the first step of this process, which traces the graph (1.8 s); steps before a restart
+        # took no time here.
         if self._steps_before is None:
             self._steps_before, self._started = done, time.monotonic()
         measured = done - self._steps_before
@@ -191,6 +193,7 @@ _FLOP_PER_SEC_AND_THREAD = 65e9
 _OVERHEAD_SECS = 5.0
 
 
+# Enough for an estimate that is within a factor of two anyway.
 _NUM_SAMPLES = 200
 _WEIGHT_BYTES, _CHECKPOINT_BYTES = 4, 16  # float32; with Adam's two moments and the weights of the best epoch
 
@@ -253,6 +256,7 @@ def plan_search(settings: TuneSettings, template: keras_tuner.Oracle, num_images
         kept = 1 if settings.keep_models == "best" else min(kept, int(settings.keep_models.removeprefix("top-")))
     num_checkpoints = settings.workers
     if isinstance(template, kt_oracles.HyperbandOracle):
+        # Any trial of a round may be promoted, and then resumes from its checkpoint.
         num_checkpoints += max(template._get_size(bracket, 0) for bracket in range(template._get_num_brackets()))
     return Plan(
         num_trials,
@@ -267,6 +271,7 @@ def plan_search(settings: TuneSettings, template: keras_tuner.Oracle, num_images
 
 
 def _epoch_secs(values: Hyperparameters, image_size_px: int, num_train: float, num_threads: int) -> float:
+    # 27 and 9: kernels of 3 x 3 pixels, over three channels at first. The last layer, of two units, is negligible.
     size, f1, f2 = image_size_px, values.filters_1, values.filters_2
     multiplications = 27 * f1 * size**2 + 9 * f1 * f2 * (size // 2) ** 2 + (size // 4) ** 2 * f2 * values.dense_units
     flop = 2 * 3 * multiplications * num_train  # forward, and twice as much backward

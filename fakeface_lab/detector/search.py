@@ -77,6 +77,7 @@ def search_detector(settings: TuneSettings) -> SearchResult:
         FakefaceLabError: with one line that says what to do.
     """
     project = find_project()
+    # First, so that invalid settings end the program before any image is decoded.
     template = _template(settings)
     source = find_source(settings.data, settings.positive, project, settings.image_size)
     images = load_images(source, settings.image_size)
@@ -138,6 +139,7 @@ def _search(
     engine = make_engine(
         settings.engine, work, ledger, workers=settings.workers, num_threads=num_threads, hang_secs=settings.hang_secs
     )
+    # Before the first trial: a search that is killed in it may have looked at them too.
     if work.split.test_is_validation:
         record_opening(parent, work.test_set, "each epoch of its trials")
     run_trials(
@@ -182,11 +184,13 @@ def _close(ledger: Ledger, settings: TuneSettings, best: LedgerTrial, verdict: s
     documented = ledger.trials[0].record.score
     scores = {"best_score": best.record.score, "documented_score": documented}
     metrics = {name: score for name, score in scores.items() if score is not None}
+    # A time from the store: written again after a restart, the points are the same.
     parent.log_metrics(metrics | selection.metrics, 0, int(best.run.info.start_time))
     seal = _seal(ledger)
     table = publish_report(ledger, " ".join([verdict, seal, *selection.sentences]).strip(), write_best_settings)
     wide_console.print(trials_table(table, trial_0_name(parent.run)))
     logged = [trial.run_id for trial in ledger.trials if trial.tags.get("model") == "logged"]
+    # float32 weights; a logged model has no optimizer.
     num_bytes = 4 * table.loc[table["run_id"].isin(logged), "num_params"].sum()
     say("models", f"{len(logged)} of trials kept, {num_bytes / 1e6:,.0f} MB (--keep-models)")
     for sentence in selection.sentences:
@@ -231,6 +235,7 @@ def _name(settings: TuneSettings) -> str:
 
 def _threads_per_trial(settings: TuneSettings, chosen: int) -> int:
     """Return the number of threads per training: the chosen one, or for 0 the cores divided among the workers."""
+    # With worker processes, this one trains nothing: only their number of threads affects results.
     all_threads = set_up_process(chosen if settings.engine == "inline" else 0)
     num_workers = 1 if settings.engine == "inline" else settings.workers
     return chosen or max(1, all_threads // num_workers)
@@ -261,6 +266,8 @@ def _template(settings: TuneSettings) -> keras_tuner.Oracle:
 
 def _identity(settings: TuneSettings, images: ImageSet, split: Split) -> dict[str, Any]:
     """Return what must be equal for trials to belong to one search."""
+    # Without the number of trials, hours, workers and kept models, which may change between two starts. The number of
+    # threads is recorded apart, so that a machine with other cores keeps it.
     shared = settings.model_dump(
         include={"algorithm", "objective", "seed", "epochs", "image_size", "initial_points", "hyperparameters"},
         mode="json",

@@ -60,6 +60,7 @@ class OracleSpec:
     seed: int = 0
     max_trials: int | None = None
     num_initial_points: int | None = None
+    # KerasTuner's defaults, like `beta`, `factor` and `iterations`.
     alpha: float = 1e-4
     beta: float = 2.6
     max_epochs: int | None = None
@@ -162,6 +163,7 @@ def _open(hp: keras_tuner.HyperParameters, name: str, given: Range, default: Val
     kind = type(default)
     grid = given.grid()
     if grid is not None:
+        # KerasTuner takes values of one type only, and in TOML the 0 beside 0.25 is an integer.
         values: list[Value] = [kind(value) for value in grid]
         if default not in values:
             values = sorted([*values, default]) if not isinstance(default, str) else [*values, default]
@@ -178,6 +180,7 @@ def _open(hp: keras_tuner.HyperParameters, name: str, given: Range, default: Val
 
 def num_parameters(values: Hyperparameters, image_size_px: int) -> int:
     """Return the number of parameters of `build_model` without building it: a model may be too large to build."""
+    # Each pooling rounds an odd size down. 27: 3 x 3 pixels in 3 channels; + 1: a bias per filter or unit.
     f1, f2, units, cells = values.filters_1, values.filters_2, values.dense_units, (image_size_px // 2 // 2) ** 2
     return (27 + 1) * f1 + (9 * f1 + 1) * f2 + (cells * f2 + 1) * units + 2 * (units + 1)
 
@@ -187,6 +190,7 @@ def write_best_settings(ledger: Ledger, best: Run, folder: Path) -> str:
 
     A baseline keeps its last epoch, so its number of epochs is that of the trial's kept epoch: the weights are equal.
     """
+    # From the tag, which keeps exact types; MLflow's parameters are text.
     values = json.loads(join_text(best.data.tags, "values"))
     params = best.data.params
     parent = ledger.parent
@@ -201,6 +205,7 @@ def write_best_settings(ledger: Ledger, best: Run, folder: Path) -> str:
         "image_size": int(params["image_size"]),
         "seed": int(params["seed"]),
         "epochs": int(best.data.tags["kept_epoch"]),
+        # Another number of threads changes results from the seventh digit on.
         "threads": int(params["num_threads"]),
     }
     lines = [
@@ -212,6 +217,7 @@ def write_best_settings(ledger: Ledger, best: Run, folder: Path) -> str:
         "[hyperparameters]",
         *(f"{key} = {_toml(values[key])}" for key in Hyperparameters.model_fields),
     ]
+    # The name of the data folder may contain bytes that are not UTF-8.
     (folder / "best.toml").write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogateescape")
     return "To retrain the best trial: download `best.toml`, run `python -m fakeface_lab.baseline --config best.toml`."
 

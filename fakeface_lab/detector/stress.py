@@ -94,6 +94,7 @@ def _changed(condition: Condition, images: ImageSet, rows: npt.NDArray[np.int64]
         pixels, _ = decode_image(images.files[row].path, None)
         return resize(apply(condition, pixels), images.size_px)
 
+    # Threads are enough: Pillow releases the GIL while it decodes and resizes.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return np.stack(list(pool.map(change, rows)))
 
@@ -169,6 +170,7 @@ def best_shortcut(images: ImageSet, split: Split, part: Literal["validation", "t
         return known
     labels = images.labels
     both = np.concatenate([split.train, rows])
+    # The number of bytes measures how well a picture compresses: content, not a trace of its source.
     properties = file_properties(images.files[row].path for row in both).drop(columns=list(CONTENT_COLUMNS))
     # On tables this small, threads cost more than they gain, above all on busy cores.
     with threadpool_limits(1):
@@ -208,6 +210,7 @@ def compare_with_shortcut(
 def _digest(*parts: npt.NDArray[np.int64]) -> str:
     state = hashlib.sha256()
     for rows in parts:
+        # With the lengths: the same rows, cut elsewhere into train and test, are another split.
         state.update(len(rows).to_bytes(8, "little") + rows.astype("<i8").tobytes())
     return state.hexdigest()[:24]
 
@@ -236,6 +239,7 @@ def _write(path: Path, probe: ProbeResult) -> None:
         "scores": probe.scores.tolist(),
     }
     try:
+        # A name of its own, because several workers may compute the same probe at the same time.
         handle, partial = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".partial")
         with os.fdopen(handle, "w") as file:
             json.dump(content, file)

@@ -111,6 +111,7 @@ def _write_outcome(
     package_model(
         model,
         folder / MODEL,
+        # Divided by NumPy, as documented; a single image, because MLflow stores the example twice, as JSON.
         example=(images.pixels[split.train[:1]] / 255).astype(np.float32),
         metadata=_model_metadata(images, training, split),
     )
@@ -252,6 +253,7 @@ class DetectorWork:
         if finished is not None and len(finished.records) == assignment.epochs:
             return finished
         training = self._training(assignment)
+        # Before the build, which would already allocate the weights.
         _require_memory(num_parameters(training.hyperparameters, training.image_size))
         model = training.build()
         final = assignment.role == "final"
@@ -288,6 +290,7 @@ class DetectorWork:
             self.images.size_px,
             assignment.seed,
             assignment.epochs,
+            # A final has no validation images; it trains for exactly the epochs that its trial kept.
             keep="last" if final else "best",
             objective=self.objective,
         )

@@ -59,6 +59,7 @@ def seal_key(digest: str, split: str, seed: int | str) -> str:
         split: name of the split.
         seed: the split's seed.
     """
+    # As many digits as runs record of a data set: MLflow takes at most 36.
     return f"{digest[:32]} {split} seed {seed}"
 
 

@@ -77,6 +77,7 @@ def package_model(
     folder.mkdir(parents=True)
     if example is None:
         example = _zeros(model)
+    # `.keras` files ignore `include_optimizer`; Adam's moments would make 553 MB of the documented network's 184 MB.
     inference = _without_optimizer(model)
     versions = package_versions()
     save = partial(
@@ -213,9 +214,11 @@ def log_model(
         description.run_id = run.run_id
         description.model_id = description.model_uuid = model.model_id
         description.artifact_path = model.artifact_location
+        # Beside it first: rewritten in place and killed in between, an empty `MLmodel` failed a fully trained trial.
         description.save(str(folder / "MLmodel.partial"))
         os.replace(folder / "MLmodel.partial", folder / "MLmodel")
         entities = [
+            # At MLflow's default step 0 the model would show the figures of its first epoch.
             Metric(key, value, timestamp_ms, step, model.model_id, dataset[0], dataset[1][:32])
             for key, value in metrics.items()
         ]
@@ -233,6 +236,7 @@ def delete_models(store: Store, run_id: str) -> None:
 
 
 def _delete(store: Store, model: LoggedModel) -> None:
+    # Files first: without its record nothing would find them again.
     get_artifact_repository(model.artifact_location, store.uri).delete_artifacts()
     store.client.delete_logged_model(model.model_id)
 

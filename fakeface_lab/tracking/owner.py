@@ -113,6 +113,7 @@ PROCESS = uuid.uuid4().hex
 
 def lock_of(folder: Path) -> FileLock:
     """Return the lock of the run with this work folder; the system releases it when its process dies."""
+    # Beside the folder, which may be deleted while the lock is held.
     return FileLock(folder.with_suffix(".lock"))
 
 
@@ -157,6 +158,7 @@ def sweep_dead_runs(store: Store) -> list[str]:
     for run in search_runs(store.client, [store.experiment_id], "attributes.status = 'RUNNING'"):
         with owner_state(run, store.work_folder / run.info.run_id) as state:
             if state == "gone":
+                # The reason first: if this process is killed in between, the run is still RUNNING and swept again.
                 store.client.set_tag(run.info.run_id, "status_reason", "process exited without reporting a status")
                 store.client.set_terminated(run.info.run_id, "KILLED", end_time=time.time_ns() // 1_000_000)
                 swept.append(str(run.info.run_name))

@@ -160,6 +160,7 @@ class TrackedRun(StoredRun):
             points = writer.call(partial(store.client.get_metric_history, tracked.run_id, key))
             tracked.written |= {(key, point.step) for point in points}
         writer.call(lambda: store.client.update_run(tracked.run_id, status="RUNNING"))
+        # A run that was created but never opened has no count: opening it is no restart.
         num_restarts = int(run.data.tags.get("num_restarts", "-1")) + 1
         if num_restarts:
             tracked._remove_partial_uploads()
@@ -208,6 +209,7 @@ class TrackedRun(StoredRun):
         Best called after other metrics: the page proposes the first metric of a run as the axis of its charts.
         """
         numeric = {f"hp.{key}": float(str(value)) for key, value in params.items() if _is_number(value)}
+        # At a time that a restart does not change, so that the points stay the same.
         self.log_metrics(numeric, 0, self.run.info.start_time)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int, timestamp_ms: int) -> None:

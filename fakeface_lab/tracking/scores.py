@@ -90,6 +90,7 @@ def write_scores(path: Path, columns: Sequence[str], images: Iterable[ScoredImag
         columns: names of the score columns.
         images: the rows; their scores are in the order of `columns`.
     """
+    # File names may contain bytes that are not UTF-8.
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         table = csv.writer(file)
         table.writerow((*_LEADING, *columns))

@@ -168,6 +168,7 @@ class Store:
         """Return the command that serves MLflow's page for this store; None if a server already does."""
         if not self.is_local:
             return None
+        # MLflow starts four workers by default; one reader needs no more than one.
         return f"mlflow ui --workers 1 --port {UI_PORT} --backend-store-uri {self.uri}"
 
     def runs_link(self) -> str:

@@ -106,6 +106,7 @@ class PatientWriter:
         """
         self._raise_failure()
         with self._start_lock:
+            # Several threads may submit, and a thread can be started only once.
             if not self._thread.is_alive():
                 self._thread.start()
         self._queue.put(write)
@@ -136,6 +137,7 @@ class PatientWriter:
         while True:
             write = self._queue.get()
             try:
+                # After a failure the rest is dropped: the training stops, and writes all again when resumed.
                 if self._failure is None:
                     self._persist(write)
             except Exception as err:  # raised again on the training's thread
@@ -149,6 +151,7 @@ class PatientWriter:
         while True:
             try:
                 return action()
+            # The exceptions of requests are OSErrors as well.
             except (MlflowException, OSError) as err:
                 first_line = str(err).partition("\n")[0]
                 if not is_transient_error(err):

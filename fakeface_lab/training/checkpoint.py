@@ -134,6 +134,7 @@ def _copy(variables: Sequence[Any], buffers: list[npt.NDArray[Any]]) -> list[npt
     # pages would take longer than the copying.
     values = [np.asarray(variable.value.read_value()) for variable in variables]
     if [(one.shape, one.dtype) for one in values] != [(one.shape, one.dtype) for one in buffers]:
+        # C order lets `_write_array` write the buffer as it is.
         return [np.array(value, order="C") for value in values]
     for buffer, value in zip(buffers, values, strict=True):
         np.copyto(buffer, value)
@@ -143,8 +144,10 @@ def _copy(variables: Sequence[Any], buffers: list[npt.NDArray[Any]]) -> list[npt
 def _write(path: Path, arrays: Sequence[npt.NDArray[Any]], state: dict[str, Any]) -> None:
     partial = path.with_suffix(".partial")
     # No fsync: after a power failure the checksums expose a torn file, and the training restarts with the same result.
+    # Not compressed: float weights hardly shrink.
     with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
         for number, array in enumerate(arrays):
+            # zipfile must know in advance that a member may exceed 2 GiB.
             with archive.open(_member(number), "w", force_zip64=True) as member:
                 _write_array(member, array)
         archive.writestr(_STATE_MEMBER, json.dumps(state))
@@ -158,6 +161,7 @@ def _member(number: int) -> str:
 def _write_array(member: IO[bytes], array: npt.NDArray[Any]) -> None:
     """Write an array in the format of `np.save`, which would copy it in chunks into anything but a plain file."""
     np.lib.format.write_array_header_1_0(member, np.lib.format.header_data_from_array_1_0(array))
+    # `reshape` because a scalar, such as the optimizer's step count, cannot be viewed as bytes. Nothing is copied.
     member.write(array.reshape(-1).view(np.uint8).data)
 
 

@@ -141,16 +141,19 @@ def bind_fit_arguments(
         epochs = named.pop("epochs", None)
         return FitArguments(args, _as_numpy(named), None, False, _DEFAULT_BATCH_SIZE, callbacks, epochs)
     try:
+        # None stands for `self`.
         bound = inspect.signature(keras.Model.fit).bind_partial(None, *args, **named)
     except TypeError as err:
         raise ConfigError(f"search(): {err}; it takes what keras.Model.fit takes") from err
     named = dict(list(bound.arguments.items())[1:])
+    # Once more: it may have been a positional argument.
     named.pop("verbose", None)
     epochs = named.pop("epochs", None)
     batch_size = named.get("batch_size") or _DEFAULT_BATCH_SIZE
     shuffle = named.get("shuffle", True)
     given = tuple(named.get(name) for name in ("x", "y", "sample_weight"))
     try:
+        # An epoch is then not one pass over the rows, or (`shuffle="batch"`) not in an order of single rows.
         if named.get("steps_per_epoch") is not None or not isinstance(shuffle, bool):
             raise _NotArraysError
         last = max(index for index, value in enumerate(given) if value is not None)
@@ -162,6 +165,7 @@ def bind_fit_arguments(
     rest = {
         key: value for key, value in named.items() if key not in ("x", "y", "sample_weight", "batch_size", "shuffle")
     }
+    # Keras's default too, but it cannot see the batch size of an `EpochOrder`.
     rest["validation_batch_size"] = rest.get("validation_batch_size") or batch_size
     train, rest["validation_data"] = _split(train, rest.pop("validation_split", 0.0), rest.get("validation_data"))
     return FitArguments((), rest, train, shuffle, batch_size, callbacks, epochs)
@@ -231,6 +235,7 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 def _content(table: npt.NDArray[Any] | pd.DataFrame | pd.Series) -> bytes | memoryview:
     """Return bytes that represent the content: the bytes of an array of objects would be memory addresses."""
     if isinstance(table, (pd.DataFrame, pd.Series)):
+        # Without the index, which `fit` never sees.
         names = list(table.columns) if isinstance(table, pd.DataFrame) else [table.name]
         return repr(names).encode() + pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes()
     if table.dtype.hasobject:

@@ -96,6 +96,7 @@ def discover_in_fit(
     hp = oracle.get_space()
     with suppress(Exception, _AboutToTrainError):  # an error of the user's code is reported by the trials
         model = hypermodel.build(hp)
+        # A training loop of the user's own begins with one of these.
         model.fit = model.call = model.train_on_batch = stop
         hypermodel.fit(hp, model, *args, **{**kwargs, "callbacks": [_Stopper()]})
     oracle.update_space(hp)
@@ -133,6 +134,8 @@ class ModelRecipe:
         Raises:
             ModelError: the hypermodel returns something else.
         """
+        # Otherwise automatic layer names count on from earlier models. It also resets dtype policy and seed, which are
+        # therefore set after it.
         keras.backend.clear_session()
         keras.config.set_dtype_policy(self.dtype_policy)
         keras.utils.set_random_seed(seed)
@@ -178,6 +181,7 @@ def explain_unpicklable(recipe: ModelRecipe, fit: FitArguments) -> str | None:
         try:
             _ArrayFreePickler(io.BytesIO()).dump(part)
         except Exception as err:  # whatever the user's object raises
+            # In Python 3.11 an f-string takes no backslash.
             return f"{name} ({str(err).partition(chr(10))[0]})"
     return None
 
@@ -228,6 +232,7 @@ def train_hypermodel(
     recipe.require_declared(hp)
     recipe.require_small(model)
     own_fit = has_own_fit(recipe.hypermodel)
+    # A `fit` of the user's own may return the objective instead of reporting it after each epoch.
     recorder = TrainingRecorder(
         folder, listener, objective, keep="best", has_checkpoints=fit.can_resume,
         needs_objective=(lambda epoch: False) if own_fit else fit.is_validated,
@@ -236,7 +241,9 @@ def train_hypermodel(
     callbacks = copy.deepcopy(list(fit.callbacks))
     if fit.train is not None:
         order = EpochOrder(fit.train, fit.batch_size, seed, shuffle=fit.shuffle)
+        # `order` shuffles the rows; Keras would shuffle its batches, with a state that a restart loses.
         kwargs |= {"x": order, "shuffle": False}
+        # By a callback: `PyDataset.on_epoch_begin` is not told which epoch begins.
         callbacks.append(keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: order.begin(epoch)))
         if not model.built:  # a checkpoint needs variables to restore
             model(fit.example())

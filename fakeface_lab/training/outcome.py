@@ -42,6 +42,7 @@ __all__ = [
 
 def epoch_order(num_examples: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     """Return the order of the examples in one epoch (0-based): int64 (num_examples,), a permutation."""
+    # A sequence of both: with their sum, epoch 1 of seed 0 would have the order of epoch 0 of seed 1.
     return np.random.default_rng([seed, epoch]).permutation(num_examples)
 
 
@@ -133,6 +134,7 @@ def peak_rss_bytes() -> int:
     import resource
     import sys
 
+    # In bytes on macOS, in KiB on Linux.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 
@@ -147,6 +149,7 @@ def curve_figures(history: Mapping[str, Sequence[float]], kept_epoch: int) -> di
 
 
 def _curve(history: Mapping[str, Sequence[float]], name: str, kept_epoch: int) -> Figure:
+    # Not by pyplot, which keeps every figure in memory until it is closed.
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
     epochs = range(1, len(history[name]) + 1)

@@ -106,6 +106,7 @@ class TrainingRecorder(keras.callbacks.Callback):
         score: Callable[[keras.Model], npt.NDArray[np.float32]] | None = None,
     ) -> None:
         super().__init__()
+        # Keras sets it in `fit` only, which a training loop of the user's own may not call.
         self.params: dict[str, Any] = {}
         self._folder, self._listener, self._objective, self._keep = folder, listener, objective, keep
         self._has_checkpoints, self._needs_objective, self._score = has_checkpoints, needs_objective, score
@@ -144,6 +145,7 @@ class TrainingRecorder(keras.callbacks.Callback):
         if state is None:
             return 0
         progress = _Progress.from_state(state)
+        # Without the best weights so far, it could not end as an uninterrupted training does.
         if self._keep == "best" and read_state(self._kept_path(progress.kept_epoch)) is None:
             return 0
         load_checkpoint(self._checkpoint, model)
@@ -168,6 +170,7 @@ class TrainingRecorder(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Report the step, and stop if the loss is not finite."""
         num_steps, epoch = self.params.get("steps") or 0, len(self.records) + 1
+        # So that a finished checkpoint is reported during the next epoch, not only at its end.
         self._writer.poll()
         self._require_finite(logs or {}, f"epoch {epoch}, step {batch + 1} of {num_steps}")
         self._listener.step_ended(epoch, batch + 1, num_steps)
@@ -235,6 +238,7 @@ class TrainingRecorder(keras.callbacks.Callback):
             metrics["learning_rate"] = float(np.asarray(optimizer.learning_rate))
         if self._score is not None:
             scores = self._score(self.model).astype("<f4")
+            # Exact, and shorter in JSON than decimals.
             self._progress.scores.append(base64.b64encode(scores.tobytes()).decode())
         metrics["epoch_secs"] = time.perf_counter() - self._started
         return self._as_reported(EpochRecord(epoch, time.time_ns() // 1_000_000, metrics))
@@ -259,13 +263,16 @@ class TrainingRecorder(keras.callbacks.Callback):
 
         Then delete the weights of the `previous` best epoch, which no checkpoint needs any more.
         """
+        # The pending write reads the buffers that the next snapshot overwrites.
         self._writer.flush()
+        # The state is copied, because the training goes on while it is written.
         record, kept_epoch, state = self.records[-1], self.kept_epoch, asdict(self._progress)
         has_weights = self._keep == "best" and kept_epoch == record.epoch
         if has_weights or self._has_checkpoints:
             self._snapshot.take(self.model)
 
         def write() -> None:
+            # Weights, checkpoint, deletion, in this order: after any kill the checkpoint's best weights are on disk.
             if has_weights:
                 save_weights(self._kept_path(kept_epoch), self._snapshot)
             if self._has_checkpoints:
@@ -292,6 +299,7 @@ class TrainingRecorder(keras.callbacks.Callback):
                 self._diverge(f"{name} became {value}", where)
 
     def _diverge(self, what: str, where: str) -> NoReturn:
+        # The last good epoch is reported before the run ends.
         self._writer.flush()
         raise TrainingDivergedError(f"training diverged: {what} in {where}; lower the learning rate or change the seed")
 
