@@ -120,8 +120,8 @@ class _Retraining(Driver[LedgerRun]):
         return child, assignment
 
     def commit(self, child: LedgerRun, outcome: Outcome) -> LedgerRun:
-        """Do nothing: a final has no score, and is finished when it is closed."""
-        return child
+        """Forget why earlier attempts died; a final has no score, and is finished when it is closed."""
+        return self.ledger.set_tags(child, {"status_reason": ""}) if child.tags.get("status_reason") else child
 
     def fail(self, child: LedgerRun, reason: str) -> None:
         """End the run as failed, and the search with it."""

@@ -82,6 +82,15 @@ def test_a_failed_final_is_told_and_can_be_tried_again(new_store: Callable[[str]
     assert openings(ledger) == 1, "the same finals go on"
 
 
+def test_a_final_that_died_once_is_finished_without_a_reason(new_store: Callable[[str], Store], tmp_path: Path) -> None:
+    ledger = run(new_store("died"))
+    stumbling = CurveWork(tmp_path / "trained.txt", {"final-trial-1-seed-4": "once stumble"})
+    shown: list[str] = []
+    final = finals(ledger, 1, stumbling, shown).best[1]
+    assert [line for line in shown if "cuDNN is out of order; trying again" in line]
+    assert (final.info.status, final.data.tags["status_reason"]) == ("FINISHED", "")
+
+
 def test_an_opening_counts_once_for_the_same_finals(new_store: Callable[[str], Store], tmp_path: Path) -> None:
     ledger = run(new_store("openings"))
     work = CurveWork(tmp_path / "trained.txt")
