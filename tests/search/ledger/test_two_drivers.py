@@ -3,10 +3,12 @@
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -72,6 +74,20 @@ def wait_for_trials(store: Path, number: int) -> None:
     raise TimeoutError(f"{number} trials")
 
 
+def suspend(process: Process, store: Path) -> None:
+    """Stop a driver between two of its writes: sqlite would stay locked for everyone if it were stopped in one."""
+    while True:
+        process.send_signal(signal.SIGSTOP)
+        try:
+            with closing(sqlite3.connect(store, timeout=1)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.rollback()
+            return
+        except sqlite3.OperationalError:
+            process.send_signal(signal.SIGCONT)
+            time.sleep(0.2)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_second_driver_stops_and_says_why(machines: tuple[Machine, Machine], tmp_path: Path, config: Path) -> None:
@@ -98,7 +114,7 @@ def test_a_driver_that_was_suspended_and_replaced_stops_and_says_why(
     first, second = machines
     held = first.start()
     wait_for_trials(tmp_path / "shared" / "mlflow.db", 2)
-    held.send_signal(signal.SIGSTOP)
+    suspend(held, tmp_path / "shared" / "mlflow.db")
     started = time.monotonic()
     replacing = second.start()
     wait_for_trials(tmp_path / "shared" / "mlflow.db", 3)
