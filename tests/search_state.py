@@ -129,7 +129,7 @@ class _Names:
         text = re.sub(r"mlflow-artifacts:/[0-9]+/", "mlflow-artifacts:/", text.replace(self._project, "<project>"))
         text = re.sub(r"\b(m-)?[0-9a-f]{32}\b", lambda found: f"<{self._names.get(found[0], found[0])}>", text)
         # A second search in one store opens the same test images once more.
-        text = re.sub(r"have been opened (once|\d+ times) in this store\.( Whatever [^.]*\.)?", "<openings>", text)
+        text = re.sub(r"have been opened (once|\d+ times) in this store\.( Anything [^.]*\.)?", "<openings>", text)
         # A digest of ids stands for the runs that were registered.
         text = re.sub(r'"runs": "[0-9a-f]{16}"', '"runs": "<digest>"', text)
         # The table of trials shows rounded times, and the verdict's line a run's first characters.
