@@ -142,7 +142,7 @@ def _add_ranges(model: type[BaseModel]) -> None:
             if hasattr(limit, kind)
         ]
         explained = ", ".join(limits)
-        # Fields are shared by all loads of a process: without the check, each load would add the range once more.
+        # Fields are shared by all loads of a process: without the check, each load would add the range again.
         if not (field.description or "").endswith(explained):
             field.description = f"{field.description}; {explained}"
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):

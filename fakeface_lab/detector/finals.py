@@ -190,7 +190,7 @@ def explain(finals: Finals, comparison: Judgement | None, num_trials: int) -> st
         return (
             f"The documented configuration (trial 0) is the best of {num_trials} trials: there is nothing to compare."
         )
-    return "There is no verdict: the documented configuration (trial 0) failed, so the best has nothing beside it."
+    return "There is no verdict: the documented configuration (trial 0) failed, so there is nothing to compare."
 
 
 CHAMPION, CANDIDATE = "champion", "candidate"

@@ -17,12 +17,10 @@ from fakeface_lab.detector.fit import Training
 from fakeface_lab.settings import Hyperparameters
 from fakeface_lab.tracking.datasets import find_audit
 from fakeface_lab.tracking.lookup import Run, find_latest
-from fakeface_lab.tracking.models import log_model
-from fakeface_lab.tracking.owner import host_facts, package_versions
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.tracking.writer import PatientWriter
-from fakeface_lab.training.outcome import ARTIFACTS, MODEL, Outcome
+from fakeface_lab.training.outcome import ARTIFACTS, Outcome, log_kept_model, log_metrics, log_settings
 from fakeface_lab.training.recorder import EpochRecord
 
 __all__ = [
@@ -119,10 +117,7 @@ def log_start(
     """Log what is known before the first epoch: parameters, data set, settings, versions, machine."""
     run.log_params(params)
     log_data(run, images)
-    # Artifacts, because as parameters they would fill MLflow's table of runs with constants.
-    environment = {"packages": package_versions(), "host": host_facts(), "num_threads": num_threads}
-    run.log_text(json.dumps(dict(settings), indent=2, default=str), "settings.json")
-    run.log_text(json.dumps(environment, indent=2), "environment.json")
+    log_settings(run, settings, num_threads)
 
 
 class RunListener:
@@ -143,10 +138,7 @@ def log_results(
     run: TrackedRun, outcome: Outcome, params: Mapping[str, object], images: ImageSet, *, keep_model: bool = True
 ) -> str | None:
     """Log everything that a finished training left in the run's folder, and return the model's id."""
-    for record in outcome.records:
-        # Some are missing if the process died between checkpoint and write; writing the others again changes nothing.
-        run.log_metrics(record.metrics, record.epoch, record.ended_at_ms)
-    run.log_metrics(outcome.metrics, outcome.kept_epoch, outcome.ended_at_ms)
+    log_metrics(run, outcome)
     # Only those that a search varies, because each mirrored parameter adds a chart to MLflow's page.
     varied = (*Hyperparameters.model_fields, "epochs")
     run.mirror_params({name: params[name] for name in varied})
@@ -154,12 +146,4 @@ def log_results(
     run.upload(run.folder / ARTIFACTS)
     if not keep_model:
         return None
-    return log_model(
-        run,
-        run.folder / MODEL,
-        params=params,
-        metrics=outcome.kept_metrics() | outcome.metrics,
-        step=outcome.kept_epoch,
-        timestamp_ms=outcome.ended_at_ms,
-        dataset=(images.source.name, images.digest),
-    )
+    return log_kept_model(run, outcome, params, (images.source.name, images.digest), "image-classifier")

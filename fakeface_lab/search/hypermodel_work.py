@@ -5,7 +5,6 @@ A trial resumes from its last epoch if the order of its data is under our contro
 come in the same order again.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,12 +13,10 @@ from typing import Any
 
 from fakeface_lab.backend import keras_tuner
 from fakeface_lab.search.run.engine import Assignment
-from fakeface_lab.tracking.models import log_model
-from fakeface_lab.tracking.owner import host_facts, package_versions
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.training.fit_arguments import FitArguments
 from fakeface_lab.training.hypermodel import ModelRecipe, train_hypermodel
-from fakeface_lab.training.outcome import ARTIFACTS, MODEL, Outcome
+from fakeface_lab.training.outcome import ARTIFACTS, Outcome, log_kept_model, log_metrics, log_settings
 from fakeface_lab.training.recorder import Listener
 
 __all__ = ["HypermodelWork"]
@@ -73,25 +70,12 @@ class HypermodelWork:
         used_for = ("training", "validation") if self.fit.kwargs.get("validation_data") is not None else ("training",)
         run.log_dataset(name, digest, "given to Tuner.search", used_for, shapes)
         settings = {"objective": str(self.objective), **self.fit.settings()}
-        environment = {"packages": package_versions(), "host": host_facts(), "num_threads": self.num_threads}
-        run.log_text(json.dumps(settings, indent=2, default=str), "settings.json")
-        run.log_text(json.dumps(environment, indent=2), "environment.json")
+        log_settings(run, settings, self.num_threads)
 
     def finish(self, run: TrackedRun, assignment: Assignment, outcome: Outcome, *, keep_model: bool) -> None:
         """Write metrics, artifacts and the model."""
-        for record in outcome.records:
-            run.log_metrics(record.metrics, record.epoch, record.ended_at_ms)
-        run.log_metrics(outcome.metrics, outcome.kept_epoch, outcome.ended_at_ms)
+        log_metrics(run, outcome)
         run.writer.drain()
         run.upload(run.folder / ARTIFACTS)
         if keep_model:
-            log_model(
-                run,
-                run.folder / MODEL,
-                params=self.params(assignment),
-                metrics=outcome.kept_metrics() | outcome.metrics,
-                step=outcome.kept_epoch,
-                timestamp_ms=outcome.ended_at_ms,
-                dataset=self.dataset[:2],
-                model_type="keras",
-            )
+            log_kept_model(run, outcome, self.params(assignment), self.dataset[:2], "keras")

@@ -1,4 +1,4 @@
-"""What every training shares: the epoch's data order, the outcome it leaves in its folder, curves, and its faults.
+"""What every training shares: the epoch's data order, its outcome on disk and in MLflow, curves, and its faults.
 
 The folder of a finished training has artifacts, the packaged model and, written last, the outcome.
 """
@@ -19,7 +19,9 @@ from matplotlib.ticker import MaxNLocator
 from fakeface_lab.backend import keras, tf
 from fakeface_lab.errors import FakefaceLabError, without_credentials
 from fakeface_lab.files import replace_text
-from fakeface_lab.tracking.models import is_whole
+from fakeface_lab.tracking.models import is_whole, log_model
+from fakeface_lab.tracking.owner import host_facts, package_versions
+from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.training.recorder import EpochRecord
 
 __all__ = [
@@ -32,6 +34,9 @@ __all__ = [
     "epoch_order",
     "explain_fault",
     "kind_of_fault",
+    "log_kept_model",
+    "log_metrics",
+    "log_settings",
     "peak_rss_bytes",
     "read_outcome",
     "read_whole_outcome",
@@ -98,6 +103,42 @@ def read_whole_outcome(folder: Path) -> Outcome | None:
 def write_outcome(outcome: Outcome, folder: Path) -> None:
     """Write the outcome to `folder`, which marks the training as finished."""
     replace_text(folder / _OUTCOME, json.dumps(asdict(outcome)))
+
+
+def log_settings(run: TrackedRun, settings: Mapping[str, object], num_threads: int) -> None:
+    """Write the artifacts `settings.json` and `environment.json` (package versions, machine, threads).
+
+    As parameters they would fill MLflow's table of runs with constants.
+    """
+    environment = {"packages": package_versions(), "host": host_facts(), "num_threads": num_threads}
+    run.log_text(json.dumps(dict(settings), indent=2, default=str), "settings.json")
+    run.log_text(json.dumps(environment, indent=2), "environment.json")
+
+
+def log_metrics(run: TrackedRun, outcome: Outcome) -> None:
+    """Queue the metrics of all epochs and of the end.
+
+    Some are missing if the process died between checkpoint and write; writing the others again changes nothing.
+    """
+    for record in outcome.records:
+        run.log_metrics(record.metrics, record.epoch, record.ended_at_ms)
+    run.log_metrics(outcome.metrics, outcome.kept_epoch, outcome.ended_at_ms)
+
+
+def log_kept_model(
+    run: TrackedRun, outcome: Outcome, params: Mapping[str, object], dataset: tuple[str, str], model_type: str
+) -> str:
+    """Log the packaged model in the run's folder with the metrics of its epoch, and return its id."""
+    return log_model(
+        run,
+        run.folder / MODEL,
+        params=params,
+        metrics=outcome.kept_metrics() | outcome.metrics,
+        step=outcome.kept_epoch,
+        timestamp_ms=outcome.ended_at_ms,
+        dataset=dataset,
+        model_type=model_type,
+    )
 
 
 def end_metrics(records: Sequence[EpochRecord], kept_epoch: int, model: keras.Model) -> dict[str, float]:

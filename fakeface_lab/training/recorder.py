@@ -265,7 +265,7 @@ class TrainingRecorder(keras.callbacks.Callback):
         """
         # The pending write reads the buffers that the next snapshot overwrites.
         self._writer.flush()
-        # The state is copied, because the training goes on while it is written.
+        # The state is copied, because training continues while it is written.
         record, kept_epoch, state = self.records[-1], self.kept_epoch, asdict(self._progress)
         has_weights = self._keep == "best" and kept_epoch == record.epoch
         if has_weights or self._has_checkpoints:
