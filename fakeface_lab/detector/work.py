@@ -1,10 +1,10 @@
 """One training of the detector and its results, as files in a folder; `mlflow_run` uploads them."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -241,6 +241,7 @@ class DetectorWork:
     searched: tuple[str, ...]
     num_threads: int
     settings: Mapping[str, Any]
+    execution_names: ClassVar[Sequence[str]] = ()
 
     @property
     def test_set(self) -> str:

@@ -6,14 +6,16 @@ come in the same order again.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fakeface_lab.backend import keras_tuner
+from fakeface_lab.search.ledger.executions import BEST_EXECUTION, execution_run
 from fakeface_lab.search.run.engine import Assignment
 from fakeface_lab.tracking.runs import TrackedRun
+from fakeface_lab.training.executions import best_execution, train_executions
 from fakeface_lab.training.fit_arguments import FitArguments
 from fakeface_lab.training.hypermodel import ModelRecipe, train_hypermodel
 from fakeface_lab.training.outcome import ARTIFACTS, Outcome, log_kept_model, log_metrics, log_settings
@@ -33,6 +35,7 @@ class HypermodelWork:
         passes_epochs: whether `fit` is passed the number of epochs: the user gave one, or the oracle decides.
         num_threads: threads per training.
         dataset: name, digest and shapes of the data.
+        num_executions: trainings per trial, with different seeds.
     """
 
     recipe: ModelRecipe
@@ -41,13 +44,26 @@ class HypermodelWork:
     passes_epochs: bool
     num_threads: int
     dataset: tuple[str, str, Mapping[str, str]]
+    num_executions: int = 1
+
+    @property
+    def execution_names(self) -> Sequence[str]:
+        """Names of the trainings of a trial; empty if it has only one."""
+        return [f"execution {number}" for number in range(self.num_executions)] if self.num_executions > 1 else []
 
     def __call__(self, assignment: Assignment, folder: Path, listener: Listener) -> Outcome:
         """Train in this process and leave the results in `folder`."""
-        return train_hypermodel(
-            self.recipe, self.fit, self.objective, assignment.values, seed=assignment.seed, epochs=assignment.epochs,
-            passes_epochs=self.passes_epochs, data_digest=self.dataset[1], folder=folder, listener=listener,
-        )  # fmt: skip
+
+        def train(number: int, folder: Path, listener: Listener) -> Outcome:
+            return train_hypermodel(
+                self.recipe, self.fit, self.objective, assignment.values, seed=assignment.seed + number,
+                epochs=assignment.epochs, passes_epochs=self.passes_epochs, data_digest=self.dataset[1], folder=folder,
+                listener=listener,
+            )  # fmt: skip
+
+        if self.num_executions == 1:
+            return train(0, folder, listener)
+        return train_executions(train, self.num_executions, self.objective, folder, listener)
 
     def params(self, assignment: Assignment) -> dict[str, object]:
         """Return the parameters of a run: every hyperparameter of the space, inactive ones as `-`."""
@@ -73,9 +89,23 @@ class HypermodelWork:
         log_settings(run, settings, self.num_threads)
 
     def finish(self, run: TrackedRun, assignment: Assignment, outcome: Outcome, *, keep_model: bool) -> None:
-        """Write metrics, artifacts and the model."""
+        """Write metrics, artifacts and the model; of several trainings to the run of each, and their mean."""
         log_metrics(run, outcome)
+        if not outcome.executions:
+            self._upload(run, outcome, self.params(assignment), keep_model=keep_model)
+            return
+        runs = [execution_run(run, number, name) for number, name in enumerate(self.execution_names)]
+        for number, (execution, own) in enumerate(zip(outcome.executions, runs, strict=True)):
+            params = {**self.params(assignment), "seed": assignment.seed + number}
+            own.log_params(params)
+            log_metrics(own, execution)
+            self._upload(own, execution, params, keep_model=keep_model)
+            own.set_status("FINISHED")
+        run.writer.drain()
+        run.set_tags({BEST_EXECUTION: runs[best_execution(outcome, self.objective)].run_id})
+
+    def _upload(self, run: TrackedRun, outcome: Outcome, params: Mapping[str, object], *, keep_model: bool) -> None:
         run.writer.drain()
         run.upload(run.folder / ARTIFACTS)
         if keep_model:
-            log_kept_model(run, outcome, self.params(assignment), self.dataset[:2], "keras")
+            log_kept_model(run, outcome, params, self.dataset[:2], "keras")

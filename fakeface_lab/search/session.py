@@ -114,6 +114,8 @@ def _identity(work: HypermodelWork, template: keras_tuner.Oracle, seed: int) -> 
         "fit": work.fit.settings(),
         "epochs": work.fit.epochs,
         "seed": seed,
+        # Left out if it is 1, as in searches that began before there were several.
+        **({"executions_per_trial": work.num_executions} if work.num_executions > 1 else {}),
     }
 
 
@@ -126,6 +128,8 @@ def run_tuner_search(
     workers: int,
     hang_secs: float,
     seed: int,
+    hours: float | None,
+    keep_models: str,
 ) -> None:
     """Run the remaining trials, then write and print the result.
 
@@ -139,7 +143,8 @@ def run_tuner_search(
         engine = make_engine(
             placement, work, ledger, workers=workers, num_threads=work.num_threads, hang_secs=hang_secs
         )
-        run_trials(ledger, template, work, engine, epochs=work.fit.epochs or 1, seed=seed)
+        epochs = work.fit.epochs or 1
+        run_trials(ledger, template, work, engine, epochs=epochs, seed=seed, hours=hours, keep_models=keep_models)
         _close(ledger)
     parent.remove_files()
     print_places(parent.store, parent.name, parent.run_id)

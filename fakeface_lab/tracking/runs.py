@@ -155,10 +155,7 @@ class TrackedRun(StoredRun):
             TrackingError: another process is writing it right now.
         """
         tracked = cls._open(store, writer, run)
-        # If the checkpoint is lost, epochs are trained again: with the same metrics, at another time.
-        for key in run.data.metrics:
-            points = writer.call(partial(store.client.get_metric_history, tracked.run_id, key))
-            tracked.written |= {(key, point.step) for point in points}
+        tracked._note_written()
         writer.call(lambda: store.client.update_run(tracked.run_id, status="RUNNING"))
         # A run that was created but never opened has no count: opening it is no restart.
         num_restarts = int(run.data.tags.get("num_restarts", "-1")) + 1
@@ -180,6 +177,31 @@ class TrackedRun(StoredRun):
             ) from err
         note_owner(folder)
         return cls(store, writer, run, folder, lock)
+
+    def part(self, key: str, name: str, tags: Mapping[str, str], folder: Path) -> "TrackedRun":
+        """Return a child of this run, created if it is missing; it is open as long as this run is.
+
+        Args:
+            key: the tag, among `tags`, that tells the children apart.
+            name: of the child.
+            tags: of a new child.
+            folder: with the child's files.
+        """
+        identity = {"mlflow.runName": name, "mlflow.parentRunId": self.run_id, OWNER_TAG: PROCESS}
+        child = make_once(self.store, self.writer, {**identity, **code_tags(), **tags}, key)
+        part = replace(self, run=child, folder=folder, written=set())
+        if child.data.metrics:
+            part._note_written()
+        if child.data.tags.get(OWNER_TAG) != PROCESS:  # left by a process that has died
+            part.set_tags({"status_reason": "", OWNER_TAG: PROCESS})
+            self.writer.call(lambda: self.store.client.update_run(part.run_id, status="RUNNING"))
+        return part
+
+    def _note_written(self) -> None:
+        """Note all points of the run: if a checkpoint is lost, epochs are trained again, and end at another time."""
+        for key in self.run.data.metrics:
+            points = self.writer.call(partial(self.store.client.get_metric_history, self.run_id, key))
+            self.written |= {(key, point.step) for point in points}
 
     def _remove_partial_uploads(self) -> None:
         """Delete what MLflow leaves in a local artifact folder, hidden, if it is killed while it writes a file."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-__all__ = ["VAL_LOSS", "Direction", "Objective", "best_first"]
+__all__ = ["SPREAD", "VAL_LOSS", "Direction", "Objective", "best_first"]
 
 Direction = Literal["min", "max"]
 Key = TypeVar("Key")
@@ -45,6 +45,9 @@ class Objective:
 
 
 VAL_LOSS = Objective("val_loss")
+
+# Metric of a trial with several executions: the standard deviation of their scores.
+SPREAD = "score_std"
 
 
 def best_first(scores: Mapping[Key, float], direction: Direction) -> list[Key]:

@@ -5,10 +5,11 @@ The folder of a finished training has artifacts, the packaged model and, written
 
 import json
 import shutil
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +38,7 @@ __all__ = [
     "log_kept_model",
     "log_metrics",
     "log_settings",
+    "mean_metrics",
     "peak_rss_bytes",
     "read_outcome",
     "read_whole_outcome",
@@ -64,12 +66,21 @@ class Outcome:
         kept_epoch: the epoch whose weights were kept, from 1.
         metrics: measured at the end of the training, by name.
         explanation: a sentence on how much of the accuracy a simple shortcut also reaches; empty if not measured.
+        executions: those of each training, if it is the mean of several.
     """
 
     records: list[EpochRecord]
     kept_epoch: int
     metrics: dict[str, float]
     explanation: str = ""
+    executions: Sequence["Outcome"] = ()
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "Outcome":
+        """Return the outcome that `asdict` has turned into plain values."""
+        records = [EpochRecord(**record) for record in content["records"]]
+        executions = [cls.from_json(execution) for execution in content.get("executions", ())]
+        return cls(**{**content, "records": records, "executions": executions})
 
     @property
     def ended_at_ms(self) -> int:
@@ -80,16 +91,22 @@ class Outcome:
         return self.records[self.kept_epoch - 1].ended_at_ms
 
     def kept_metrics(self) -> dict[str, float]:
-        """Return the metrics of the epoch whose weights were kept."""
+        """Return the metrics of the epoch whose weights were kept; of several trainings their mean."""
+        if self.executions:
+            return mean_metrics([execution.kept_metrics() for execution in self.executions])
         return self.records[self.kept_epoch - 1].metrics
+
+
+def mean_metrics(measured: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean of each metric over those that have it."""
+    names = dict.fromkeys(name for metrics in measured for name in metrics)
+    return {name: statistics.fmean(metrics[name] for metrics in measured if name in metrics) for name in names}
 
 
 def read_outcome(folder: Path) -> Outcome | None:
     """Return what `write_outcome` left in `folder`; None if the training is not finished, or the file is damaged."""
     try:
-        content = json.loads((folder / _OUTCOME).read_text())
-        records = [EpochRecord(**record) for record in content.pop("records")]
-        return Outcome(records, **content)
+        return Outcome.from_json(json.loads((folder / _OUTCOME).read_text()))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 

@@ -40,11 +40,13 @@ class EpochRecord:
         epoch: counted from 1.
         ended_at_ms: Unix time in ms; kept in the checkpoint, so that logging the epoch again changes nothing.
         metrics: `loss`, `accuracy`, `val_*` if there is validation data, `learning_rate`, `epoch_secs`.
+        execution: number of the training among those of one trial, from 0; None if there is only one.
     """
 
     epoch: int
     ended_at_ms: int
     metrics: dict[str, float]
+    execution: int | None = None
 
     def equals(self, other: "EpochRecord") -> bool:
         """Return whether both measured the same, apart from times."""

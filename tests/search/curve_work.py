@@ -6,10 +6,10 @@ import math
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import keras_tuner
 
@@ -41,6 +41,7 @@ class CurveWork:
 
     trained: Path
     faults: dict[str, str] = field(default_factory=dict)
+    execution_names: ClassVar[Sequence[str]] = ()
 
     def __call__(self, assignment: Assignment, folder: Path, listener: Listener) -> Outcome:
         checkpoint = folder / "epoch.ckpt"

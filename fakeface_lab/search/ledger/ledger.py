@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal, Self, TypeVar
 
+from fakeface_lab.search.ledger.executions import SEARCH_RUN
 from fakeface_lab.search.suggest.suggestion import Suggestion, TrialRecord
 from fakeface_lab.tracking.lookup import furthest
 from fakeface_lab.tracking.owner import OWNER_TAG, PROCESS, code_tags
@@ -257,10 +258,12 @@ class Ledger:
         try:
             yield
         except BaseException as err:
-            reason = _STOPPED_BY.get(type(err), str(err))
+            reason, store = _STOPPED_BY.get(type(err), str(err)), self.parent.store
+            own = f"attributes.status = 'RUNNING' and tags.{OWNER_TAG} = '{PROCESS}'"
             with suppress(Exception):
-                for run in self._children_now(f"attributes.status = 'RUNNING' and tags.{OWNER_TAG} = '{PROCESS}'"):
-                    end_at_once(self.parent.store, run.info.run_id, "KILLED", f"stopped by {reason}")
+                executions = store.runs(f"tags.{SEARCH_RUN} = '{self.parent.run_id}' and {own}")
+                for run in [*executions, *self._children_now(own)]:
+                    end_at_once(store, run.info.run_id, "KILLED", f"stopped by {reason}")
             raise
 
     def children(self, query: str) -> list[Run]:

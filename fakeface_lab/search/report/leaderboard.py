@@ -1,7 +1,7 @@
 """The trials of a search as a table, best first, as the store has recorded them. Loads no TensorFlow."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from rich.table import Table
 from fakeface_lab.terminal import format_secs
 from fakeface_lab.tracking.lookup import Run, children_of
 from fakeface_lab.tracking.store import Store, join_text
-from fakeface_lab.training.objective import Direction, Objective
+from fakeface_lab.training.objective import SPREAD, Direction, Objective
 
 __all__ = [
     "format_value",
@@ -49,12 +49,14 @@ def leaderboard(trials: Sequence[Run], direction: Direction) -> pd.DataFrame:
         `run` (name), `score`, the hyperparameters by name (`hp.NAME` if a column has that name; missing if inactive),
         `epochs` (finished), `epochs_planned`, `kept_epoch` (from 1), `train_secs` (spent on this trial: 0 for a
         repeated configuration, and without the epochs that Hyperband inherited from another trial), `num_params`,
-        `status` (finished, failed or running), `reason` (why it failed), `run_id`.
+        `status` (finished, failed or running), `reason` (why it failed), `run_id`; `score_std` if trials have several
+        executions: the standard deviation of their scores.
     """
     by_trial = {run.data.tags["trial"]: run for run in trials}
     # In order of first appearance: some hyperparameters are inactive in the first trials.
     names = list(dict.fromkeys(name for run in trials for name in json.loads(join_text(run.data.tags, "values"))))
-    columns = [*_BEFORE_VALUES, *map(_value_column, names), *_AFTER_VALUES]
+    spread = [SPREAD] if any(SPREAD in run.data.metrics for run in trials) else []
+    columns = [*_BEFORE_VALUES, *map(_value_column, names), *_AFTER_VALUES, *spread]
     table = pd.DataFrame([_row(run, by_trial) for run in trials], columns=columns)
     if table.empty:
         return table
@@ -97,6 +99,7 @@ def _row(run: Run, by_trial: Mapping[str, Run]) -> dict[str, Any]:
         "status": tags.get("outcome", "running"),
         "reason": tags.get("status_reason", ""),
         "run_id": run.info.run_id,
+        SPREAD: metrics.get(SPREAD, float("nan")),
     }
 
 
@@ -127,7 +130,7 @@ def trials_table(trials: pd.DataFrame, trial_0: str) -> Table:
         table.add_row(
             str(row["rank"]) if has_score else "",
             f"0 {trial_0}" if row["trial"] == 0 else str(row["trial"]),
-            f"{row['score']:.4f}" if has_score else "",
+            f"{row['score']:.4f}{_spread(row)}" if has_score else "",
             *(format_value(row[name]) for name in names),
             f"{row['kept_epoch']} of {row['epochs']}",
             format_secs(row["train_secs"]) if pd.notna(row["train_secs"]) else "",
@@ -136,6 +139,10 @@ def trials_table(trials: pd.DataFrame, trial_0: str) -> Table:
             row["run_id"],
         )
     return table
+
+
+def _spread(row: Mapping[Hashable, Any]) -> str:
+    return f" ± {row[SPREAD]:.4f}" if pd.notna(row.get(SPREAD)) else ""
 
 
 def plain_table(*headings: str) -> Table:

@@ -6,16 +6,18 @@ Subclasses say what is trained and what a result means: `trials` for a search, o
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from fakeface_lab.errors import SearchError
+from fakeface_lab.search.ledger.executions import execution_run
 from fakeface_lab.search.ledger.heartbeat import Heartbeat
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerRun
 from fakeface_lab.search.run.engine import Assignment, EngineMaker, Event, Work
 from fakeface_lab.search.run.uploads import Uploads
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.training.outcome import Outcome, read_outcome
+from fakeface_lab.training.recorder import EpochRecord
 
 __all__ = ["Driver", "Observer", "RetryPolicy"]
 
@@ -62,6 +64,7 @@ class _Job(Generic[Child]):
     child: Child
     assignment: Assignment
     run: TrackedRun
+    executions: dict[int, TrackedRun] = field(default_factory=dict)
 
 
 class Driver(Generic[Child]):
@@ -180,8 +183,7 @@ class Driver(Generic[Child]):
             assert event.record is not None
             self.ledger.parent.require_owned()
             self._retries.note_epoch()
-            job.run.log_metrics(event.record.metrics, event.record.epoch, event.record.ended_at_ms)
-            job.child = self.ledger.count_epoch(job.child, event.record.epoch)
+            self._note_epoch(job, event.record)
             self.observer.progressed(job.child, event)
         elif self.is_suggesting:
             self._deferred.append(event)
@@ -195,6 +197,18 @@ class Driver(Generic[Child]):
             job.child = self.ledger.uncount_start(job.child, event.reason)
             self._retries.note_disturbance(event.reason)
             self._retry(job, event.reason)
+
+    def _note_epoch(self, job: _Job[Child], record: EpochRecord) -> None:
+        run, num_done, number = job.run, record.epoch, record.execution
+        if number is not None:
+            if number not in job.executions:
+                name = self.work.execution_names[number]
+                job.executions[number] = execution_run(job.run, number, name)
+            run = job.executions[number]
+            # Executions may end early; that the number grows is all that counts.
+            num_done += number * job.assignment.epochs
+        run.log_metrics(record.metrics, record.epoch, record.ended_at_ms)
+        job.child = self.ledger.count_epoch(job.child, num_done)
 
     def _note_death(self, job: _Job[Child], reason: str) -> None:
         job.child = self.ledger.count_death(job.child, reason)

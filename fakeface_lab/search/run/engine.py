@@ -3,7 +3,7 @@
 `local_engine` has the one with worker processes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -38,6 +38,10 @@ class Assignment:
 
 class Work(Protocol):
     """What a search trains. `__call__` runs in a worker process, everything else in the driver."""
+
+    @property
+    def execution_names(self) -> Sequence[str]:
+        """Names of an assignment's trainings, which become runs under its own; empty if it is one training."""
 
     def __call__(self, assignment: Assignment, folder: Path, listener: Listener) -> Outcome:
         """Train, or resume from the checkpoint in `folder`, and leave the results there."""

@@ -16,6 +16,7 @@ from fakeface_lab.search.suggest.suggestion import Exhausted, Suggestion, Wait, 
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.writer import Background
 from fakeface_lab.training.checkpoint import inherit_checkpoint
+from fakeface_lab.training.executions import execution_folders
 from fakeface_lab.training.outcome import Outcome
 
 __all__ = ["Trials"]
@@ -98,8 +99,12 @@ class Trials(Driver[LedgerTrial]):
         """Give a promoted trial its parent's checkpoint."""
         parent = trial.record.bracket_values.get("tuner/trial_id")
         if parent is not None:
-            parent_run_id = self.ledger.trials[int(parent)].run_id
-            inherit_checkpoint(self.ledger.parent.store.work_folder / parent_run_id, run.folder)
+            source = self.ledger.parent.store.work_folder / self.ledger.trials[int(parent)].run_id
+            inherit_checkpoint(source, run.folder)
+            for execution in execution_folders(source):
+                own = run.folder / execution.name
+                own.mkdir(exist_ok=True)
+                inherit_checkpoint(execution, own)
 
     def commit(self, trial: LedgerTrial, outcome: Outcome) -> LedgerTrial | None:
         """Write a trial's score; without a finite one the trial has failed."""

@@ -9,18 +9,21 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from filelock import BaseFileLock
 from keras_tuner import oracles as kt_oracles
 
 from fakeface_lab.backend import keras_tuner
+from fakeface_lab.search.ledger.executions import runs_with_models
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerRun, LedgerTrial
 from fakeface_lab.search.run.engine import Assignment, Work
 from fakeface_lab.tracking.models import delete_models
-from fakeface_lab.tracking.runs import TrackedRun
+from fakeface_lab.tracking.runs import Run, TrackedRun
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.tracking.writer import Background
 from fakeface_lab.training.checkpoint import CHECKPOINT
+from fakeface_lab.training.executions import execution_folders
 from fakeface_lab.training.outcome import Outcome
 
 __all__ = ["Uploads", "kept_models", "remove_models", "remove_work_folders"]
@@ -71,7 +74,7 @@ class Uploads:
         def upload() -> None:
             self._work.finish(own, assignment, outcome, keep_model=keep_model)
             if not keep_model:  # an earlier attempt may have begun to upload one, when the trial still ranked higher
-                self._writer.call(lambda: delete_models(own.store, own.run_id))
+                self._writer.call(lambda: _delete_models(own.store, child.run))
             self._ledger.close(child, has_model=keep_model, writer=self._writer)
 
         job = self._submit(upload, after=child)
@@ -154,12 +157,20 @@ def remove_work_folders(
             shutil.rmtree(folder, ignore_errors=True)
             continue
         left.append(trial)
-        for path in folder.glob("*"):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            elif path.name != CHECKPOINT and path.suffix != ".weights":
-                path.unlink()
+        _keep_checkpoints(folder)
     return left
+
+
+def _keep_checkpoints(folder: Path) -> None:
+    """Delete everything in a trial's folder but the checkpoints of the training, or of its executions."""
+    executions = execution_folders(folder)
+    for path in folder.glob("*"):
+        if path in executions:
+            _keep_checkpoints(path)
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != CHECKPOINT and path.suffix != ".weights":
+            path.unlink()
 
 
 def _promotable(trials: Sequence[LedgerTrial], template: keras_tuner.Oracle) -> set[int]:
@@ -197,6 +208,11 @@ def kept_models(ledger: Ledger, keep_models: str) -> set[int]:
     return set(ranked[: 1 if keep_models == "best" else int(keep_models.removeprefix("top-"))])
 
 
+def _delete_models(store: Store, trial: Run) -> None:
+    for run_id in runs_with_models(store, trial):
+        delete_models(store, run_id)
+
+
 def remove_models(ledger: Ledger, keep_models: str) -> None:
     """Delete the models of trials that are no longer among the best; the trial's tag `model` then says `none`."""
     kept = kept_models(ledger, keep_models)
@@ -204,5 +220,5 @@ def remove_models(ledger: Ledger, keep_models: str) -> None:
     for trial in ledger.trials:
         if trial.record.sequence in kept or trial.tags.get("model") != "logged":
             continue
-        writer.call(partial(delete_models, store, trial.run_id))
+        writer.call(partial(_delete_models, store, trial.run))
         ledger.set_tags(trial, {"model": "none"})
