@@ -10,6 +10,7 @@ __all__ = [
     "ModelError",
     "NotFoundError",
     "SearchError",
+    "TooManyFailuresError",
     "TrackingError",
     "TrainingDivergedError",
     "without_credentials",
@@ -67,6 +68,15 @@ class TrainingDivergedError(FakefaceLabError):
     """The loss became NaN or infinite."""
 
     exit_code = 1
+
+
+class TooManyFailuresError(SearchError, RuntimeError):
+    """As many trials in a row failed as the oracle's `max_consecutive_failed_trials` allows.
+
+    A RuntimeError too, because KerasTuner raises one.
+    """
+
+    exit_code = 4
 
 
 class AllTrialsFailedError(SearchError):

@@ -1,6 +1,7 @@
 """What a search of the detector may try: its space, the oracle that suggests, the settings that train the winner."""
 
 import json
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -81,6 +82,8 @@ def build_oracle(spec: OracleSpec) -> keras_tuner.Oracle:
         "objective": keras_tuner.Objective(spec.objective.name, spec.objective.direction),
         "hyperparameters": spec.space,
         "seed": far_apart_seed(spec.seed),
+        # A search over night should not end because three configurations in a row were too large.
+        "max_consecutive_failed_trials": sys.maxsize,
     }
     match spec.algorithm:
         case "random":

@@ -132,7 +132,7 @@ class ModelRecipe:
         """Return the untrained model; it does not depend on what this process has built before.
 
         Raises:
-            ModelError: the hypermodel returns something else.
+            FatalTypeError: KerasTuner's; the hypermodel returns something else.
         """
         # Otherwise automatic layer names count on from earlier models. It also resets dtype policy and seed, which are
         # therefore set after it.
@@ -141,7 +141,7 @@ class ModelRecipe:
         keras.utils.set_random_seed(seed)
         model = self.hypermodel.build(hp)
         if not isinstance(model, keras.Model):
-            raise ModelError(f"build(hp): returned {type(model).__name__}; return a keras.Model")
+            raise keras_tuner.errors.FatalTypeError(f"build(hp): returned {type(model).__name__}; return a keras.Model")
         if self.compile_args:
             own = {"optimizer": getattr(model, "optimizer", None), "loss": getattr(model, "loss", None)}
             # A metric or optimizer has state: each model needs its own.
@@ -221,7 +221,8 @@ def train_hypermodel(
         listener: is called after each step and epoch.
 
     Raises:
-        ModelError: the model is too large, or is not a Keras model.
+        FatalTypeError: KerasTuner's; the model is not a Keras model, or `fit` returns nothing that has the objective.
+        ModelError: the model is too large.
         SearchError: a hyperparameter is not in the space, or an epoch lacks the objective.
     """
     finished = read_whole_outcome(folder)

@@ -7,7 +7,7 @@ import json
 import shutil
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +17,8 @@ import psutil
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fakeface_lab.backend import keras, tf
-from fakeface_lab.errors import FakefaceLabError, without_credentials
+from fakeface_lab.backend import keras, keras_tuner, tf
+from fakeface_lab.errors import FakefaceLabError, ModelError, without_credentials
 from fakeface_lab.files import replace_text
 from fakeface_lab.tracking.models import is_whole, log_model
 from fakeface_lab.tracking.owner import host_facts, package_versions
@@ -28,6 +28,7 @@ from fakeface_lab.training.recorder import EpochRecord
 __all__ = [
     "ARTIFACTS",
     "MODEL",
+    "Fault",
     "Outcome",
     "curve_figures",
     "empty_artifacts",
@@ -67,6 +68,10 @@ class Outcome:
         metrics: measured at the end of the training, by name.
         explanation: a sentence on how much of the accuracy a simple shortcut also reaches; empty if not measured.
         executions: those of each training, if it is the mean of several.
+        score: what the user's own code returned as the objective; None if it is that of the kept epoch.
+        found: hyperparameters that the training asked for and that are not in the search space yet, as KerasTuner
+            serializes them.
+        found_values: their values in this training, by name.
     """
 
     records: list[EpochRecord]
@@ -74,6 +79,9 @@ class Outcome:
     metrics: dict[str, float]
     explanation: str = ""
     executions: Sequence["Outcome"] = ()
+    score: float | None = None
+    found: Sequence[dict[str, Any]] = ()
+    found_values: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Outcome":
@@ -237,15 +245,24 @@ _LIBRARY_ERRORS = (
 _WRONG_PATH = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
 
 
-def kind_of_fault(err: Exception) -> Literal["failed", "died", "disturbed"]:
+Fault = Literal["failed", "invalid", "fatal", "died", "disturbed"]
+
+
+def kind_of_fault(err: Exception) -> Fault:
     """Classify the error that ended an attempt.
 
-    `failed`: an error of the model or its data, the same in every attempt. `died`: out of memory or an error of a
-    library; the next attempt may succeed. `disturbed`: a full disk or a lost connection, not the trial's fault.
+    `failed`: this configuration cannot be trained. `invalid`: any other error of the model or its data; tried again as
+    often as the oracle's `max_retries_per_trial` says. `fatal`: KerasTuner's word for what ends a search. `died`: out
+    of memory or an error of a library; the next attempt may succeed. `disturbed`: a full disk or a lost connection,
+    not the trial's fault.
     """
+    if isinstance(err, keras_tuner.errors.FatalError):
+        return "fatal"
+    if isinstance(err, keras_tuner.errors.FailedTrialError | ModelError):
+        return "failed"
     if isinstance(err, (*_OUT_OF_MEMORY, *_LIBRARY_ERRORS)):
         return "died"
-    return "disturbed" if isinstance(err, OSError) and not isinstance(err, _WRONG_PATH) else "failed"
+    return "disturbed" if isinstance(err, OSError) and not isinstance(err, _WRONG_PATH) else "invalid"
 
 
 def explain_fault(err: Exception) -> str:

@@ -374,11 +374,11 @@ def test_a_data_set_is_trained_on_in_this_process_with_a_notice(
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
-    "directory": ("x", r"directory: not supported; trials are kept in the MLflow store; choose it with tracking_uri="),
-    "logger": (object(), r"logger: not supported; KerasTuner ignores it too"),
     "tuner_id": ("x", r"tuner_id: not supported; one process drives a search; .* give workers="),
     "distribution_strategy": (object(), r"distribution_strategy: not supported; each worker process takes one GPU"),
-    "executions_per_trial": (2, r"executions_per_trial: not supported; .* another seed= and project_name="),
+    "executions_per_trial": (0, r"executions_per_trial = 0: give 1 or more"),
+    "hours": (0, r"hours = 0: give hours above 0, or leave it out"),
+    "keep_models": ("top-0", r"keep_models = 'top-0': give all, best, or top-K such as top-3"),
     "max_trails": (2, r"max_trails: unknown argument; see help\(fakeface_lab\.Tuner\)"),
     "workers": (0, r"workers = 0, threads = 0, engine = None: give at least 1 worker"),
 }

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import takewhile
 from typing import Literal, Self, TypeVar
 
 from fakeface_lab.search.ledger.executions import SEARCH_RUN
@@ -45,12 +46,14 @@ class LedgerRun:
         run: MLflow's.
         num_starts: starts since its last newly finished epoch.
         num_deaths: deaths of its worker since then.
+        num_errors: attempts that ended with an error of its own and were followed by another.
         epochs_done: finished epochs.
     """
 
     run: Run
     num_starts: int
     num_deaths: int
+    num_errors: int
     epochs_done: int
 
     @classmethod
@@ -147,6 +150,12 @@ class Ledger:
         """Number of creations and ends of trials; the next suggestion changes only with them."""
         return self._last_order
 
+    def num_failed_last(self) -> int:
+        """Return how many trials have failed since the last one that finished, in the order of their ends."""
+        ended = [trial for trial in self.records if trial.ended_order is not None]
+        ended.sort(key=lambda trial: -(trial.ended_order or 0))
+        return sum(1 for _ in takewhile(lambda trial: trial.status == "failed", ended))
+
     @property
     def objective(self) -> Objective:
         """The metric that is the score, and its direction."""
@@ -195,6 +204,10 @@ class Ledger:
     def count_death(self, child: Child, reason: str) -> Child:
         """Count a death of the training's worker."""
         return self.set_tags(child, {"num_deaths": str(child.num_deaths + 1), "status_reason": reason})
+
+    def count_error(self, child: Child, reason: str) -> Child:
+        """Count an error of the training, which is tried again."""
+        return self.set_tags(child, {"num_errors": str(child.num_errors + 1), "status_reason": reason})
 
     def count_epoch(self, child: Child, epochs_done: int) -> Child:
         """Note a finished epoch, which resets the counts of starts and deaths unless it only repeats an earlier one."""
@@ -295,4 +308,4 @@ def _model_tag(has_model: bool) -> dict[str, str]:
 
 
 def _counts(tags: Mapping[str, str]) -> dict[str, int]:
-    return {name: int(tags.get(name, "0")) for name in ("num_starts", "num_deaths", "epochs_done")}
+    return {name: int(tags.get(name, "0")) for name in ("num_starts", "num_deaths", "num_errors", "epochs_done")}

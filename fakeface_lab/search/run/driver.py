@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
+from fakeface_lab.backend import keras_tuner
 from fakeface_lab.errors import SearchError
 from fakeface_lab.search.ledger.executions import execution_run
 from fakeface_lab.search.ledger.heartbeat import Heartbeat
@@ -84,6 +85,11 @@ class Driver(Generic[Child]):
         self._running: dict[str, _Job[Child]] = {}
         self._deferred: list[Event] = []
         self._retries = RetryPolicy(ledger.parent.name)
+
+    @property
+    def max_retries(self) -> int:
+        """How often a training is tried again after an error of its own."""
+        return 0
 
     @property
     def is_suggesting(self) -> bool:
@@ -191,6 +197,11 @@ class Driver(Generic[Child]):
             self._finish(job)
         elif event.kind == "failed":
             self.fail(job.child, event.reason)
+        elif event.kind == "invalid":
+            self._note_error(job, event.reason)
+        elif event.kind == "fatal":
+            name, _, text = event.reason.partition(": ")
+            raise getattr(keras_tuner.errors, name, keras_tuner.errors.FatalError)(text)
         elif event.kind == "died":
             self._note_death(job, event.reason)
         else:
@@ -209,6 +220,13 @@ class Driver(Generic[Child]):
             num_done += number * job.assignment.epochs
         run.log_metrics(record.metrics, record.epoch, record.ended_at_ms)
         job.child = self.ledger.count_epoch(job.child, num_done)
+
+    def _note_error(self, job: _Job[Child], reason: str) -> None:
+        if job.child.num_errors >= self.max_retries:
+            self.fail(job.child, reason)
+            return
+        job.child = self.ledger.count_error(job.child, reason)
+        self._retry(job, reason)
 
     def _note_death(self, job: _Job[Child], reason: str) -> None:
         job.child = self.ledger.count_death(job.child, reason)

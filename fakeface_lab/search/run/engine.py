@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 from fakeface_lab.backend import keras
 from fakeface_lab.tracking.runs import TrackedRun
-from fakeface_lab.training.outcome import Outcome, explain_fault, kind_of_fault
+from fakeface_lab.training.outcome import Fault, Outcome, explain_fault, kind_of_fault
 from fakeface_lab.training.recorder import EpochRecord, Listener
 
 __all__ = ["Assignment", "Engine", "EngineMaker", "Event", "Handler", "InlineEngine", "Placement", "Work"]
@@ -65,15 +65,14 @@ class Event:
 
     Attributes:
         key: the assignment's.
-        kind: `step`, `epoch`, `done`; `failed`: will fail in every attempt; `died`: the next attempt may succeed;
-            `disturbed`: the machine's fault, not the assignment's.
+        kind: `step`, `epoch`, `done`, or a fault as in `kind_of_fault`.
         record: the finished epoch, for `epoch`.
         step: epoch, step and number of steps, for `step`.
-        reason: why, for `failed`, `died` and `disturbed`.
+        reason: why, for a fault.
     """
 
     key: str
-    kind: Literal["step", "epoch", "done", "failed", "died", "disturbed"]
+    kind: Literal["step", "epoch", "done"] | Fault
     record: EpochRecord | None = None
     step: tuple[int, int, int] | None = None
     reason: str = ""
@@ -118,7 +117,7 @@ class InlineEngine:
         try:
             self._work(assignment, folder, listener)
         except Exception as err:
-            if err is listener.handler_error:
+            if err is listener.handler_error or kind_of_fault(err) == "fatal":
                 raise
             event = Event(assignment.key, kind_of_fault(err), reason=explain_fault(err))
         else:

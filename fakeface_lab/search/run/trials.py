@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
 
 from fakeface_lab.backend import keras_tuner
-from fakeface_lab.errors import AllTrialsFailedError
+from fakeface_lab.errors import AllTrialsFailedError, TooManyFailuresError
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerRun, LedgerTrial
 from fakeface_lab.search.run.driver import SUGGESTION_POLL_SECS, Driver, Observer
 from fakeface_lab.search.run.engine import Assignment, EngineMaker, Work
@@ -81,6 +81,11 @@ class Trials(Driver[LedgerTrial]):
             )
 
     @property
+    def max_retries(self) -> int:
+        """How often a trial is tried again after an error of its own: the oracle's `max_retries_per_trial`."""
+        return int(self._template.max_retries_per_trial)
+
+    @property
     def is_suggesting(self) -> bool:
         """Whether a suggestion is being computed."""
         return self._pending is not None
@@ -111,7 +116,9 @@ class Trials(Driver[LedgerTrial]):
         name = self._template.objective.name
         if trial.record.status == "finished":  # trained again only to restore its lost files
             return trial
-        score = outcome.kept_metrics().get(name, outcome.metrics.get(name))
+        score = outcome.score
+        if score is None:
+            score = outcome.kept_metrics().get(name, outcome.metrics.get(name))
         if score is None or not math.isfinite(score):
             # Some stores turn an infinite value into a finite one, so it is not written at all.
             self.fail(trial, f"{name} is {score}: no finite score")
@@ -133,6 +140,12 @@ class Trials(Driver[LedgerTrial]):
         self.forget(f"trial-{trial.record.sequence}")
         self.clean_up(())
         self.observer.ended(ended)
+        num_failed, limit = self.ledger.num_failed_last(), self._template.max_consecutive_failed_trials
+        if ended.record.status == "failed" and num_failed >= limit:
+            raise TooManyFailuresError(
+                f"search {self.ledger.parent.name!r}: {num_failed} trials in a row failed, the last because: {reason}; "
+                f"max_consecutive_failed_trials is {limit}"
+            )
 
     def keeps_model(self, trial: LedgerTrial) -> bool:
         """Return whether the trial is among the best so far."""
