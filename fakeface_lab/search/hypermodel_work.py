@@ -15,10 +15,10 @@ from fakeface_lab.backend import keras_tuner
 from fakeface_lab.search.ledger.executions import BEST_EXECUTION, execution_run
 from fakeface_lab.search.run.engine import Assignment
 from fakeface_lab.tracking.runs import TrackedRun
-from fakeface_lab.training.executions import best_execution, train_executions
+from fakeface_lab.training.executions import best_execution, train_trial
 from fakeface_lab.training.fit_arguments import FitArguments
 from fakeface_lab.training.hypermodel import ModelRecipe, train_hypermodel
-from fakeface_lab.training.outcome import ARTIFACTS, Outcome, log_kept_model, log_metrics, log_settings
+from fakeface_lab.training.outcome import ARTIFACTS, MODEL, Outcome, log_kept_model, log_metrics, log_settings
 from fakeface_lab.training.recorder import Listener
 
 __all__ = ["HypermodelWork"]
@@ -61,9 +61,7 @@ class HypermodelWork:
                 listener=listener,
             )  # fmt: skip
 
-        if self.num_executions == 1:
-            return train(0, folder, listener)
-        return train_executions(train, self.num_executions, self.objective, folder, listener)
+        return train_trial(train, self.num_executions, self.objective, folder, listener)
 
     def params(self, assignment: Assignment) -> dict[str, object]:
         """Return the parameters of a run: every hyperparameter of the space, inactive ones as `-`."""
@@ -107,5 +105,5 @@ class HypermodelWork:
     def _upload(self, run: TrackedRun, outcome: Outcome, params: Mapping[str, object], *, keep_model: bool) -> None:
         run.writer.drain()
         run.upload(run.folder / ARTIFACTS)
-        if keep_model:
+        if keep_model and (run.folder / MODEL).is_dir():
             log_kept_model(run, outcome, params, self.dataset[:2], "keras")

@@ -12,23 +12,30 @@ import os
 import tempfile
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from keras_tuner.engine import trial as kt_trial
+from keras_tuner.src.engine import tuner_utils
 
 from fakeface_lab.backend import keras, keras_tuner
 from fakeface_lab.errors import ConfigError, ModelError
+from fakeface_lab.search.custom_work import TRIAL_FILES, Attempt, CustomWork, overrides
 from fakeface_lab.search.hypermodel_work import HypermodelWork
+from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.ledger.resume import choose_threads, find_search
-from fakeface_lab.search.run.engine import Placement
+from fakeface_lab.search.run.engine import Assignment, Placement
 from fakeface_lab.search.session import choose_placement, open_tuner_search, run_tuner_search
 from fakeface_lab.search.store_tuner import Options, StoreTuner, patient_writer
 from fakeface_lab.search.suggest.oracles import reseeded
-from fakeface_lab.tracking.models import as_model_input, fetch_model
-from fakeface_lab.training.fit_arguments import FitArguments, bind_fit_arguments, has_own_fit
-from fakeface_lab.training.hypermodel import ModelRecipe, discover_in_build, discover_in_fit
+from fakeface_lab.tracking.lookup import fetch_artifact, get_run
+from fakeface_lab.tracking.models import as_model_input, fetch_model, load_logged_model, package_model
+from fakeface_lab.training.executions import train_trial
+from fakeface_lab.training.fit_arguments import FitArguments, bind_fit_arguments, has_own_fit, pass_through
+from fakeface_lab.training.hypermodel import ModelRecipe, discover_in_build, discover_in_fit, train_hypermodel
+from fakeface_lab.training.outcome import MODEL, Outcome
+from fakeface_lab.training.recorder import Listener
 
 __all__ = ["Tuner"]
 
@@ -106,11 +113,81 @@ class Tuner(StoreTuner, keras_tuner.Tuner):
             defaults_first,
         )  # fmt: skip
         self._template: keras_tuner.Oracle | None = None
+        self._ledger: Ledger | None = None
+        self.attempt: Attempt | None = None
+        self._copies = tempfile.TemporaryDirectory(prefix="fakeface-trials-")
+        if hypermodel is None and not overrides(type(self), Tuner):
+            raise ConfigError("hypermodel: give a build function or HyperModel, or override run_trial")
         super().__init__(
             oracle, hypermodel, directory=directory, project_name=project_name, overwrite=overwrite, options=options,
             max_model_size=max_model_size, optimizer=optimizer, loss=loss, metrics=metrics, logger=logger,
             executions_per_trial=executions_per_trial,
         )  # fmt: skip
+
+    def run_trial(self, trial: kt_trial.Trial, *args: Any, **kwargs: Any) -> Any:
+        """Train the executions of a trial; for a `run_trial` of the user's own to call.
+
+        Args:
+            trial: as given to the user's `run_trial`.
+            args, kwargs: for `HyperModel.fit`.
+
+        Returns:
+            A History per execution.
+        """
+        attempt = self.attempt
+        assert attempt is not None, "run_trial is called by search"
+        if "tuner/initial_epoch" in trial.hyperparameters.values:
+            kwargs.pop("initial_epoch", None)  # the checkpoint says it
+        attempt.is_recorded = True
+        fit = bind_fit_arguments(self.hypermodel, args, kwargs)
+        hook, is_hyperband = tuner_utils.TunerCallback(self, trial), hasattr(self.oracle, "max_epochs")
+
+        def train(number: int, folder: Path, listener: Listener) -> Outcome:
+            return train_hypermodel(
+                self._recipe(), fit, self.oracle.objective, trial.hyperparameters.values,
+                seed=self.options.training_seed + number, epochs=fit.epochs or 1,
+                passes_epochs=fit.epochs is not None, data_digest=fit.dataset_facts()[1], folder=folder,
+                listener=listener, extra_callbacks=[hook], has_checkpoints=is_hyperband and fit.can_resume,
+            )  # fmt: skip
+
+        attempt.trained = train_trial(
+            train, self.executions_per_trial, self.oracle.objective, attempt.folder, attempt.listener
+        )
+        return [_as_history(outcome) for outcome in attempt.trained.executions or [attempt.trained]]
+
+    def on_trial_end(self, trial: kt_trial.Trial) -> None:
+        """Do nothing: the search has recorded the result."""
+
+    def begin_trial(self, assignment: Assignment) -> kt_trial.Trial:
+        """Return the trial for the user's own `run_trial`."""
+        assert self._ledger is not None
+        sequence = int(assignment.key.removeprefix("trial-"))
+        hp = self.oracle.get_space()
+        hp.values = {**assignment.values, **self._ledger.trials[sequence].record.bracket_values}
+        trial = kt_trial.Trial(hp, self.trial_id(sequence), kt_trial.TrialStatus.RUNNING)
+        self.oracle.trials[trial.trial_id] = trial
+        return trial
+
+    def get_trial_dir(self, trial_id: str) -> str:
+        """Return a folder for files of a trial; they become artifacts of its run.
+
+        For an earlier trial it is a copy of them.
+        """
+        if self.attempt is not None and trial_id == self.attempt.trial.trial_id:
+            return str(self.attempt.files)
+        folder = Path(self._copies.name, trial_id)
+        if not folder.exists():
+            self.reload()
+            store, copies = self.open_store(), folder.with_name(f"{trial_id}.copy")
+            copies.mkdir()
+            fetch_artifact(store, get_run(store, self._run_ids[trial_id]), TRIAL_FILES, copies)
+            (copies / TRIAL_FILES).rename(folder)
+        return str(folder)
+
+    def save_model(self, trial_id: str, model: keras.Model, step: int = 0) -> None:
+        """Make a model that of the trial which is running; for a `run_trial` of the user's own to call."""
+        assert self.attempt is not None, "save_model is called by run_trial"
+        package_model(model, self.attempt.folder / MODEL, None, {"objective": self.oracle.objective.name})
 
     def load_model(self, trial: kt_trial.Trial) -> keras.Model:
         """Return the model of a trial with the weights that its score describes.
@@ -120,9 +197,15 @@ class Tuner(StoreTuner, keras_tuner.Tuner):
         """
         store = self.open_store()
         with tempfile.TemporaryDirectory() as folder:
-            fetched = fetch_model(store, self._run_ids[trial.trial_id], Path(folder))
+            run_id = self._run_ids[trial.trial_id]
+            if self.hypermodel is None:
+                model = load_logged_model(store, run_id)
+                if model is None:
+                    raise self._no_model(trial)
+                return model
+            fetched = fetch_model(store, run_id, Path(folder))
             if fetched is None:
-                raise ModelError(f"trial {trial.trial_id} of search {self.search_name}: its run has logged no model")
+                raise self._no_model(trial)
             weights, example = fetched
             recipe = self._recipe()
             model = recipe.build(recipe.hyperparameters(trial.hyperparameters.values), self.options.training_seed)
@@ -133,22 +216,27 @@ class Tuner(StoreTuner, keras_tuner.Tuner):
                 model.load_weights(str(weights))
         return model
 
+    def _no_model(self, trial: kt_trial.Trial) -> ModelError:
+        return ModelError(f"trial {trial.trial_id} of search {self.search_name}: its run has logged no model")
+
     def _populate_initial_space(self) -> None:
         super()._populate_initial_space()
-        if self.oracle.tune_new_entries:
+        if self.hypermodel is not None and self.oracle.tune_new_entries:
             discover_in_build(self.oracle, self.hypermodel)
 
     def run_search(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Run or resume the search."""
-        fit = bind_fit_arguments(self.hypermodel, args, kwargs)
+        is_custom = overrides(type(self), Tuner)
+        fit = pass_through(args, kwargs) if is_custom else bind_fit_arguments(self.hypermodel, args, kwargs)
         template = self._make_template(fit)
-        work, placement = self._make_work(fit)
+        work, placement = self._make_work(fit, is_custom=is_custom)
         options, seed = self.options, self.options.training_seed
         ledger, template = open_tuner_search(
             self.open_store(), patient_writer(), self.search_name, work, template, seed=seed, restart=self._restart
         )
-        self._restart = False
-        hang_secs = options.hang_secs or (math.inf if has_own_fit(self.hypermodel) else _HANG_SECS)
+        self._restart, self._ledger = False, ledger
+        is_silent = is_custom or has_own_fit(self.hypermodel)
+        hang_secs = options.hang_secs or (math.inf if is_silent else _HANG_SECS)
         run_tuner_search(
             ledger, template, work, placement, workers=options.workers, hang_secs=hang_secs, seed=seed,
             hours=options.hours, keep_models=options.keep_models,
@@ -158,7 +246,7 @@ class Tuner(StoreTuner, keras_tuner.Tuner):
     def _make_template(self, fit: FitArguments) -> keras_tuner.Oracle:
         """Return the oracle without trials and with its complete space."""
         if self._template is None:
-            if has_own_fit(self.hypermodel) and self.oracle.tune_new_entries:
+            if self.hypermodel is not None and has_own_fit(self.hypermodel) and self.oracle.tune_new_entries:
                 discover_in_fit(self.oracle, self.hypermodel, fit.args, dict(fit.kwargs))
             if self.oracle.trials:
                 self.reload()
@@ -167,7 +255,7 @@ class Tuner(StoreTuner, keras_tuner.Tuner):
         self._template.max_trials = self.oracle.max_trials
         return self._template
 
-    def _make_work(self, fit: FitArguments) -> tuple[HypermodelWork, Placement]:
+    def _make_work(self, fit: FitArguments, *, is_custom: bool) -> tuple[HypermodelWork, Placement]:
         """Return what a trial trains, and where."""
         passes_epochs = fit.epochs is not None or hasattr(self.oracle, "max_epochs")  # Hyperband
         work = HypermodelWork(
@@ -175,8 +263,21 @@ class Tuner(StoreTuner, keras_tuner.Tuner):
         )
         earlier = None if self._restart else find_search(self.open_store(), self.search_name)
         threads = choose_threads(earlier, self.options.threads)
+        if is_custom:
+            self._require_inline()
+            _, num_threads = choose_placement(work, "inline", 1, threads)
+            facts = {field.name: getattr(work, field.name) for field in fields(work)}
+            return CustomWork(**{**facts, "num_threads": num_threads}, tuner=self), "inline"
         placement, num_threads = choose_placement(work, self.options.engine, self.options.workers, threads)
         return replace(work, num_threads=num_threads), placement
+
+    def _require_inline(self) -> None:
+        """Raise ConfigError if worker processes are wanted: the user's methods are those of this object."""
+        if self.options.engine == "local" or self.options.workers > 1:
+            raise ConfigError(
+                f"workers = {self.options.workers}, engine = {self.options.engine!r}: {type(self).__name__} overrides "
+                f"methods that are called during a trial, so its trials run in this process one by one"
+            )
 
     def _recipe(self) -> ModelRecipe:
         given = {"optimizer": self.optimizer, "loss": self.loss, "metrics": self.metrics}
@@ -188,6 +289,15 @@ class Tuner(StoreTuner, keras_tuner.Tuner):
             accepts_undeclared=not self.oracle.tune_new_entries,
             max_model_size=self.max_model_size,
         )
+
+
+def _as_history(outcome: Outcome) -> keras.callbacks.History:
+    """Return what `fit` would have returned: the metrics of every epoch."""
+    history = keras.callbacks.History()
+    history.on_train_begin()
+    for record in outcome.records:
+        history.on_epoch_end(record.epoch - 1, record.metrics)
+    return history
 
 
 _NOT_SUPPORTED = {

@@ -256,9 +256,9 @@ class TrackedRun(StoredRun):
         used_as = DatasetInput(dataset, [InputTag("mlflow.data.context", ", ".join(contexts))])
         self.writer.call(lambda: self.store.client.log_inputs(self.run_id, [used_as]))
 
-    def upload(self, folder: Path) -> None:
-        """Copy a folder's files to the run's artifacts."""
-        self.writer.call(lambda: self.store.client.log_artifacts(self.run_id, str(folder)))
+    def upload(self, folder: Path, under: str | None = None) -> None:
+        """Copy a folder's files to the run's artifacts, to the folder `under` among them."""
+        self.writer.call(lambda: self.store.client.log_artifacts(self.run_id, str(folder), under))
 
     def log_text(self, text: str, name: str) -> None:
         """Write one text artifact."""

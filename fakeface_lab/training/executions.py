@@ -9,7 +9,7 @@ from fakeface_lab.training.objective import SPREAD, Objective, best_first
 from fakeface_lab.training.outcome import Outcome, mean_metrics, write_outcome
 from fakeface_lab.training.recorder import EpochRecord, Listener
 
-__all__ = ["best_execution", "execution_folder", "execution_folders", "train_executions"]
+__all__ = ["best_execution", "execution_folder", "execution_folders", "train_trial"]
 
 Train = Callable[[int, Path, Listener], Outcome]
 
@@ -24,10 +24,8 @@ def execution_folders(folder: Path) -> list[Path]:
     return sorted(folder.glob("execution-*"))
 
 
-def train_executions(
-    train: Train, num_executions: int, objective: Objective, folder: Path, listener: Listener
-) -> Outcome:
-    """Train each execution that is not finished yet, in a folder of its own, and return and write their mean.
+def train_trial(train: Train, num_executions: int, objective: Objective, folder: Path, listener: Listener) -> Outcome:
+    """Train the only execution of a trial; or each that is not finished yet, in its own folder, and write their mean.
 
     Args:
         train: trains the execution with this number, or resumes it; returns its outcome at once if it is finished.
@@ -36,6 +34,8 @@ def train_executions(
         folder: of the trial.
         listener: is told each epoch with the number of its execution.
     """
+    if num_executions == 1:
+        return train(0, folder, listener)
     outcomes = []
     for number in range(num_executions):
         own = execution_folder(folder, number)

@@ -18,7 +18,7 @@ from fakeface_lab.backend import keras, keras_tuner
 from fakeface_lab.errors import ConfigError
 from fakeface_lab.training.outcome import epoch_order
 
-__all__ = ["EpochOrder", "FitArguments", "bind_fit_arguments", "has_own_fit"]
+__all__ = ["EpochOrder", "FitArguments", "bind_fit_arguments", "has_own_fit", "pass_through"]
 
 _DEFAULT_BATCH_SIZE = 32  # Keras's
 _NUMERIC_KINDS = "biufc"
@@ -113,6 +113,11 @@ class FitArguments:
         names = [type(callback).__name__ for callback in self.callbacks]
         own = {"batch_size": self.batch_size, "shuffle": self.shuffle} if self.train is not None else {}
         return {**plain, **own, "callbacks": names}
+
+
+def pass_through(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> FitArguments:
+    """Return arguments that a user's own `run_trial` is passed as they are."""
+    return FitArguments(args, kwargs, None, False, _DEFAULT_BATCH_SIZE, (), kwargs.get("epochs"))
 
 
 class _NotArraysError(Exception):

@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,6 +205,8 @@ def train_hypermodel(
     data_digest: str,
     folder: Path,
     listener: Listener,
+    extra_callbacks: Sequence[Any] = (),
+    has_checkpoints: bool | None = None,
 ) -> Outcome:
     """Train the model with these values, or resume from the checkpoint in `folder`; leave artifacts and model there.
 
@@ -219,6 +221,8 @@ def train_hypermodel(
         data_digest: recorded with the model.
         folder: of the run; it exists.
         listener: is called after each step and epoch.
+        extra_callbacks: called after the user's; not copied.
+        has_checkpoints: whether it can resume from an epoch. None: if the data and callbacks allow it.
 
     Raises:
         FatalTypeError: KerasTuner's; the model is not a Keras model, or `fit` returns nothing that has the objective.
@@ -235,11 +239,12 @@ def train_hypermodel(
     own_fit = has_own_fit(recipe.hypermodel)
     # A `fit` of the user's own may return the objective instead of reporting it after each epoch.
     recorder = TrainingRecorder(
-        folder, listener, objective, keep="best", has_checkpoints=fit.can_resume,
+        folder, listener, objective, keep="best",
+        has_checkpoints=fit.can_resume if has_checkpoints is None else has_checkpoints,
         needs_objective=(lambda epoch: False) if own_fit else fit.is_validated,
     )  # fmt: skip
     kwargs = dict(fit.kwargs)
-    callbacks = copy.deepcopy(list(fit.callbacks))
+    callbacks = [*copy.deepcopy(list(fit.callbacks)), *extra_callbacks]
     if fit.train is not None:
         order = EpochOrder(fit.train, fit.batch_size, seed, shuffle=fit.shuffle)
         # `order` shuffles the rows; Keras would shuffle its batches, with a state that a restart loses.
