@@ -21,10 +21,19 @@ from keras_tuner import (
 )
 
 from fakeface_lab.keras_tuner import tuners
-from fakeface_lab.keras_tuner.tuners import BayesianOptimization, GridSearch, Hyperband, RandomSearch, Tuner
+from fakeface_lab.keras_tuner.tuners import (
+    BayesianOptimization,
+    GridSearch,
+    Hyperband,
+    RandomSearch,
+    SklearnTuner,
+    Tuner,
+)
+from fakeface_lab.training.folds import CrossValidation
 
 __all__ = [
     "BayesianOptimization",
+    "CrossValidation",
     "GridSearch",
     "HyperModel",
     "HyperParameters",
@@ -32,6 +41,7 @@ __all__ = [
     "Objective",
     "Oracle",
     "RandomSearch",
+    "SklearnTuner",
     "Tuner",
     "__version__",
     "applications",

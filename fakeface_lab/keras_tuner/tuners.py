@@ -2,9 +2,10 @@
 
 import keras_tuner
 
+from fakeface_lab.search.sklearn_tuner import SklearnTuner
 from fakeface_lab.search.tuner import Tuner
 
-__all__ = ["BayesianOptimization", "GridSearch", "Hyperband", "RandomSearch", "Tuner"]
+__all__ = ["BayesianOptimization", "GridSearch", "Hyperband", "RandomSearch", "SklearnTuner", "Tuner"]
 
 
 class RandomSearch(keras_tuner.RandomSearch, Tuner):

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from fakeface_lab.backend import keras_tuner
 from fakeface_lab.search.ledger.executions import BEST_EXECUTION, execution_run
@@ -17,6 +17,7 @@ from fakeface_lab.search.run.engine import Assignment
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.training.executions import best_execution, train_trial
 from fakeface_lab.training.fit_arguments import FitArguments
+from fakeface_lab.training.folds import CrossValidation, training_of_fold
 from fakeface_lab.training.hypermodel import ModelRecipe, train_hypermodel
 from fakeface_lab.training.outcome import ARTIFACTS, MODEL, Outcome, log_kept_model, log_metrics, log_settings
 from fakeface_lab.training.recorder import Listener
@@ -35,7 +36,7 @@ class HypermodelWork:
         passes_epochs: whether `fit` is passed the number of epochs: the user gave one, or the oracle decides.
         num_threads: threads per training.
         dataset: name, digest and shapes of the data.
-        num_executions: trainings per trial, with different seeds.
+        num_executions: trainings per trial and fold, with different seeds.
     """
 
     recipe: ModelRecipe
@@ -45,23 +46,38 @@ class HypermodelWork:
     num_threads: int
     dataset: tuple[str, str, Mapping[str, str]]
     num_executions: int = 1
+    model_type: ClassVar[str] = "keras"
+
+    @property
+    def _num_folds(self) -> int:
+        return self.recipe.hypermodel.num_folds if isinstance(self.recipe.hypermodel, CrossValidation) else 1
 
     @property
     def execution_names(self) -> Sequence[str]:
-        """Names of the trainings of a trial; empty if it has only one."""
-        return [f"execution {number}" for number in range(self.num_executions)] if self.num_executions > 1 else []
+        """Names of the trainings of a trial, execution by execution and fold by fold; empty if it has only one."""
+        names = []
+        for execution in range(self.num_executions):
+            for fold in range(self._num_folds):
+                parts = [f"execution {execution}"] if self.num_executions > 1 else []
+                parts += [f"fold {fold}"] if self._num_folds > 1 else []
+                names.append(" ".join(parts))
+        return names if len(names) > 1 else []
 
     def __call__(self, assignment: Assignment, folder: Path, listener: Listener) -> Outcome:
         """Train in this process and leave the results in `folder`."""
 
         def train(number: int, folder: Path, listener: Listener) -> Outcome:
+            execution, fold = divmod(number, self._num_folds)
+            hypermodel, fit = self.recipe.hypermodel, self.fit
+            if isinstance(hypermodel, CrossValidation):
+                fit = training_of_fold(fit, hypermodel, fold)
             return train_hypermodel(
-                self.recipe, self.fit, self.objective, assignment.values, seed=assignment.seed + number,
+                self.recipe, fit, self.objective, assignment.values, seed=assignment.seed + execution,
                 epochs=assignment.epochs, passes_epochs=self.passes_epochs, data_digest=self.dataset[1], folder=folder,
                 listener=listener,
             )  # fmt: skip
 
-        return train_trial(train, self.num_executions, self.objective, folder, listener)
+        return train_trial(train, self.num_executions * self._num_folds, self.objective, folder, listener)
 
     def params(self, assignment: Assignment) -> dict[str, object]:
         """Return the parameters of a run: every hyperparameter of the space, inactive ones as `-`."""
@@ -94,7 +110,7 @@ class HypermodelWork:
             return
         runs = [execution_run(run, number, name) for number, name in enumerate(self.execution_names)]
         for number, (execution, own) in enumerate(zip(outcome.executions, runs, strict=True)):
-            params = {**self.params(assignment), "seed": assignment.seed + number}
+            params = {**self.params(assignment), "seed": assignment.seed + number // self._num_folds}
             own.log_params(params)
             log_metrics(own, execution)
             self._upload(own, execution, params, keep_model=keep_model)
@@ -106,4 +122,4 @@ class HypermodelWork:
         run.writer.drain()
         run.upload(run.folder / ARTIFACTS)
         if keep_model and (run.folder / MODEL).is_dir():
-            log_kept_model(run, outcome, params, self.dataset[:2], "keras")
+            log_kept_model(run, outcome, params, self.dataset[:2], self.model_type)

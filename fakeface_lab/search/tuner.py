@@ -33,6 +33,7 @@ from fakeface_lab.tracking.lookup import fetch_artifact, get_run
 from fakeface_lab.tracking.models import as_model_input, fetch_model, load_logged_model, package_model
 from fakeface_lab.training.executions import train_trial
 from fakeface_lab.training.fit_arguments import FitArguments, bind_fit_arguments, has_own_fit, pass_through
+from fakeface_lab.training.folds import CrossValidation, require_foldable
 from fakeface_lab.training.hypermodel import ModelRecipe, discover_in_build, discover_in_fit, train_hypermodel
 from fakeface_lab.training.outcome import MODEL, Outcome
 from fakeface_lab.training.recorder import Listener
@@ -228,6 +229,8 @@ class Tuner(StoreTuner, keras_tuner.Tuner):
         """Run or resume the search."""
         is_custom = overrides(type(self), Tuner)
         fit = pass_through(args, kwargs) if is_custom else bind_fit_arguments(self.hypermodel, args, kwargs)
+        if isinstance(self.hypermodel, CrossValidation):
+            require_foldable(fit)
         template = self._make_template(fit)
         work, placement = self._make_work(fit, is_custom=is_custom)
         options, seed = self.options, self.options.training_seed
@@ -296,7 +299,9 @@ def _as_history(outcome: Outcome) -> keras.callbacks.History:
     history = keras.callbacks.History()
     history.on_train_begin()
     for record in outcome.records:
-        history.on_epoch_end(record.epoch - 1, record.metrics)
+        history.epoch.append(record.epoch - 1)
+        for name, value in record.metrics.items():
+            history.history.setdefault(name, []).append(value)
     return history
 
 
