@@ -120,7 +120,9 @@ class StoreTuner(base_tuner.BaseTuner):
         try:
             if self.directory != os.curdir:
                 console.print(f"nothing is written to {self.directory}: this search is kept in {self.project_dir}")
+            self.on_search_begin()
             self.run_search(fit_args, fit_kwargs)
+            self.on_search_end()
         finally:
             console.quiet = was_quiet
 
