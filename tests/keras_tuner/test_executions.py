@@ -41,10 +41,8 @@ def test_each_execution_is_a_run_and_the_score_is_their_mean(
         assert len(set(scores)) == 2, "other seeds"
         assert trial.data.metrics["score"] == pytest.approx(statistics.fmean(scores))
         assert trial.data.metrics["score_std"] == pytest.approx(statistics.stdev(scores))
-        means = [
-            statistics.fmean(pair)
-            for pair in zip(*([v for _, v in curve(client, r.info.run_id)] for r in own), strict=True)
-        ]
+        curves = [[value for _, value in curve(client, run.info.run_id)] for run in own]
+        means = [statistics.fmean(pair) for pair in zip(*curves, strict=True)]
         assert [value for _, value in curve(client, trial.info.run_id)] == pytest.approx(means)
     (model,) = tuner.get_best_models()
     loss = model.evaluate(X[45:], Y[45:], verbose=0)[0]
