@@ -38,8 +38,11 @@ class FakefaceLabError(Exception):
         super().__init__(without_credentials(message))
 
 
-class ConfigError(FakefaceLabError):
-    """A setting is unknown, out of range, or contradicts another one."""
+class ConfigError(FakefaceLabError, ValueError):
+    """A setting is unknown, out of range, or contradicts another one.
+
+    A ValueError too, as KerasTuner raises for arguments of its tuners.
+    """
 
 
 class DataError(FakefaceLabError):

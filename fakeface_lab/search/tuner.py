@@ -220,11 +220,6 @@ class Tuner(StoreTuner, keras_tuner.Tuner):
     def _no_model(self, trial: kt_trial.Trial) -> ModelError:
         return ModelError(f"trial {trial.trial_id} of search {self.search_name}: its run has logged no model")
 
-    def _populate_initial_space(self) -> None:
-        super()._populate_initial_space()
-        if self.hypermodel is not None and self.oracle.tune_new_entries:
-            discover_in_build(self.oracle, self.hypermodel)
-
     def run_search(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Run or resume the search."""
         is_custom = overrides(type(self), Tuner)
@@ -249,6 +244,8 @@ class Tuner(StoreTuner, keras_tuner.Tuner):
     def _make_template(self, fit: FitArguments) -> keras_tuner.Oracle:
         """Return the oracle without trials and with its complete space."""
         if self._template is None:
+            if self.hypermodel is not None and self.oracle.tune_new_entries:
+                discover_in_build(self.oracle, self.hypermodel)
             if self.hypermodel is not None and has_own_fit(self.hypermodel) and self.oracle.tune_new_entries:
                 discover_in_fit(self.oracle, self.hypermodel, fit.args, dict(fit.kwargs))
             if self.oracle.trials:
