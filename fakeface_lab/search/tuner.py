@@ -135,8 +135,13 @@ class Tuner(StoreTuner, keras_tuner.Tuner):
 
     def _populate_initial_space(self) -> None:
         super()._populate_initial_space()
-        if self.oracle.tune_new_entries:
+        if self._discovers:
             discover_in_build(self.oracle, self.hypermodel)
+
+    @property
+    def _discovers(self) -> bool:
+        """Whether the space is searched for more hyperparameters than KerasTuner finds before a search."""
+        return self.options.defaults_first and self.oracle.tune_new_entries and self.oracle.allow_new_entries
 
     def run_search(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Run or resume the search."""
@@ -156,14 +161,16 @@ class Tuner(StoreTuner, keras_tuner.Tuner):
         self.reload()
 
     def _make_template(self, fit: FitArguments) -> keras_tuner.Oracle:
-        """Return the oracle without trials and with its complete space."""
+        """Return the oracle without trials, with the space that the search begins with."""
         if self._template is None:
-            if has_own_fit(self.hypermodel) and self.oracle.tune_new_entries:
+            if has_own_fit(self.hypermodel) and self._discovers:
                 discover_in_fit(self.oracle, self.hypermodel, fit.args, dict(fit.kwargs))
             if self.oracle.trials:
                 self.reload()
             self.oracle.trials = {}
             self._template = reseeded(self.oracle, self.oracle.seed)
+            if not self.options.defaults_first:  # no attribute otherwise: it is part of the search's identity
+                self._template.defaults_first = False
         self._template.max_trials = self.oracle.max_trials
         return self._template
 
@@ -185,7 +192,8 @@ class Tuner(StoreTuner, keras_tuner.Tuner):
             (self._template or self.oracle).get_space(),
             {key: value for key, value in given.items() if value is not None},
             keras.config.dtype_policy().name,
-            accepts_undeclared=not self.oracle.tune_new_entries,
+            self.oracle.tune_new_entries,
+            self.oracle.allow_new_entries,
             max_model_size=self.max_model_size,
         )
 
