@@ -24,6 +24,7 @@ from fakeface_lab.search.run.engine import Assignment
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.training.checkpoint import CHECKPOINT, read_state
 from fakeface_lab.training.executions import execution_folders
+from fakeface_lab.training.hypermodel import found_in
 from fakeface_lab.training.journal import EpochJournal
 from fakeface_lab.training.outcome import (
     ARTIFACTS,
@@ -115,6 +116,7 @@ class CustomWork(HypermodelWork):
             try:
                 results = tuner.run_trial(trial, *self.fit.args, **self.fit.kwargs)
                 outcome = _conclude(tuner.oracle, attempt, results)
+                outcome = _with_found(outcome, found_in(self.recipe, trial.hyperparameters))
             except Exception as err:
                 _end_failed(tuner, trial, err)
                 raise
@@ -189,6 +191,14 @@ def _conclude(oracle: keras_tuner.Oracle, attempt: Attempt, results: Any) -> Out
     kept_epoch = min(max(int(trial.best_step) + 1, 1), len(records))
     metrics = {**rest, "num_epochs": float(len(records)), "kept_epoch": float(kept_epoch)}
     return Outcome(records, kept_epoch, metrics, score=float(trial.score))
+
+
+def _with_found(outcome: Outcome, found: Mapping[str, Any]) -> Outcome:
+    """Add what `run_trial` has asked for to what `build` and `fit` have."""
+    names = {one["config"]["name"] for one in found["found"]}
+    rest = [one for one in outcome.found if one["config"]["name"] not in names]
+    values = {**outcome.found_values, **found["found_values"]}
+    return replace(outcome, found=[*found["found"], *rest], found_values=values)
 
 
 def _epochs_of(results: Any) -> list[EpochRecord]:

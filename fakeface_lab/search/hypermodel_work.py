@@ -7,7 +7,7 @@ come in the same order again.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -80,10 +80,11 @@ class HypermodelWork:
         return train_trial(train, self.num_executions * self._num_folds, self.objective, folder, listener)
 
     def params(self, assignment: Assignment) -> dict[str, object]:
-        """Return the parameters of a run: every hyperparameter of the space, inactive ones as `-`."""
+        """Return the parameters of a run: its values, and `-` for what else the search began with."""
+        known = dict.fromkeys((hp.name for hp in self.recipe.space.space), "-")
         values = {
-            re.sub(r"[^\w\-. :/]", "_", name): assignment.values.get(name, "-")  # what MLflow takes as a name
-            for name in dict.fromkeys(known.name for known in self.recipe.space.space)
+            re.sub(r"[^\w\-. :/]", "_", name): value  # what MLflow takes as a name
+            for name, value in {**known, **assignment.values}.items()
         }
         return {"epochs": assignment.epochs, "seed": assignment.seed, "num_threads": self.num_threads, **values}
 
@@ -105,6 +106,11 @@ class HypermodelWork:
     def finish(self, run: TrackedRun, assignment: Assignment, outcome: Outcome, *, keep_model: bool) -> None:
         """Write metrics, artifacts and the model; of several trainings to the run of each, and their mean."""
         log_metrics(run, outcome)
+        begun = self.params(assignment)
+        assignment = replace(assignment, values={**assignment.values, **outcome.found_values})
+        found = {name: value for name, value in self.params(assignment).items() if name not in begun}
+        run.log_params(found)
+        run.mirror_params(found)
         if not outcome.executions:
             self._upload(run, outcome, self.params(assignment), keep_model=keep_model)
             return

@@ -1,6 +1,7 @@
 """One call of `Tuner.search`: where its trials run, opening the search, running it with live output, and its end."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rich.live import Live
@@ -16,6 +17,7 @@ from fakeface_lab.search.report.report import publish_report
 from fakeface_lab.search.run.engine import EngineMaker, Event, Placement, Work
 from fakeface_lab.search.run.local_engine import make_engine
 from fakeface_lab.search.run.trials import Trials
+from fakeface_lab.search.suggest.growth import asks_for_defaults, set_growth
 from fakeface_lab.search.suggest.oracles import default_values, num_trials_at_most, reseeded
 from fakeface_lab.terminal import console, format_secs, print_places, say, wide_console
 from fakeface_lab.tracking.owner import sweep_dead_runs
@@ -24,6 +26,8 @@ from fakeface_lab.tracking.writer import PatientWriter
 from fakeface_lab.training.folds import CrossValidation
 from fakeface_lab.training.hypermodel import explain_unpicklable
 from fakeface_lab.training.objective import Objective
+
+_FIRST = "first trial"  # what trial 0 is called if it need not have the defaults
 
 __all__ = ["SearchProgress", "choose_placement", "open_tuner_search", "run_trials", "run_tuner_search"]
 
@@ -84,7 +88,7 @@ def open_tuner_search(
         "data_digest": work.dataset[1],
         **Objective(work.objective.name, work.objective.direction).tags(),
         "algorithm": type(template).__name__,
-        "trial_0": "defaults",
+        "trial_0": "defaults" if asks_for_defaults(template) else _FIRST,
         THREADS_TAG: str(work.num_threads),
     }
     ledger = open_search(store, writer, name, _identity(work, template, seed), tags, restart=restart)
@@ -160,6 +164,8 @@ def _close(ledger: Ledger) -> None:
     if not best:
         return
     score, defaults = best[0].record.score, ledger.trials[0].record.score
+    if trial_0_name(parent.run) == _FIRST:
+        defaults = None
     worth = f"{best[0].name}: the best {objective}, {score:.4f}"
     if defaults is not None:
         worth += f"; with all hyperparameters at their defaults (t000): {defaults:.4f}"
@@ -188,11 +194,13 @@ def run_trials(
     keep_models: str = "all",
 ) -> None:
     """Run the remaining trials of a search and show their progress; arguments and errors as in `Trials`."""
-    parent, num_trials = ledger.parent, num_trials_at_most(template)
-    algorithm, at_most = parent.run.data.tags["algorithm"], f"at most {num_trials}" if num_trials else "any number of"
+    parent = ledger.parent
+    set_growth(template, ledger.growth)
+    progress = SearchProgress(ledger, lambda: num_trials_at_most(template))
+    algorithm, num_trials = parent.run.data.tags["algorithm"], num_trials_at_most(template)
+    at_most = f"at most {num_trials}" if num_trials else "any number of"
     say("search", f"{parent.name}: {algorithm}, {at_most} trials, {len(ledger.trials)} recorded so far")
     print_places(parent.store, parent.name, parent.run_id)
-    progress = SearchProgress(ledger, num_trials)
     trials = Trials(
         ledger, template, work, make_engine, progress, epochs=epochs, seed=seed, hours=hours, keep_models=keep_models
     )
@@ -201,10 +209,16 @@ def run_trials(
 
 
 class SearchProgress:
-    """A live status line per running trial; finished trials leave a permanent line."""
+    """A live status line per running trial; finished trials leave a permanent line.
 
-    def __init__(self, ledger: Ledger, num_trials: int | None) -> None:
-        self._ledger, self._num_trials, self._trial_0 = ledger, num_trials, trial_0_name(ledger.parent.run)
+    Args:
+        ledger: of the search.
+        num_trials_at_most: returns how many trials there can be, None without a limit; asked again after each trial.
+    """
+
+    def __init__(self, ledger: Ledger, num_trials_at_most: Callable[[], int | None]) -> None:
+        self._ledger, self._num_trials_at_most = ledger, num_trials_at_most
+        self._num_trials, self._trial_0 = num_trials_at_most(), trial_0_name(ledger.parent.run)
         self._live = Live(console=console, refresh_per_second=4, transient=True)
         self._lines: dict[int, str] = {}
         self._started = time.monotonic()
@@ -237,6 +251,7 @@ class SearchProgress:
     def ended(self, trial: LedgerTrial) -> None:
         """Print the result of a trial and how it compares."""
         self._lines.pop(trial.record.sequence, None)
+        self._num_trials = self._num_trials_at_most()
         if trial.record.status == "failed":
             reason = trial.run.data.tags.get("status_reason", "")
             console.print(f"{self._title(trial)}: failed: {reason}", style="yellow")

@@ -26,7 +26,7 @@ from fakeface_lab.search.suggest.oracles import reseeded
 from fakeface_lab.tracking.sklearn_models import load_sklearn_model, package_sklearn_model
 from fakeface_lab.training.executions import train_trial
 from fakeface_lab.training.fit_arguments import pass_through
-from fakeface_lab.training.hypermodel import ModelRecipe
+from fakeface_lab.training.hypermodel import ModelRecipe, found_in
 from fakeface_lab.training.outcome import MODEL, Outcome, empty_artifacts, peak_rss_bytes, read_outcome, write_outcome
 from fakeface_lab.training.recorder import EpochRecord, Listener
 
@@ -66,7 +66,8 @@ class SklearnWork(HypermodelWork):
     def _fit(self, values: Mapping[str, Any], number: int, folder: Path, listener: Listener) -> Outcome:
         given, (rows, held_out) = self.fit.kwargs, self.folds[number]
         weights = given["sample_weight"]
-        model = self.recipe.hypermodel.build(self.recipe.hyperparameters(values))
+        hp = self.recipe.hyperparameters(values)
+        model = self.recipe.hypermodel.build(hp)
         began = time.perf_counter()
         x, y = split_data(given["X"], rows), split_data(given["y"], rows)
         takes_weights = "sample_weight" in inspect.getfullargspec(model.fit).args and not isinstance(model, Pipeline)
@@ -78,7 +79,7 @@ class SklearnWork(HypermodelWork):
         package_sklearn_model(model, folder / MODEL, x[:1])
         record = EpochRecord(1, time.time_ns() // 1_000_000, metrics)
         ended = {"kept_epoch": 1.0, "num_epochs": 1.0, "train_secs": secs, "peak_rss_bytes": float(peak_rss_bytes())}
-        outcome = Outcome([record], 1, ended)
+        outcome = Outcome([record], 1, ended, **found_in(self.recipe, hp))
         write_outcome(outcome, folder)
         listener.epoch_ended(record)
         return outcome
@@ -148,7 +149,9 @@ class SklearnTuner(keras_tuner.SklearnTuner, StoreTuner):
         template.trials = {}
         earlier = None if self._restart else find_search(self.open_store(), self.search_name)
         threads = choose_threads(earlier, options.threads)
-        recipe = ModelRecipe(self.hypermodel, template.get_space(), {}, "float32", not template.tune_new_entries)
+        recipe = ModelRecipe(
+            self.hypermodel, template.get_space(), {}, "float32", template.tune_new_entries, template.allow_new_entries
+        )
         work = SklearnWork(
             recipe, self.oracle.objective, fit, passes_epochs=False, num_threads=0, dataset=fit.dataset_facts(),
             folds=list(self.cv.split(given["X"], given["y"], **by_group)), scoring=self.scoring, metrics=self.metrics,

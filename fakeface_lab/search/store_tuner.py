@@ -15,6 +15,7 @@ from fakeface_lab.errors import ConfigError, without_credentials
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
 from fakeface_lab.search.ledger.resume import find_search
 from fakeface_lab.search.run.engine import Placement
+from fakeface_lab.search.suggest.growth import deserialized
 from fakeface_lab.terminal import console
 from fakeface_lab.tracking.runs import StoredRun
 from fakeface_lab.tracking.store import Store, open_store, resolve_tracking_uri
@@ -93,6 +94,7 @@ class StoreTuner(base_tuner.BaseTuner):
         _refuse_chief()
         self.options, self._restart = options, overwrite
         self._run_ids: dict[str, str] = {}
+        self._found: list[dict[str, Any]] = []
         super().__init__(oracle, hypermodel, directory=directory, project_name=project_name, **kwargs)
 
     @property
@@ -172,6 +174,7 @@ class StoreTuner(base_tuner.BaseTuner):
     def show(self, ledger: Ledger) -> None:
         """Fill `oracle.trials`, and note which run has the model of each trial."""
         self.oracle.trials, self._run_ids = {}, {}
+        self._found = [hp for order, found in sorted(ledger.growth.items()) for hp in found]
         for trial in ledger.trials:
             shown = self.as_kerastuners(trial)
             self.oracle.trials[shown.trial_id] = shown
@@ -184,6 +187,7 @@ class StoreTuner(base_tuner.BaseTuner):
         """Return a trial as KerasTuner represents it, with its metrics."""
         record, step = trial.record, int(trial.tags.get("kept_epoch", "0"))
         hp = self.oracle.get_space()
+        hp.merge(deserialized(self._found), overwrite=False)
         hp.values = {**record.values, **record.bracket_values}
         shown = kt_trial.Trial(hp, self.trial_id(record.sequence), _STATUSES[record.status])
         shown.score, shown.best_step = record.score, step

@@ -28,6 +28,7 @@ from fakeface_lab.search.ledger.resume import choose_threads, find_search
 from fakeface_lab.search.run.engine import Assignment, Placement
 from fakeface_lab.search.session import choose_placement, open_tuner_search, run_tuner_search
 from fakeface_lab.search.store_tuner import Options, StoreTuner, patient_writer
+from fakeface_lab.search.suggest.growth import grown_space, set_growth
 from fakeface_lab.search.suggest.oracles import reseeded
 from fakeface_lab.tracking.lookup import fetch_artifact, get_run
 from fakeface_lab.tracking.models import as_model_input, fetch_model, load_logged_model, package_model
@@ -163,7 +164,9 @@ class Tuner(StoreTuner, keras_tuner.Tuner):
         """Return the trial for the user's own `run_trial`."""
         assert self._ledger is not None
         sequence = int(assignment.key.removeprefix("trial-"))
-        hp = self.oracle.get_space()
+        assert self._template is not None
+        set_growth(self._template, self._ledger.growth)
+        hp = grown_space(self._template)
         hp.values = {**assignment.values, **self._ledger.trials[sequence].record.bracket_values}
         trial = kt_trial.Trial(hp, self.trial_id(sequence), kt_trial.TrialStatus.RUNNING)
         self.oracle.trials[trial.trial_id] = trial
@@ -220,6 +223,11 @@ class Tuner(StoreTuner, keras_tuner.Tuner):
     def _no_model(self, trial: kt_trial.Trial) -> ModelError:
         return ModelError(f"trial {trial.trial_id} of search {self.search_name}: its run has logged no model")
 
+    @property
+    def _discovers(self) -> bool:
+        """Whether the space is searched for more hyperparameters than KerasTuner finds before a search."""
+        return self.options.defaults_first and self.oracle.tune_new_entries and self.oracle.allow_new_entries
+
     def run_search(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Run or resume the search."""
         is_custom = overrides(type(self), Tuner)
@@ -242,16 +250,18 @@ class Tuner(StoreTuner, keras_tuner.Tuner):
         self.reload()
 
     def _make_template(self, fit: FitArguments) -> keras_tuner.Oracle:
-        """Return the oracle without trials and with its complete space."""
+        """Return the oracle without trials, with the space that the search begins with."""
         if self._template is None:
-            if self.hypermodel is not None and self.oracle.tune_new_entries:
+            if self.hypermodel is not None and self._discovers:
                 discover_in_build(self.oracle, self.hypermodel)
-            if self.hypermodel is not None and has_own_fit(self.hypermodel) and self.oracle.tune_new_entries:
-                discover_in_fit(self.oracle, self.hypermodel, fit.args, dict(fit.kwargs))
+                if has_own_fit(self.hypermodel):
+                    discover_in_fit(self.oracle, self.hypermodel, fit.args, dict(fit.kwargs))
             if self.oracle.trials:
                 self.reload()
             self.oracle.trials = {}
             self._template = reseeded(self.oracle, self.oracle.seed)
+            if not self.options.defaults_first:  # no attribute otherwise: it is part of the search's identity
+                self._template.defaults_first = False
         self._template.max_trials = self.oracle.max_trials
         return self._template
 
@@ -286,7 +296,8 @@ class Tuner(StoreTuner, keras_tuner.Tuner):
             (self._template or self.oracle).get_space(),
             {key: value for key, value in given.items() if value is not None},
             keras.config.dtype_policy().name,
-            accepts_undeclared=not self.oracle.tune_new_entries,
+            self.oracle.tune_new_entries,
+            self.oracle.allow_new_entries,
             max_model_size=self.max_model_size,
         )
 

@@ -1,5 +1,6 @@
 """Several trainings of one configuration, with other seeds or on other folds, whose mean is the trial's result."""
 
+import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -55,7 +56,8 @@ def best_execution(outcome: Outcome, objective: Objective) -> int:
 def _mean_outcome(outcomes: Sequence[Outcome], objective: Objective) -> Outcome:
     """Return the mean curve, over the executions that reached an epoch, and the mean of what they measured at the end.
 
-    As in KerasTuner, the kept epoch is the whole part of the mean of theirs.
+    As in KerasTuner, the kept epoch is the whole part of the mean of theirs, and a hyperparameter that several have
+    found has the value of the first.
     """
     longest = max((outcome.records for outcome in outcomes), key=len)
     records = []
@@ -67,7 +69,11 @@ def _mean_outcome(outcomes: Sequence[Outcome], objective: Objective) -> Outcome:
     kept_epoch = int(statistics.mean(outcome.kept_epoch for outcome in outcomes))
     metrics |= {SPREAD: statistics.stdev(scores), "kept_epoch": float(kept_epoch)}
     metrics["train_secs"] = sum(outcome.metrics["train_secs"] for outcome in outcomes)
-    return Outcome(records, kept_epoch, metrics, executions=tuple(outcomes))
+    found = {json.dumps(new): new for outcome in outcomes for new in outcome.found}
+    found_values = {name: value for outcome in reversed(outcomes) for name, value in outcome.found_values.items()}
+    return Outcome(
+        records, kept_epoch, metrics, executions=tuple(outcomes), found=[*found.values()], found_values=found_values
+    )
 
 
 def _score(outcome: Outcome, objective: Objective) -> float:

@@ -1,9 +1,9 @@
-"""A KerasTuner hypermodel: its complete search space, the model for given values, and one resumable training of it.
+"""A KerasTuner hypermodel: its search space, the model for given values, and one resumable training of it.
 
 KerasTuner meets some hyperparameters only during a search: `units_2` when `layers` is 3, a batch size in
-`HyperModel.fit`. Here the space of a search is fixed, so they are discovered before it begins: the model is built once
-per choice and at both ends of each integer range, and a user's own `fit` is called up to the point where it would begin
-to train.
+`HyperModel.fit`. Most are discovered before it begins: the model is built once per choice and at both ends of each
+integer range, and a user's own `fit` is called up to the point where it would begin to train. What a training asks for
+besides is part of its outcome.
 """
 
 import copy
@@ -23,7 +23,7 @@ from keras_tuner.engine import hyperparameters as kt_hyperparameters
 from keras_tuner.src.engine import tuner_utils
 
 from fakeface_lab.backend import keras, keras_tuner
-from fakeface_lab.errors import ModelError, SearchError
+from fakeface_lab.errors import ModelError
 from fakeface_lab.tracking.models import INPUT_PREFIX, package_model
 from fakeface_lab.training.fit_arguments import EpochOrder, FitArguments, has_own_fit
 from fakeface_lab.training.outcome import (
@@ -38,7 +38,7 @@ from fakeface_lab.training.outcome import (
 )
 from fakeface_lab.training.recorder import Listener, TrainingRecorder
 
-__all__ = ["ModelRecipe", "discover_in_build", "discover_in_fit", "explain_unpicklable", "train_hypermodel"]
+__all__ = ["ModelRecipe", "discover_in_build", "discover_in_fit", "explain_unpicklable", "found_in", "train_hypermodel"]
 
 
 def discover_in_build(oracle: keras_tuner.Oracle, hypermodel: keras_tuner.HyperModel) -> None:
@@ -108,10 +108,12 @@ class ModelRecipe:
 
     Attributes:
         hypermodel: the user's.
-        space: all hyperparameters that can appear.
+        space: the hyperparameters that are known before the search.
         compile_args: `optimizer`, `loss` and `metrics` that replace those the hypermodel compiles with.
         dtype_policy: of the user's process; clearing the session between two models resets it.
-        accepts_undeclared: whether a hyperparameter outside the space takes its default instead of failing the trial.
+        tune_new_entries: the oracle's; whether what a training asks for and the space does not have is part of its
+            outcome. Otherwise it has its default.
+        allow_new_entries: the oracle's; whether a training may ask for what the space does not have.
         max_model_size: largest number of parameters of a model that is trained, None for no limit.
     """
 
@@ -119,7 +121,8 @@ class ModelRecipe:
     space: keras_tuner.HyperParameters
     compile_args: Mapping[str, Any]
     dtype_policy: str
-    accepts_undeclared: bool
+    tune_new_entries: bool = True
+    allow_new_entries: bool = True
     max_model_size: int | None = None
 
     def hyperparameters(self, values: Mapping[str, Any]) -> keras_tuner.HyperParameters:
@@ -155,15 +158,19 @@ class ModelRecipe:
         if self.max_model_size and size > self.max_model_size:
             raise ModelError(f"oversized model: {size:,} parameters, max_model_size is {self.max_model_size:,}")
 
-    def require_declared(self, hp: keras_tuner.HyperParameters) -> None:
-        """Raise SearchError if a build or fit asked for hyperparameters that are not in the space."""
-        known = {known.name for known in self.space.space}
-        unknown = [new.name for new in hp.space if new.name not in known]
-        if unknown and not self.accepts_undeclared:
-            raise SearchError(
-                f"hyperparameter {', '.join(unknown)}: appears for some values only and is not in the search space; "
-                f"declare it in HyperModel.declare_hyperparameters or in the oracle's hyperparameters="
+    def found(self, hp: keras_tuner.HyperParameters) -> list[Any]:
+        """Return the hyperparameters that a build or fit has asked for and that the space lacks, if they are tuned.
+
+        Raises:
+            FatalRuntimeError: KerasTuner's; the oracle does not allow them.
+        """
+        found = [new for new in hp.space if not self.space._exists(new.name, new.conditions)]
+        if found and not self.allow_new_entries:
+            raise keras_tuner.errors.FatalRuntimeError(
+                f"hyperparameter {', '.join(new.name for new in found)}: is not in the oracle's hyperparameters=, and "
+                f"allow_new_entries is False; add it there"
             )
+        return found if self.tune_new_entries else []
 
     def digest(self, values: Mapping[str, Any], seed: int) -> str:
         """Return a digest of the model with these values; "" if it cannot be built or serialized."""
@@ -225,16 +232,17 @@ def train_hypermodel(
         has_checkpoints: whether it can resume from an epoch. None: if the data and callbacks allow it.
 
     Raises:
+        FatalRuntimeError: KerasTuner's; a hyperparameter is not in the space, and the oracle allows no other.
         FatalTypeError: KerasTuner's; the model is not a Keras model, or `fit` returns nothing that has the objective.
         ModelError: the model is too large.
-        SearchError: a hyperparameter is not in the space, or an epoch lacks the objective.
+        SearchError: an epoch lacks the objective.
     """
     finished = read_whole_outcome(folder)
     if finished is not None:
         return finished
     hp = recipe.hyperparameters(values)
     model = recipe.build(hp, seed)
-    recipe.require_declared(hp)
+    recipe.found(hp)  # raises before the training
     recipe.require_small(model)
     own_fit = has_own_fit(recipe.hypermodel)
     # A `fit` of the user's own may return the objective instead of reporting it after each epoch.
@@ -267,21 +275,37 @@ def train_hypermodel(
             recorder.set_model(model)
             tuner_utils.validate_trial_results(returned, objective, "HyperModel.fit()")
             recorder.add(tuner_utils.convert_to_metrics_dict(returned, objective))
-        recipe.require_declared(hp)
     recorder.load_kept_weights(model)
     metadata = {"objective": objective.name, "seed": seed, "data_digest": data_digest}
-    return _write_outcome(model, recorder, values, fit.example(), metadata, folder)
+    found = found_in(recipe, hp)
+    _write_artifacts(model, recorder, {**values, **found["found_values"]}, fit.example(), metadata, folder)
+    records, kept_epoch = list(recorder.records), recorder.kept_epoch
+    outcome = Outcome(records, kept_epoch, end_metrics(records, kept_epoch, model), **found)
+    write_outcome(outcome, folder)
+    return outcome
 
 
-def _write_outcome(
+def found_in(recipe: ModelRecipe, hp: keras_tuner.HyperParameters) -> dict[str, Any]:
+    """Return `found` and `found_values` of the outcome of a training that was given `hp`.
+
+    Raises:
+        FatalRuntimeError: KerasTuner's; a hyperparameter is not in the space, and the oracle allows no other.
+    """
+    found = recipe.found(hp)
+    # What KerasTuner registers is inactive until its conditions hold.
+    values = {new.name: hp.values[new.name] for new in found if hp.is_active(new)}
+    return {"found": [kt_hyperparameters.serialize(new) for new in found], "found_values": values}
+
+
+def _write_artifacts(
     model: keras.Model,
     recorder: TrainingRecorder,
     values: Mapping[str, Any],
     example: Any | None,
     metadata: dict[str, Any],
     folder: Path,
-) -> Outcome:
-    """Write artifacts, packaged model and, last, the outcome."""
+) -> None:
+    """Write artifacts and packaged model."""
     artifacts, records = empty_artifacts(folder), recorder.records
     (artifacts / "hyperparameters.json").write_text(json.dumps(dict(values), indent=2))
     write_layers(model, artifacts / "layers.txt")
@@ -293,6 +317,3 @@ def _write_outcome(
     if isinstance(example, tuple):  # MLflow names the inputs of a model
         example = {f"{INPUT_PREFIX}{number}": array for number, array in enumerate(example)}
     package_model(model, folder / MODEL, example, metadata)
-    outcome = Outcome(list(records), recorder.kept_epoch, end_metrics(records, recorder.kept_epoch, model))
-    write_outcome(outcome, folder)
-    return outcome

@@ -1,12 +1,14 @@
 """Trainings of any hypermodel: interrupted ones end bit-equal, and plain ones equal those of Keras."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import keras_tuner
 import numpy as np
 import pytest
+from keras_tuner.engine import hyperparameters as kt_hyperparameters
 from keras_tuner.src.engine.hypermodel import get_hypermodel
 
 from fakeface_lab.backend import keras
@@ -16,7 +18,7 @@ from fakeface_lab.search.hypermodel_work import HypermodelWork
 from fakeface_lab.search.run.engine import Assignment
 from fakeface_lab.training.fit_arguments import bind_fit_arguments
 from fakeface_lab.training.hypermodel import ModelRecipe
-from fakeface_lab.training.outcome import Outcome
+from fakeface_lab.training.outcome import Outcome, read_outcome
 from fakeface_lab.training.recorder import EpochRecord
 
 RNG = np.random.default_rng(3)
@@ -64,7 +66,7 @@ def work(build_it: Any = build, *args: Any, objective: str = "val_loss", **kwarg
     space = keras_tuner.HyperParameters()
     build(space)
     fit = bind_fit_arguments(hypermodel, args or (X, Y), kwargs)
-    recipe = ModelRecipe(hypermodel, space, {}, "float32", accepts_undeclared=False)
+    recipe = ModelRecipe(hypermodel, space, {}, "float32")
     goal = keras_tuner.Objective(objective, "min")
     return HypermodelWork(recipe, goal, fit, True, 1, fit.dataset_facts())
 
@@ -175,13 +177,45 @@ def test_a_misspelled_objective_is_refused_at_the_first_validated_epoch(tmp_path
         run(trained, tmp_path / "run")
 
 
-def test_an_undeclared_hyperparameter_is_reported(tmp_path: Path) -> None:
-    def build_more(hp: keras_tuner.HyperParameters) -> keras.Model:
-        hp.Choice("surprise", [1, 2])
-        return build(hp)
+def build_more(hp: keras_tuner.HyperParameters) -> keras.Model:
+    hp.Choice("surprise", [1, 2])
+    with hp.conditional_scope("surprise", [2]):
+        hp.Int("depth", 1, 3)
+    return build(hp)
 
-    with pytest.raises(Exception, match=r"hyperparameter surprise: appears for some values only .*; declare it in"):
-        run(work(build_more, validation_split=0.2), tmp_path / "run")
+
+@pytest.mark.parametrize("num_executions", [1, 2])
+def test_a_hyperparameter_that_is_not_in_the_space_is_found(num_executions: int, tmp_path: Path) -> None:
+    trained = replace(work(build_more, validation_split=0.2), num_executions=num_executions)
+    outcome, _ = run(trained, tmp_path / "run")
+    space = keras_tuner.HyperParameters()
+    space.merge([kt_hyperparameters.deserialize(found) for found in copy.deepcopy(outcome.found)])
+    assert [str(hp) for hp in space.space] == [
+        "Choice(name: 'surprise', values: [1, 2], ordered: True, default: 1)",
+        "Int(name: 'depth', min_value: 1, max_value: 3, step: 1, sampling: linear, default: 1)",
+    ]
+    assert outcome.found_values == {"surprise": 1}, "depth is not active"
+    read = read_outcome(tmp_path / "run")
+    assert read is not None
+    assert (read.found, read.found_values) == (outcome.found, outcome.found_values)
+
+
+def test_a_found_hyperparameter_has_its_default_if_the_oracle_does_not_tune_it(tmp_path: Path) -> None:
+    trained = work(build_more, validation_split=0.2)
+    trained = replace(trained, recipe=replace(trained.recipe, tune_new_entries=False))
+    outcome, _ = run(trained, tmp_path / "run")
+    assert (list(outcome.found), dict(outcome.found_values)) == ([], {})
+
+
+def test_a_found_hyperparameter_that_the_oracle_does_not_allow_ends_the_search(tmp_path: Path) -> None:
+    trained = work(build_more, validation_split=0.2)
+    trained = replace(trained, recipe=replace(trained.recipe, allow_new_entries=False))
+    message = (
+        r"^hyperparameter surprise, depth: is not in the oracle's hyperparameters=, and allow_new_entries is False; "
+        r"add it there$"
+    )
+    with pytest.raises(keras_tuner.errors.FatalRuntimeError, match=message):
+        run(trained, tmp_path / "run")
 
 
 def test_build_must_return_a_model(tmp_path: Path) -> None:

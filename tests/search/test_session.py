@@ -38,7 +38,7 @@ def of_tune(project: Path) -> Iterator[Ledger]:
 
 def printed_lines(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> list[str]:
     """Let two trials end, the second of which was interrupted once, and return the printed lines."""
-    with SearchProgress(ledger, None) as progress:
+    with SearchProgress(ledger, lambda: None) as progress:
         for number, score in enumerate([0.5, 0.25]):
             trial = ledger.create(Suggestion(values={"units": number}, bracket_values={}), f"t00{number} units", {})
             progress.started(trial, 5)
@@ -64,7 +64,7 @@ def test_trials_of_a_detector_are_compared_with_the_documented_one(
 
 def test_foreign_text_is_printed_as_it_is(of_tune: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
     reason = "InternalError: {{node [/x] y}} [/job:localhost/replica:0] no :key: in [bold]"
-    with SearchProgress(of_tune, None) as progress:
+    with SearchProgress(of_tune, lambda: None) as progress:
         trial = of_tune.create(Suggestion(values={"units": 1}, bracket_values={}), "t000 [/red]", {})
         progress.started(of_tune.count_epoch(trial, 2), 5)
         progress.retrying(trial, reason)

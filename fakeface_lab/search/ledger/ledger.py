@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
-from typing import Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from fakeface_lab.search.ledger.executions import SEARCH_RUN
 from fakeface_lab.search.suggest.suggestion import Suggestion, TrialRecord
@@ -144,6 +144,12 @@ class Ledger:
     def records(self) -> list[TrialRecord]:
         """All trials as `suggest` takes them."""
         return [trial.record for trial in self._trials.values()]
+
+    @property
+    def growth(self) -> dict[int, list[dict[str, Any]]]:
+        """The hyperparameters that trials have found, serialized, by the number of the event that ended the trial."""
+        found = {trial.record.ended_order: trial.tags for trial in self.trials if "found" in trial.tags}
+        return {order: json.loads(join_text(tags, "found")) for order, tags in found.items() if order is not None}
 
     @property
     def num_events(self) -> int:

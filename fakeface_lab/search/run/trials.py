@@ -12,8 +12,10 @@ from fakeface_lab.search.ledger.ledger import Ledger, LedgerRun, LedgerTrial
 from fakeface_lab.search.run.driver import SUGGESTION_POLL_SECS, Driver, Observer
 from fakeface_lab.search.run.engine import Assignment, EngineMaker, Work
 from fakeface_lab.search.run.uploads import kept_models, remove_models, remove_work_folders
+from fakeface_lab.search.suggest.growth import new_in, set_growth
 from fakeface_lab.search.suggest.suggestion import Exhausted, Suggestion, Wait, failed_parent, suggest
 from fakeface_lab.tracking.runs import TrackedRun
+from fakeface_lab.tracking.store import split_text
 from fakeface_lab.tracking.writer import Background
 from fakeface_lab.training.checkpoint import inherit_checkpoint
 from fakeface_lab.training.executions import execution_folders
@@ -27,7 +29,7 @@ class Trials(Driver[LedgerTrial]):
 
     Args:
         ledger: of the search.
-        template: the oracle; copies of it suggest.
+        template: the oracle; copies of it suggest. It is told what trials find.
         work: what a trial trains.
         make_engine: makes the engine, given the driver's handler of events.
         observer: shows progress.
@@ -53,6 +55,7 @@ class Trials(Driver[LedgerTrial]):
         super().__init__(ledger, work, make_engine, observer)
         self._template, self._default_epochs, self._seed = template, epochs, seed
         self._hours, self._keep_models = hours, keep_models
+        set_growth(template, ledger.growth)
         self._unfinished = deque(trial for trial in ledger.trials if trial.is_open)
         self._on_disk = ledger.trials
         self._finished: dict[str, int] = {}
@@ -112,31 +115,45 @@ class Trials(Driver[LedgerTrial]):
                 inherit_checkpoint(execution, own)
 
     def commit(self, trial: LedgerTrial, outcome: Outcome) -> LedgerTrial | None:
-        """Write a trial's score; without a finite one the trial has failed."""
+        """Write a trial's score and what it has found; without a finite score the trial has failed."""
         name = self._template.objective.name
         if trial.record.status == "finished":  # trained again only to restore its lost files
             return trial
         score = outcome.score
         if score is None:
             score = outcome.kept_metrics().get(name, outcome.metrics.get(name))
+        found = self._found(trial, outcome)
         if score is None or not math.isfinite(score):
             # Some stores turn an infinite value into a finite one, so it is not written at all.
-            self.fail(trial, f"{name} is {score}: no finite score")
+            self.fail(trial, f"{name} is {score}: no finite score", found)
             return None
-        tags = {"kept_epoch": str(outcome.kept_epoch), "epochs_done": str(len(outcome.records))}
+        tags = {"kept_epoch": str(outcome.kept_epoch), "epochs_done": str(len(outcome.records)), **found}
         measured_at = (outcome.kept_epoch, outcome.ended_at_ms)
         ended = self.ledger.end(trial, "finished", score, tags=tags, measured_at=measured_at)
+        set_growth(self._template, self.ledger.growth)
         self._note_finished(ended)
         return ended
 
-    def fail(self, trial: LedgerTrial, reason: str) -> None:
-        """Write that a trial has failed; the search continues."""
+    def _found(self, trial: LedgerTrial, outcome: Outcome) -> dict[str, str]:
+        """Return the tags of what a trial has found, less what others have found meanwhile."""
+        if not outcome.found_values and not outcome.found:
+            return {}
+        new = new_in(self._template, outcome.found)
+        values = {**trial.record.values, **outcome.found_values}
+        return {
+            **(split_text("found", json.dumps(new)) if new else {}),
+            **split_text("values", json.dumps(values)),
+        }
+
+    def fail(self, trial: LedgerTrial, reason: str, found: Mapping[str, str] | None = None) -> None:
+        """Write that a trial has failed, and the tags of what it has found; the search continues."""
         if trial.record.status == "finished":  # trained again only to restore its lost files: its score stands
             self.ledger.close(trial, has_model=False, writer=self.ledger.parent.writer)
             ended = self.ledger.note_closed(trial, has_model=False)
         else:
             self.uploads.wait_for(trial)
-            ended = self.ledger.end(trial, "failed", None, reason)
+            ended = self.ledger.end(trial, "failed", None, reason, found)
+            set_growth(self._template, self.ledger.growth)
         self.forget(f"trial-{trial.record.sequence}")
         self.clean_up(())
         self.observer.ended(ended)
@@ -182,7 +199,7 @@ class Trials(Driver[LedgerTrial]):
 
     def _create(self, suggestion: Suggestion) -> LedgerTrial:
         sequence, epochs = len(self.ledger.trials), self._epochs(suggestion.bracket_values)
-        name = f"t{sequence:03d} {self.work.label(suggestion.values)}"
+        name = f"t{sequence:03d} {self.work.label(suggestion.values)}".rstrip()
         tags = {"seed": str(self._seed), "epochs_planned": str(epochs)}
         trial = self.ledger.create(suggestion, name, tags)
         self._on_disk.append(trial)

@@ -1,13 +1,14 @@
 """A copy of an oracle that is given trials and asked for the next one; `suggestion` and `replay` decide which trials.
 
 Non-public members of KerasTuner 1.4.8 used here: `_save_trial`, `_max_collisions`, `_check_consecutive_failures`,
-`_random_values`, `_tried_so_far` and `_id_to_hash` of every oracle; its module's `LOCKS` and `THREADS`; `_hps` and
-`_space` of HyperParameters; `_vectorize_trials` of the Bayesian oracle; `_seed_state`, `_brackets`, `_current_bracket`
-and `_current_iteration` of Hyperband.
+`_random_values`, `_record_values`, `_tried_so_far` and `_id_to_hash` of every oracle; its module's `LOCKS` and
+`THREADS`; `_hps` and `_space` of HyperParameters; `_populate_next` of the grid; `_vectorize_trials`, `_random_state`
+and `_nonfixed_space` of the Bayesian oracle; `_seed_state`, `_brackets`, `_current_bracket` and `_current_iteration` of
+Hyperband.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import keras_tuner
@@ -18,12 +19,14 @@ from keras_tuner.src.engine.oracle import LOCKS, THREADS
 
 from fakeface_lab.errors import SearchError
 from fakeface_lab.search.suggest import oracles
+from fakeface_lab.search.suggest.growth import asks_for_defaults, with_defaults
 from fakeface_lab.search.suggest.oracles import BRACKET_PREFIX, PARENT
 
 __all__ = ["Answer", "OracleCopy", "is_kerastuners_own"]
 
 _DRAWS_PER_CONFIGURATION = 20  # a last untried configuration is then missed with a probability of exp(-20)
 _MAX_CONFIGURATIONS_TO_EXHAUST = 1_000  # a larger space is not searched down to its last configuration
+_NUM_STARTS = 50  # of the search for the optimum of KerasTuner's acquisition function
 _KERASTUNERS_OWN = (
     kt_oracles.RandomSearchOracle,
     kt_oracles.GridSearchOracle,
@@ -51,9 +54,9 @@ def is_kerastuners_own(oracle: keras_tuner.Oracle) -> bool:
 class OracleCopy:
     """A copy of a template, entered as a context manager whenever it is used.
 
-    It writes nothing to disk, prints nothing, never retries, never stops because of failures, and adds no
-    hyperparameters to the template's. Trials are named by their sequence. A creation or an end takes constant time,
-    apart from what a user's own oracle or the Gaussian process does.
+    It writes nothing to disk, prints nothing, never retries, never stops because of failures, and its space grows only
+    by `grow` and `learn`. Trials are named by their sequence. A creation or an end takes constant time, apart from what
+    a user's own oracle or the Gaussian process does.
     """
 
     def __init__(self, template: keras_tuner.Oracle, seed: int | None = None):
@@ -62,8 +65,6 @@ class OracleCopy:
         Raises:
             SearchError: the template already has trials, cannot be copied, or is a grid that would never end.
         """
-        if isinstance(template, kt_oracles.GridSearchOracle):
-            oracles.refuse_repeated_choices(template.hyperparameters)
         if template.trials:
             raise SearchError(
                 f"oracle {type(template).__name__}: already holds {len(template.trials)} trials, but a search keeps "
@@ -75,18 +76,14 @@ class OracleCopy:
         self._oracle.max_retries_per_trial = 0
         self._oracle.max_consecutive_failed_trials = sys.maxsize
         self._oracle._check_consecutive_failures = lambda: None  # reads all trials at each end
-        num_configurations = oracles.num_configurations(template.hyperparameters) or sys.maxsize
-        self._oracle._max_collisions = _DRAWS_PER_CONFIGURATION * min(
-            num_configurations, _MAX_CONFIGURATIONS_TO_EXHAUST
-        )
         self._oracle.save = lambda: None
         self._oracle._save_trial = lambda trial: None
         self._oracle.score_trial = self._set_score
         self._is_kerastuners_own = is_kerastuners_own(template)
         if self._is_kerastuners_own:  # a user's own oracle may change the hyperparameters of its copy
             self._oracle.hyperparameters = _SharedSpace(self._oracle.hyperparameters)
-        space = self._oracle.hyperparameters.space
-        self._ints = {hp.name for hp in space if isinstance(hp, kt_hyperparameters.Int)}
+        self._has_kerastuners_limits = not asks_for_defaults(template)
+        self._note_space()
         self._trials: dict[int, Any] = {}
         self._scores: dict[str, float] = {}
         self._asked = -1
@@ -116,6 +113,48 @@ class OracleCopy:
             self._trials[sequence] = trial
         return self._answer(trial.status, trial.hyperparameters.values)
 
+    def grow(self, found: Sequence[Any]) -> None:
+        """Add hyperparameters to the space, except those that it has.
+
+        Raises:
+            SearchError: the grid would never end.
+        """
+        space = self._oracle.hyperparameters
+        if self._is_kerastuners_own:
+            # Earlier trials keep their own space: KerasTuner would draw values for what has joined it since.
+            grown = keras_tuner.HyperParameters.from_config(space.get_config())
+            space = self._oracle.hyperparameters = _SharedSpace(grown)
+        space.merge(found, overwrite=False)
+        self._note_space()
+
+    def learn(self, sequence: int, values: Mapping[str, Any], found: Sequence[Any]) -> None:
+        """Note, after `tell`, what a trial has found and the values that it ended with.
+
+        Raises:
+            SearchError: the grid would never end.
+        """
+        oracle = self._oracle
+        trial = oracle.trials[oracle.start_order[sequence]]
+        own = {name: value for name, value in trial.hyperparameters.values.items() if name.startswith(BRACKET_PREFIX)}
+        trial.hyperparameters.values = {**values, **own}
+        recorded_before = oracle._id_to_hash[trial.trial_id]
+        oracle._record_values(trial)
+        if found:
+            self.grow(found)
+        is_grid = isinstance(oracle, kt_oracles.GridSearchOracle)
+        is_changed = found or oracle._id_to_hash[trial.trial_id] != recorded_before
+        if is_grid and is_changed and trial.trial_id not in oracle._populate_next:
+            oracle._populate_next.append(trial.trial_id)  # other combinations follow it now
+        # Grid and Hyperband continue from the values of earlier trials.
+        for earlier in oracle.trials.values() if found else [trial]:
+            earlier.hyperparameters.values = with_defaults(oracle.hyperparameters, earlier.hyperparameters.values)
+
+    def active_names(self, values: Mapping[str, Any]) -> set[str]:
+        """Return the names of the hyperparameters in the space that are active with these values."""
+        space = keras_tuner.HyperParameters()
+        space.values = dict(values)
+        return {hp.name for hp in self._oracle.hyperparameters.space if space.is_active(hp)}
+
     def take_back(self) -> None:
         """Undo the last `ask`; only for KerasTuner's own Hyperband."""
         for name, value in self._before.items():
@@ -139,23 +178,36 @@ class OracleCopy:
         values = self._oracle._random_values()
         return self._answer("STOPPED", {}) if values is None else self._answer("RUNNING", values)
 
+    def asks_gaussian_process(self) -> bool:
+        """Return whether a Bayesian oracle has enough trials to ask its Gaussian process; before, it draws."""
+        oracle = self._oracle
+        num_completed = sum(trial.status == "COMPLETED" for trial in oracle.trials.values())
+        return bool(num_completed >= (oracle.num_initial_points or max(3 * len(oracle.hyperparameters.space), 3)))
+
+    def skip_gaussian_process(self) -> None:
+        """Make the random draws of one question to the Gaussian process, without the question."""
+        self._oracle._random_state.uniform(size=(_NUM_STARTS, len(self._oracle._nonfixed_space())))
+
     def fit_before_guesses(self) -> None:
         """Fit the Gaussian process to the known scores before it guesses those of running trials.
 
         KerasTuner's own oracle computes vectors only right before it uses them, so the fit is deferred until then.
         """
-        oracle, vectorize, known = self._oracle, self._oracle._vectorize_trials, dict(self._oracle.trials)
+        oracle, vectorize = self._oracle, self._oracle._vectorize_trials
 
         def fit() -> tuple[Any, Any]:
+            trials, running = oracle.trials, set(oracle.ongoing_trials.values())
+            oracle.trials = {key: trial for key, trial in trials.items() if trial not in running}
             vectors, scores = vectorize()
+            oracle.trials = trials
             if len(scores):
                 oracle.gpr.fit(vectors, scores)
             return vectors, scores
 
         def fit_and_vectorize() -> tuple[Any, Any]:
-            trials, oracle.trials = oracle.trials, known
             vectors, scores = fit()
-            oracle.trials = {key: trial for key, trial in trials.items() if key not in known}
+            trials = oracle.trials
+            oracle.trials = {trial.trial_id: trial for trial in oracle.ongoing_trials.values()}
             running, guesses = vectorize()
             oracle.trials = trials
             return np.concatenate([vectors, running]), np.concatenate([scores, guesses])
@@ -164,6 +216,16 @@ class OracleCopy:
             oracle._vectorize_trials = fit_and_vectorize
         else:
             fit()
+
+    def _note_space(self) -> None:
+        """Work out what depends on the space."""
+        space = self._oracle.hyperparameters
+        if isinstance(self._oracle, kt_oracles.GridSearchOracle):
+            oracles.refuse_repeated_choices(space)
+        self._ints = {hp.name for hp in space.space if isinstance(hp, kt_hyperparameters.Int)}
+        if not self._has_kerastuners_limits:
+            num = min(oracles.num_configurations(space) or sys.maxsize, _MAX_CONFIGURATIONS_TO_EXHAUST)
+            self._oracle._max_collisions = _DRAWS_PER_CONFIGURATION * num
 
     def _set_score(self, trial: Any) -> None:
         trial.score = self._scores[trial.trial_id]

@@ -19,6 +19,7 @@ from keras_tuner.engine import hyperparameters as kt_hyperparameters
 
 from fakeface_lab.config import Value
 from fakeface_lab.errors import SearchError
+from fakeface_lab.search.suggest.growth import asks_for_defaults, growth_of
 
 __all__ = [
     "BRACKET_PREFIX",
@@ -51,7 +52,7 @@ def num_configurations(space: keras_tuner.HyperParameters) -> int | None:
 
 
 def num_hyperband_trials(oracle: keras_tuner.Oracle) -> int | None:
-    """Return how many trials Hyperband runs, trial 0 included; None if its iterations are infinite.
+    """Return how many trials Hyperband runs, a trial 0 of defaults included; None if its iterations are infinite.
 
     It runs fewer if the space has fewer configurations than the first rounds need.
     """
@@ -62,13 +63,19 @@ def num_hyperband_trials(oracle: keras_tuner.Oracle) -> int | None:
         for bracket in range(oracle._get_num_brackets())
         for round_num in range(oracle._get_num_rounds(bracket))
     )
-    return int(1 + oracle.hyperband_iterations * per_iteration)
+    return int(asks_for_defaults(oracle) + oracle.hyperband_iterations * per_iteration)
 
 
 def num_trials_at_most(oracle: keras_tuner.Oracle) -> int | None:
-    """Return how many trials a search with this template can have at most; None if nothing limits it."""
+    """Return how many trials a search with this template can have at most; None if nothing limits it.
+
+    A space limits nothing if it is empty or has grown: the next trial may find more.
+    """
+    natural: int | None
     if isinstance(oracle, kt_oracles.HyperbandOracle):
         natural = num_hyperband_trials(oracle)
+    elif growth_of(oracle) or not oracle.hyperparameters.space:
+        natural = None
     elif isinstance(oracle, kt_oracles.GridSearchOracle):
         natural = num_grid_combinations(oracle.hyperparameters)
     elif isinstance(oracle, kt_oracles.RandomSearchOracle | kt_oracles.BayesianOptimizationOracle):

@@ -7,7 +7,11 @@ the template's settings changed, a new copy replays everything: 1 to 2 s of proc
 cached answer takes 2 ms (docs/search.md). Dropping the cache changes no answer.
 
 Only KerasTuner's own oracles are cached. Another class may not support being asked ahead of the ledger, and a cache
-would hide that it answers differently after a restart; so it replays the whole ledger for each question.
+would hide that it answers differently after a restart; so it replays the whole ledger for each question. So does the
+Bayesian oracle, whose answers cannot be taken back.
+
+What a trial has found joins the space of the copy at the trial's end. That changes the template's settings, so a new
+copy replays everything.
 """
 
 import math
@@ -23,6 +27,7 @@ from keras_tuner import oracles as kt_oracles
 
 from fakeface_lab.config import Value
 from fakeface_lab.errors import SearchError
+from fakeface_lab.search.suggest.growth import asks_for_defaults, growth_of
 from fakeface_lab.search.suggest.oracle_copy import Answer, OracleCopy, is_kerastuners_own
 from fakeface_lab.search.suggest.oracles import first_values
 
@@ -35,7 +40,7 @@ class TrialRecord:
 
     Attributes:
         sequence: position in the order of creation, from 0.
-        values: active hyperparameters by name.
+        values: active hyperparameters by name; once the trial has ended, also those that it has found.
         bracket_values: Hyperband's `tuner/epochs`, `tuner/initial_epoch`, `tuner/bracket`, `tuner/round`; for a
             promoted trial also `tuner/trial_id`, the sequence of the trial it resumes. Empty for other oracles.
         created_order: number of the creation event; creations and ends of all trials are numbered together.
@@ -146,6 +151,7 @@ class _Replay:
         self._ledger: Sequence[TrialRecord] = ()
         self._last_order = -math.inf
         self._answer: Answer | None = None
+        self._growth = growth_of(template)
         # Their suggestions depend on no score and no end; the grid would even wait for ends.
         is_plain_random = settings is not None and isinstance(template, kt_oracles.RandomSearchOracle)
         self._ends_at_once = is_plain_random or isinstance(template, kt_oracles.GridSearchOracle)
@@ -170,21 +176,52 @@ class _Replay:
     def ask_after(self, template: keras_tuner.Oracle, ledger: Sequence[TrialRecord], events: Sequence[Event]) -> Answer:
         """Replay the events that lead to a ledger, and return the answer after them."""
         with self._oracle:
-            for _, is_end, trial in events:
+            for order, is_end, trial in events:
                 if not is_end:
-                    _check_same(template, trial, self._ask(template, trial.sequence))
-                    self._answer = None
+                    self._create(template, trial)
                 if is_end != self._ends_at_once:
                     self._end(template, trial)
+                if is_end and self._growth:
+                    self._oracle.learn(trial.sequence, trial.values, self._growth.get(order, []))
+            if any(trial.status == "running" for trial in ledger) and self._asks_gaussian_process(template):
+                self._oracle.fit_before_guesses()
             answer = self._ask(template, len(ledger))
         self._ledger = ledger
         self._last_order = events[-1].order if events else self._last_order
         return answer
 
+    def _create(self, template: keras_tuner.Oracle, trial: TrialRecord) -> None:
+        """Replay a creation.
+
+        Raises:
+            SearchError: this search would not have created the trial at this point.
+        """
+        values = self._values_when_created(trial)
+        if self._asks_gaussian_process(template):  # its answer differs on another machine, and takes most of the time
+            self._oracle.skip_gaussian_process()
+            self._oracle.put(trial.sequence, values)
+        else:
+            _check_same(template, trial, values, self._ask(template, trial.sequence))
+        self._answer = None
+
+    def _asks_gaussian_process(self, template: keras_tuner.Oracle) -> bool:
+        return isinstance(template, kt_oracles.BayesianOptimizationOracle) and self._oracle.asks_gaussian_process()
+
+    def _values_when_created(self, trial: TrialRecord) -> Mapping[str, Value]:
+        """Return a trial's values without those that it has found."""
+        ended = trial.created_order if trial.ended_order is None else trial.ended_order
+        orders = [order for order in self._growth if trial.created_order < order <= ended]
+        found = {hp.name for order in orders for hp in self._growth[order]}
+        if not found:
+            return trial.values
+        known = self._oracle.active_names(trial.values)
+        return {name: value for name, value in trial.values.items() if name in known or name not in found}
+
     def _ask(self, template: keras_tuner.Oracle, sequence: int) -> Answer:
         if self._answer is None:
             # The grid starts at the defaults by itself, and must have placed the first trial to continue from it.
-            is_given = sequence == 0 and not isinstance(template, kt_oracles.GridSearchOracle)
+            is_grid = isinstance(template, kt_oracles.GridSearchOracle)
+            is_given = sequence == 0 and asks_for_defaults(template) and not is_grid
             self._answer = (
                 self._oracle.put(sequence, first_values(template)) if is_given else self._oracle.ask(sequence)
             )
@@ -206,19 +243,19 @@ _cached: WeakKeyDictionary[keras_tuner.Oracle, _Replay] = WeakKeyDictionary()
 
 
 def _settings(template: keras_tuner.Oracle) -> str | None:
-    """Return everything that the answers of one of KerasTuner's own oracles depend on; None for another class."""
-    if not is_kerastuners_own(template):
+    """Return everything that the answers of an oracle that is cached depend on; None for one that is not."""
+    if not is_kerastuners_own(template) or isinstance(template, kt_oracles.BayesianOptimizationOracle):
         return None
     space, objective = template.hyperparameters.get_config(), vars(template.objective)
     return repr({**vars(template), "hyperparameters": space, "objective": objective})
 
 
-def _check_same(template: keras_tuner.Oracle, trial: TrialRecord, answer: Answer) -> None:
-    """Raise SearchError if this search would not have created the trial at this point."""
+def _check_same(template: keras_tuner.Oracle, trial: TrialRecord, values: Mapping[str, Value], answer: Answer) -> None:
+    """Raise SearchError if this search would not have created the trial with these values at this point."""
     if answer.status != "RUNNING":
         raise another_search(template, trial, "no further trial")
     suggested = {**answer.values, **answer.bracket_values}
-    recorded = {**trial.values, **trial.bracket_values}
+    recorded = {**values, **trial.bracket_values}
     differing = [name for name in {**recorded, **suggested} if recorded.get(name) != suggested.get(name)]
     if differing:
         expected = ", ".join(f"{name}={suggested.get(name)}" for name in differing)

@@ -5,7 +5,8 @@ and asked:
 
 - Random, grid, Hyperband and any other KerasTuner oracle replay the recorded events in order; each answer must equal
   the recorded one, else the ledger belongs to another search. `replay` caches the copy.
-- The Bayesian oracle is given all recorded trials at once, and a separate seed for each question.
+- The Bayesian oracle is given all recorded trials at once, and a separate seed for each question; without a trial 0 of
+  defaults it replays the events as well, to try what KerasTuner's own would.
 """
 
 import warnings
@@ -19,9 +20,10 @@ from keras_tuner import oracles as kt_oracles
 from sklearn.exceptions import ConvergenceWarning
 
 from fakeface_lab.config import Value
+from fakeface_lab.search.suggest.growth import asks_for_defaults, grown_space, growth_of, with_defaults
 from fakeface_lab.search.suggest.oracle_copy import Answer, OracleCopy, is_kerastuners_own
 from fakeface_lab.search.suggest.oracles import PARENT, far_apart_seed, first_values, is_value_of
-from fakeface_lab.search.suggest.replay import TrialRecord, another_search, ask_replayed, check_consistent
+from fakeface_lab.search.suggest.replay import TrialRecord, another_search, ask_replayed, check_consistent, events_of
 
 __all__ = ["Exhausted", "Suggestion", "TrialRecord", "Wait", "failed_parent", "suggest"]
 
@@ -46,7 +48,10 @@ class Wait:
 
 @dataclass(frozen=True)
 class Exhausted:
-    """No further trial will be suggested; running ones may still end. `reason` is a clause for the user."""
+    """No further trial will be suggested, unless a running one finds new hyperparameters.
+
+    `reason` is a clause for the user.
+    """
 
     reason: str
 
@@ -54,13 +59,14 @@ class Exhausted:
 def suggest(template: keras_tuner.Oracle, trials: Sequence[TrialRecord]) -> Suggestion | Wait | Exhausted:
     """Return what to start next; equal arguments give equal answers, and no argument is changed.
 
-    Trial 0 has the default values; with Hyperband it also has the full budget, and belongs to no bracket. With one
-    trial at a time, an interrupted search resumes exactly as it would have continued. Suggestions of the Gaussian
-    process are reproducible on one machine only: they depend on the linear algebra library.
+    Trial 0 has the default values; with Hyperband it also has the full budget, and belongs to no bracket. A template
+    with `defaults_first = False` has no such trial. With one trial at a time, an interrupted search resumes exactly as
+    it would have continued. Suggestions of the Gaussian process are reproducible on one machine only: they depend on
+    the linear algebra library.
 
     Args:
         template: an oracle without trials, whose suggestions depend only on its settings, its seed and the trials
-            reported to it.
+            reported to it; `growth.set_growth` has told it what those trials have found.
         trials: all recorded trials, in any order.
 
     Raises:
@@ -75,7 +81,8 @@ def suggest(template: keras_tuner.Oracle, trials: Sequence[TrialRecord]) -> Sugg
     # filters are global to the process, so they are not touched if nothing is fitted: other threads may ask.
     is_fitted = bayesian or not is_kerastuners_own(template)
     with warnings.catch_warnings(action="ignore", category=ConvergenceWarning) if is_fitted else nullcontext():
-        answer = _ask_bayesian(template, ledger) if bayesian else ask_replayed(template, ledger)
+        is_replayed = not (bayesian and asks_for_defaults(template))
+        answer = ask_replayed(template, ledger) if is_replayed else _ask_bayesian(template, ledger)
     if answer.status == "RUNNING":
         return Suggestion(dict(answer.values), dict(answer.bracket_values))
     if answer.status == "IDLE" and any(trial.status == "running" for trial in ledger):
@@ -96,36 +103,42 @@ def failed_parent(bracket_values: Mapping[str, Value], trials: Sequence[TrialRec
 
 def _ask_bayesian(template: keras_tuner.Oracle, ledger: Sequence[TrialRecord]) -> Answer:
     check_consistent(ledger)
-    _check_in_space(template, ledger)
+    last_order = max((event.order for event in events_of(ledger, ledger)), default=0)
+    space = grown_space(template, last_order)
+    _check_in_space(template, ledger, space)
+    values = {trial.sequence: with_defaults(space, trial.values) for trial in ledger}
     ended = [trial for trial in ledger if trial.status != "running"]
     running = [trial for trial in ledger if trial.status == "running"]
     worst_of = max if template.objective.direction == "min" else min
     worst = worst_of((trial.score for trial in ended if trial.score is not None), default=None)
     with OracleCopy(template, far_apart_seed(template.seed, len(ledger))) as oracle:
+        oracle.grow(space.space)
         for trial in ended:
-            oracle.put(trial.sequence, trial.values)
+            oracle.put(trial.sequence, values[trial.sequence])
             # The Gaussian process needs a number to avoid: a failure counts as the worst score so far.
             oracle.tell(trial.sequence, worst if trial.status == "failed" else trial.score)
         if running:
             oracle.fit_before_guesses()
         for trial in running:
-            oracle.put(trial.sequence, trial.values)
+            oracle.put(trial.sequence, values[trial.sequence])
         answer = oracle.ask(len(ledger)) if ledger else oracle.put(0, first_values(template))
-        is_repeated = any(dict(trial.values) == answer.values for trial in ledger)
-        return oracle.draw_new() if is_repeated else answer
+        return oracle.draw_new() if answer.values in values.values() else answer
 
 
-def _check_in_space(template: keras_tuner.Oracle, ledger: Sequence[TrialRecord]) -> None:
+def _check_in_space(
+    template: keras_tuner.Oracle, ledger: Sequence[TrialRecord], space: keras_tuner.HyperParameters
+) -> None:
     """Raise SearchError for a trial that is not in this search's space: its values are not suggested again."""
-    space = template.hyperparameters.copy()
+    space, growth = space.copy(), growth_of(template)
     for trial in ledger:
         space.values = dict(trial.values)
         active = [hp for hp in space.space if space.is_active(hp)]
-        if {hp.name for hp in active} != set(trial.values):
-            names = ", ".join(hp.name for hp in active)
-            raise another_search(template, trial, f"the hyperparameters {names}")
+        later = {hp.name for order in growth if order > trial.created_order for hp in growth[order]}
+        names = {hp.name for hp in active}
+        if not names - later <= set(trial.values) <= names:
+            raise another_search(template, trial, f"the hyperparameters {', '.join(hp.name for hp in active)}")
         for hp in active:
-            if not is_value_of(hp, trial.values[hp.name]):
+            if hp.name in trial.values and not is_value_of(hp, trial.values[hp.name]):
                 raise another_search(template, trial, f"{hp} but the record has {trial.values[hp.name]}")
-        if trial.sequence == 0 and dict(trial.values) != first_values(template):
+        if trial.sequence == 0 and not first_values(template).items() <= trial.values.items():
             raise another_search(template, trial, "all defaults")
