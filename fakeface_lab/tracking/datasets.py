@@ -43,6 +43,7 @@ def find_audit(store: Store, data_digest: str) -> FoundAudit | None:
 
     Searches all experiments: the same images may be in a folder of another name.
     """
+    # An audit that was stopped has no verdict.
     query = f"tags.role = 'audit' and tags.data_digest = '{data_digest}' and attributes.status = 'FINISHED'"
     found = search_runs(store.client, all_experiments(store.client), query, newest_first=True, limit=1)
     if not found:
@@ -65,6 +66,7 @@ def seal_key(digest: str, split: str, seed: int | str) -> str:
 
 def record_opening(run: TrackedRun, key: str, purpose: str) -> None:
     """Record on `run` that it is about to look at the test images `key`; each purpose counts once."""
+    # Not from `run.run`, which was read when the run was opened: this process may have recorded a purpose since.
     tags = run.writer.call(lambda: run.store.client.get_run(run.run_id)).data.tags
     purposes: list[str] = json.loads(tags.get(_PURPOSES_TAG, "[]"))
     if purpose not in purposes:

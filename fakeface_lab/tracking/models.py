@@ -106,6 +106,7 @@ def package_model(
 def is_whole(folder: Path) -> bool:
     """Return whether a packaged model can be read: a power failure may truncate a large file."""
     try:
+        # Only these have checksums; the `.h5` weights of an exported model have none.
         archives = list(folder.rglob("*.keras"))
         return bool(Model.load(str(folder)).flavors) and all(
             zipfile.ZipFile(path).testzip() is None for path in archives
@@ -222,6 +223,7 @@ def log_model(
             Metric(key, value, timestamp_ms, step, model.model_id, dataset[0], dataset[1][:32])
             for key, value in metrics.items()
         ]
+        # READY comes last: whoever finds a READY model goes on to read its files.
         run.writer.call(lambda: client.log_model_artifacts(model.model_id, str(folder)))
         run.writer.call(lambda: client.log_batch(run.run_id, metrics=entities))
         run.writer.call(lambda: client.finalize_logged_model(model.model_id, LoggedModelStatus.READY))

@@ -194,6 +194,7 @@ class Store:
     def _page(self) -> str:
         if self.is_local:
             return f"http://127.0.0.1:{UI_PORT}/"
+        # Without the placeholder too, or the browser would try to log in as `***`.
         return without_credentials(self.uri).replace("***@", "").rstrip("/") + "/"
 
 
@@ -253,6 +254,7 @@ def _make_tables(database: Path, project: Path) -> None:
     partial = database.with_name(f"{database.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
+    # Closed before it is moved: SQLite looks for the journal of an open database under the name it was opened with.
     SqlAlchemyStore(f"sqlite:///{partial / database.name}", (project / "mlruns").as_uri()).engine.dispose()
     os.replace(partial / database.name, database)
     shutil.rmtree(partial, ignore_errors=True)
@@ -299,6 +301,7 @@ def _get_or_create_experiment(client: MlflowClient, uri: str, project: Path, nam
 
 def _explain(uri: str, err: MlflowException) -> str:
     first_line = str(err).splitlines()[0]
+    # MLflow gives this the code of any internal error, so only the text tells.
     if "out-of-date database schema" in str(err):
         return f"tracking store {uri}: made by another MLflow; back it up, then run `mlflow db upgrade {uri}`"
     if uri.startswith("http") and is_transient_error(err):
