@@ -21,6 +21,7 @@ from fakeface_lab.errors import FakefaceLabError
 __all__ = ["console", "format_secs", "print_places", "run_program", "say", "wide_console"]
 
 # No markup and no emoji codes: foreign text (`[/job:localhost/...]`, `:key:`) is printed verbatim and cannot raise.
+# Soft wrap: rich would break paths and commands at the width of the terminal, and users copy them.
 console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 # For tables with names and ids: a narrow terminal may wrap them but must not cut them, because users copy them.

@@ -148,6 +148,7 @@ def is_collapse(report: StressReport) -> bool:
     """Return whether some change lowers a class's recall by more than `MAX_RECALL_DROP` and beyond its interval."""
     worst, clean = report.table.loc[report.worst_condition], report.table.loc[CLEAN.name]
     recall = f"recall_{report.worst_class}"
+    # Both: on few images a recall falls by a tenth by chance, on many a hundredth is beyond the interval.
     return bool(worst[f"{recall}_high"] < clean[recall] and clean[recall] - worst[recall] > MAX_RECALL_DROP)
 
 
