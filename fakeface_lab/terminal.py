@@ -97,7 +97,10 @@ def run_program(
     except SystemExit as err:  # --help, or SIGTERM
         if err.code == EXIT_TERMINATED:
             print(_STOPPED, file=sys.stderr)
-        return err.code if isinstance(err.code, int) else 0
+        if isinstance(err.code, str):  # as the interpreter does
+            print(err.code, file=sys.stderr)
+            return EXIT_BUG
+        return err.code or 0
     except Exception:
         traceback.print_exc()
         print("error: internal error; please report it with the traceback above", file=sys.stderr)

@@ -8,8 +8,6 @@ one counter. Deleted runs count too: they have looked all the same. Loads no Ten
 import json
 from dataclasses import dataclass
 
-from mlflow.entities import ViewType
-
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import Store, all_experiments, search_runs
 
@@ -76,7 +74,7 @@ def record_opening(run: TrackedRun, key: str, purpose: str) -> None:
 
 def num_openings(store: Store, key: str) -> int:
     """Return how often the runs of all experiments, deleted ones included, opened the test images `key`."""
-    experiments = [found.experiment_id for found in store.client.search_experiments(view_type=ViewType.ALL)]
+    experiments = all_experiments(store.client, with_deleted=True)
     runs = search_runs(store.client, experiments, f"tags.{OPENED_TAG} = '{key}'", with_deleted=True)
     return sum(int(run.data.tags[_NUM_TAG]) for run in runs)
 

@@ -18,7 +18,15 @@ from mlflow.models import get_model_info
 from mlflow.tracking import MlflowClient
 
 from fakeface_lab.errors import ModelError, NotFoundError, TrackingError
-from fakeface_lab.tracking.store import Store, all_experiments, open_store, quote, resolve_tracking_uri, search_runs
+from fakeface_lab.tracking.store import (
+    Store,
+    all_experiments,
+    all_pages,
+    open_store,
+    quote,
+    resolve_tracking_uri,
+    search_runs,
+)
 from fakeface_lab.tracking.writer import is_transient_error
 
 __all__ = [
@@ -126,7 +134,8 @@ def find_model(store: Store, word: str) -> "FoundModel":
     if runs:
         # If none has a model, the newest run is the one to name in the error.
         return _from_run(store, _only([run for run in runs if _model_of(store, run)] or runs[:1], word))
-    aliased = [model.name for model in store.client.search_registered_models() if word in model.aliases]
+    registered = all_pages(lambda token: store.client.search_registered_models(page_token=token))
+    aliased = [model.name for model in registered if word in model.aliases]
     if len(aliased) > 1:
         raise NotFoundError(
             f"{word}: {len(aliased)} registered models have this alias; say {aliased[0]}@{word} or another"

@@ -174,7 +174,9 @@ def _rounded(example: Any) -> Any:
     """Return the example with three decimals: it only shows shape and range, and JSON stores it twice."""
     if isinstance(example, Mapping):
         return {name: _rounded(array) for name, array in example.items()}
-    return np.round(example, 3) if isinstance(example, np.ndarray) and example.dtype.kind == "f" else example
+    is_float = isinstance(example, np.ndarray) and example.dtype.kind == "f"
+    # In float64: the float32 nearest to 0.123 is 0.12300000339746475 in JSON.
+    return np.round(example.astype(np.float64), 3) if is_float else example
 
 
 def log_model(

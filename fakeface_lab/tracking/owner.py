@@ -184,6 +184,7 @@ def _remove_left_folders(store: Store) -> None:
 
 def remove_folder(folder: Path) -> None:
     """Delete the work folder of a run, and its lock."""
+    # The lock first: a sweep finds what is left by its folder.
+    folder.with_suffix(".lock").unlink(missing_ok=True)
     # A file that cannot be deleted now is left to the next sweep.
     shutil.rmtree(folder, ignore_errors=True)
-    folder.with_suffix(".lock").unlink(missing_ok=True)

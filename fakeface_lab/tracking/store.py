@@ -3,10 +3,11 @@
 import os
 import shutil
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 import mlflow
@@ -23,6 +24,7 @@ __all__ = [
     "MAX_TAG_CHARS",
     "Store",
     "all_experiments",
+    "all_pages",
     "as_entities",
     "join_text",
     "open_store",
@@ -115,9 +117,23 @@ def search_runs(
     return runs
 
 
-def all_experiments(client: MlflowClient) -> list[str]:
+def all_experiments(client: MlflowClient, *, with_deleted: bool = False) -> list[str]:
     """Return the ids of all experiments of the store."""
-    return [experiment.experiment_id for experiment in client.search_experiments()]
+    view = ViewType.ALL if with_deleted else ViewType.ACTIVE_ONLY
+    found = all_pages(lambda token: client.search_experiments(view, page_token=token))
+    return [experiment.experiment_id for experiment in found]
+
+
+def all_pages(search: Callable[[str | None], Any]) -> list[Any]:
+    """Return what all pages of an MLflow search hold; `search` takes the token of a page."""
+    found: list[Any] = []
+    token: str | None = None
+    while True:
+        page = search(token)
+        found += page
+        token = page.token
+        if not token:
+            return found
 
 
 UI_PORT = 5000
