@@ -74,7 +74,9 @@ _LONGEST_PAUSE_SECS = 10.0
 def is_transient_error(err: Exception) -> bool:
     """Return whether the same write may succeed later."""
     if isinstance(err, MlflowException):
-        return err.error_code in _TRANSIENT_CODES
+        # MLflow looks for a data set, then inserts it: of two runs that name the same new one at the same time, one is
+        # refused. The next try finds it.
+        return err.error_code in _TRANSIENT_CODES or "IntegrityError" in str(err)
     if isinstance(err, requests.HTTPError):  # upload of an artifact
         # Any other answer in the 400s would be the same next time.
         return err.response is None or err.response.status_code >= 500 or err.response.status_code == 429
