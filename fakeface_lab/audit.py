@@ -75,6 +75,7 @@ def run_audit(settings: AuditProgramSettings) -> AuditResult:
     run = TrackedRun.create(store, writer, settings.name or f"audit {source.name}", tags)
     with run.ending():
         params = {"data": source.name, "image_size": settings.image_size, "split": split.name, "seed": settings.seed}
+        # The probes train on one thread, whatever the machine has.
         log_start(run, params | thresholds, images, settings.model_dump(), num_threads=1)
         inspection = inspect_images(
             images, split, AuditSettings(**thresholds), settings.seed, show=lambda step: say("", f"{step} ...", "dim")

@@ -77,6 +77,7 @@ def num_cores() -> int:
     """Return the number of cores that this process may use."""
     import psutil
 
+    # Not `os.cpu_count`, which also counts cores that `taskset` or the scheduler of a cluster keeps from this process.
     process = psutil.Process()
     # macOS has no CPU affinity.
     return len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else psutil.cpu_count() or 1

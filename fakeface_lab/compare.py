@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CompareResult", "main", "run_compare"]
 
+# Not 2, which is a wrong call.
 EXIT_NOT_BETTER = 3
 
 

@@ -35,6 +35,8 @@ Value = int | float | str  # of a hyperparameter; a bool is an int
 class Settings(BaseSettings):
     """Settings of every program."""
 
+    # Errors are raised for a message of our own. The other options keep `--help` short: no `--no-debug` beside
+    # `--debug`, no `{str,None}`, no whole table as JSON.
     model_config = SettingsConfigDict(
         frozen=True, extra="forbid", env_prefix=ENV_PREFIX, cli_kebab_case=True, cli_implicit_flags="toggle",
         cli_hide_none_type=True, cli_exit_on_error=False, cli_avoid_json=True, nested_model_default_partial_update=True,
@@ -182,6 +184,7 @@ def _describe_error(settings_class: type[BaseModel], problem: ErrorDetails) -> s
 
 def _describe_parse_error(settings_class: type[BaseModel], message: str) -> str:
     text = message.removeprefix("error parsing CLI: ")
+    # pydantic-settings names the variable in its text only.
     if text.endswith('from source "EnvSettingsSource"'):
         variable = ENV_PREFIX + text.split('"')[1].upper()
         return f"{variable} = {os.environ.get(variable)!r}: not valid JSON"

@@ -63,6 +63,7 @@ def run_evaluation(settings: EvaluateSettings) -> EvaluationResult:
     audit = find_audit(found.store, model.data_digest)
     source = chosen.images.source
     tags = {"role": "evaluation", "data_digest": chosen.images.digest, "split": chosen.split_name, "model": found.uri}
+    # Only now that model and images are found, so that a mistyped name leaves no failed run behind.
     run = TrackedRun.create(
         found.store,
         writer,

@@ -30,6 +30,7 @@ class PredictSettings(Settings):
 
     model: CliPositionalArg[str] = Field(description="run id, run name, models:/..., NAME@ALIAS or alias")
     files: CliPositionalArg[list[str]] = Field(min_length=1, description="image files")
+    # Not named `json`, which would hide a method of pydantic's.
     as_json: bool = Field(False, alias="json", description="print JSON instead of a table")
     threads: int = Field(0, ge=0, le=1024, description="threads of the model; 0: all cores")
 

@@ -21,6 +21,7 @@ from fakeface_lab.errors import FakefaceLabError
 __all__ = ["console", "format_secs", "print_places", "run_program", "say", "wide_console"]
 
 # No markup and no emoji codes: foreign text (`[/job:localhost/...]`, `:key:`) is printed verbatim and cannot raise.
+# Soft wrap: rich would break paths and commands at the width of the terminal, and users copy them.
 console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 # For tables with names and ids: a narrow terminal may wrap them but must not cut them, because users copy them.
@@ -96,7 +97,10 @@ def run_program(
     except SystemExit as err:  # --help, or SIGTERM
         if err.code == EXIT_TERMINATED:
             print(_STOPPED, file=sys.stderr)
-        return err.code if isinstance(err.code, int) else 0
+        if isinstance(err.code, str):  # as the interpreter does
+            print(err.code, file=sys.stderr)
+            return EXIT_BUG
+        return err.code or 0
     except Exception:
         traceback.print_exc()
         print("error: internal error; please report it with the traceback above", file=sys.stderr)

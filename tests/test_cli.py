@@ -38,6 +38,11 @@ def test_done_is_0_and_an_int_is_the_exit_code() -> None:
     assert _run(lambda settings: settings.seed, "--seed", "7") == 7
 
 
+def test_an_exit_with_a_text_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(_raising(SystemExit("a library gives up"))) == 1
+    assert capsys.readouterr().err == "a library gives up\n"
+
+
 def test_help_is_0(capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(_raising(AssertionError("must not run")), "--help") == 0
     assert capsys.readouterr().out.startswith(f"usage: {PROG}")

@@ -61,6 +61,7 @@ class Decision:
 def reliability_warnings(found: FoundModel) -> list[str]:
     """Return the reasons not to trust a model: the audit of its data, its newest evaluation under stress."""
     warnings = []
+    # Not the audit that the run is linked to: the images may have been audited after the training.
     audit = find_audit(found.store, str(found.metadata["data_digest"]))
     if audit is None:
         warnings.append(
@@ -154,6 +155,8 @@ def explain_decisions(
         maps = _maps(model, images, chosen)
         means = mean_evidence(maps, labels)
         shares = [border_share(evidence(maps[labels == index], index)) for index in (0, 1)]
+    # Another kind of network has no such maps, and one that uses no part of the images only zeros; the figures stand
+    # without them.
     except (ModelError, DataError) as err:
         return Explanation({}, {}, f"Where it looks cannot be shown: {err}.")
     area, energies = shares[0].area, [share.energy for share in shares]

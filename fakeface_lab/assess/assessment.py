@@ -183,6 +183,7 @@ def _add_detection(result: Assessment, scored: _Scored, part: str, caveat: str) 
             metrics |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
             ranked[-1] += f" (95 % interval {interval.low:.4f}-{interval.high:.4f})"
     result.metrics |= {f"{part}_{name}": value for name, value in metrics.items()}
+    # With the caveat in one text, so that the figure is not quoted without it.
     result.sentences.append(f"Accuracy {panel.accuracy}.{caveat}")
     result.sentences.append(
         f"Of {names[0]} images it finds {panel.recall_positive}, of {names[1]} images {panel.recall_negative}."

@@ -139,12 +139,14 @@ def inspect_images(
     show("looking for duplicates")
     hashes = perceptual_hashes(images.pixels)
     pairs = closest_pairs(hashes, thresholds.max_bits)
+    # Only of what the hashes call alike: one pair takes 14 ms, and 1,289 images make 830,116 pairs.
     pairs["correlation"] = detail_correlations(images.pixels, pairs)
     # The correlation decides what is the same picture, and the sheet shows only the first pairs.
     pairs = pairs.sort_values("correlation", ascending=False, kind="stable", ignore_index=True)
     # A copy in another fold would be recognised, and the probe would seem to see a trace.
     groups = near_duplicate_groups(hashes, NEAR_DUPLICATE_DISTANCE)
     show("training probes")
+    # Each fold must score an image of each class.
     num_folds = min(NUM_FOLDS, *images.class_counts().values())
     folds, probes = _probes(images, properties, groups, num_folds, seed)
     inputs = AuditInputs(
@@ -174,6 +176,7 @@ def _probes(
         return np.zeros(len(images.files), dtype=np.int64), []
     folds = stratified_folds(images.labels, groups, num_folds, seed)
     # On tables this small, threads cost more time than they save, especially on busy cores.
+    # On two busy cores five folds of the boosted trees took 8 s with two threads and 0.3 s with one.
     with threadpool_limits(1):
         table = properties.drop(columns=list(CONTENT_COLUMNS))
         return folds, run_probes(images.pixels, table, images.labels, folds, seed)
@@ -195,6 +198,7 @@ def _skipped_findings(images: ImageSet) -> list[Finding]:
         because = "at least one label of each pair is wrong, and nobody knows which" if is_contradiction else ""
         findings.append(
             Finding(
+                # Not a "fail": these files are left out, so they void nothing.
                 "warn" if is_contradiction else "info",
                 "two labels" if is_contradiction else "skipped",
                 f"{counted} left out of everything: {reason}{'; ' + because if because else ''}.",

@@ -140,6 +140,8 @@ def unseen_rows(model: TrackedModel, images: ImageSet, own: ImageSet | None) -> 
     is_known = np.array([file.sha256 in lines for file in images.files], dtype=bool)
     if own is not None:
         upright, mirrored = HASH_KINDS.index("phash"), HASH_KINDS.index("phash_mirrored")
+        # By hash alone, without comparing details as the audit does: a look-alike left out costs one image, a copy kept
+        # would count what was trained on as unseen.
         hashes = perceptual_hashes(images.pixels)[:, [upright, mirrored]]
         # One hash at a time, because a table of all pairs would grow with the product of both sets.
         for phash in perceptual_hashes(own.pixels)[:, upright]:
@@ -233,6 +235,7 @@ def choose_images(model: TrackedModel, data: str | None, positive: str | None, p
     if data is None:
         return _own_test(model, own_images(model, project))
     images = load_images(find_source(data, positive, project, model.image_size_px), model.image_size_px)
+    # The model's own images under another path: it was trained on most of them.
     if images.digest == model.data_digest:
         return _own_test(model, images)
     try:

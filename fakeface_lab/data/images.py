@@ -101,6 +101,7 @@ class ImageSet:
         """Return the set with only the images of these rows; `skipped` and `remarks` stay those of the whole set."""
         if len(rows) == len(self.files):
             return self
+        # A selection copies its pixels into memory; the whole set stays mapped.
         files = tuple(self.files[row] for row in rows)
         return replace(self, files=files, pixels=self.pixels[rows], labels=self.labels[rows])
 
@@ -137,6 +138,7 @@ def decode_image(path: Path, size_px: int | None) -> tuple[npt.NDArray[np.uint8]
         raise
     except UnidentifiedImageError as err:
         raise UnusableImageError("not an image" if content else "empty file") from err
+    # The warning is raised where the caller turns warnings into errors.
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as err:
         raise UnusableImageError(BOMB_REASON) from err
     except Exception as err:  # Pillow's decoders raise nearly everything on damaged files, TypeError included
@@ -160,6 +162,7 @@ def _check(image: Image.Image) -> list[str]:
         remarks.append("first picture of a multi-picture file taken")
     elif getattr(image, "n_frames", 1) > 1:
         raise UnusableImageError("animated or several pages: it is unclear which frame to use")
+    # Pillow clips the values when it converts, and nearly all of a 16-bit picture would turn white.
     if image.mode.startswith("I") or image.mode == "F":
         raise UnusableImageError("more than 8 bits per channel: convert it to 8 bits first")
     # Pillow opens 16-bit colour as RGB of 8 bits; only the raw mode of its tiles still tells.
@@ -251,6 +254,8 @@ def _ensure_entry(entry: Path, candidates: Sequence[ImageFile], size_px: int) ->
 
 def _read_entry(entry: Path) -> tuple[dict[str, Any], npt.NDArray[np.uint8]]:
     try:
+        # Mapped: with the pixels read batch by batch, a run's memory peaks at 0.58 of that of the plain script, which
+        # holds all images (docs/reproduction.md).
         return json.loads((entry / "index.json").read_text()), np.load(entry / "pixels.npy", mmap_mode="r")
     except (OSError, ValueError) as err:
         raise DataError(
@@ -293,6 +298,7 @@ def _write_entry(entry: Path, candidates: Sequence[ImageFile], size_px: int) -> 
                 if candidates[position].sha256 in seen:
                     remarks["copy of another file of the same class"] += 1
                 seen.add(candidates[position].sha256)
+    # Before the folder gets its name, by which it counts as complete.
     pixels.flush()
     # Closed before the renaming, because some systems do not rename a folder with a mapped file in it.
     del pixels

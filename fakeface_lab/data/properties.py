@@ -46,6 +46,7 @@ _SUBSAMPLING_NAMES = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
 # A description or a comment may be kilobytes long.
 _MAX_EXIF_CHARS = 60  # of one value
 # Times and places differ between pictures of the same origin.
+# The offsets say where in the file another directory begins.
 _EXIF_LEFT_OUT = {
     ExifTags.Base.DateTime,
     ExifTags.Base.DateTimeOriginal,
@@ -144,6 +145,7 @@ def _luma_tables() -> NDArray[np.int64]:
 
 
 def _chroma_subsampling(image: Image.Image) -> str:
+    # For a gray JPEG, which has no chroma, Pillow returns the same -1 as for a sampling that it does not know.
     if not isinstance(image, JpegImagePlugin.JpegImageFile) or image.layers == 1:
         return "none"
     return _SUBSAMPLING_NAMES.get(JpegImagePlugin.get_sampling(image), "other")
@@ -172,12 +174,14 @@ def _pixel_row(pixels: NDArray[np.uint8]) -> dict[str, object]:
     brightest, darkest = np.maximum.reduce(channels), np.minimum.reduce(channels)
     # Never negative, so the unsigned difference does not wrap.
     spread = brightest - darkest
+    # As floats, because these differences may be negative.
     red, green, blue = (channel.astype(np.float32) for channel in channels)
     red_green, yellow_blue = red - green, (red + green) / 2 - blue
     deviation = np.hypot(red_green.std(), yellow_blue.std())
     offset = np.hypot(red_green.mean(), yellow_blue.mean())
     return {
         "is_gray": bool((spread <= _GRAY_SPREAD).mean() >= _GRAY_PIXEL_FRACTION),
+        # A black pixel has the saturation 0, as in HSV.
         "saturation": float((spread / np.maximum(brightest, 1).astype(np.float32)).mean()),
         "colourfulness": float(deviation + 0.3 * offset),
         "mean_red": float(red.mean()),

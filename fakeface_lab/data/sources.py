@@ -118,6 +118,7 @@ def find_source(data: str, positive: str | None, project: Path, demo_size_px: in
         raise DataError(
             f"--data {shown}: no such folder; give auto, {DOCUMENTED_NAME}, demo, or a folder with two class folders"
         )
+    # Its last part names the experiment, and that of `.` is empty.
     root = root.resolve()
     return _folder_source(root, root.name, positive)
 
@@ -140,6 +141,7 @@ def list_files(source: Source) -> list[ImageFile]:
 def _walk(folder: Path) -> Iterator[Path]:
     # Broken links are listed too, so that they count among the skipped files.
     paths = (path for path in folder.rglob("*") if path.is_file() or (path.is_symlink() and not path.exists()))
+    # Hidden files are those of the system and of other programs, such as `.DS_Store`.
     visible = (path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts))
     # As strings, hence fake_10 before fake_2: the documented split shuffles the files in this order.
     yield from sorted(visible, key=lambda path: path.relative_to(folder).as_posix())
@@ -184,6 +186,7 @@ def _download() -> Path:
     import kagglehub
 
     try:
+        # Tried even offline, where it fails within 0.3 s.
         return Path(kagglehub.dataset_download(KAGGLE_HANDLE))
     except Exception as err:  # kagglehub raises its own errors, those of requests and OS errors: no common base class
         raise DataError(

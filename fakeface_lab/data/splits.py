@@ -58,6 +58,7 @@ NUM_FOLDS = 5
 LEDGER_COLUMNS = ("file", "sha256", "label", "split")
 
 # Largest Hamming distance between two 64-bit perceptual hashes that still count as the same picture.
+# The nearest two of the 1,289 documented images are 6 bits apart, upright or mirrored, and they are not the same.
 NEAR_DUPLICATE_DISTANCE = 4
 
 HASH_KINDS = ("phash", "dhash", "phash_mirrored", "dhash_mirrored")
@@ -66,6 +67,7 @@ HASH_KINDS = ("phash", "dhash", "phash_mirrored", "dhash_mirrored")
 _PHASH, _DHASH, _PHASH_MIRRORED, _DHASH_MIRRORED = range(len(HASH_KINDS))
 _DETAIL_PX = 64
 _DETAIL_SIGMA_PX = 3.0  # of the removed Gaussian: aligned portraits have similar light and background
+# Of the copies framed 1.05 times larger all 20 photographs are found and 18 of 20 drawn faces (docs/truth.md).
 _DETAIL_SCALES = (0.95, 0.975, 1.0, 1.025, 1.05)
 _MAX_DETAIL_SHIFT_PX = 4
 _COMPARISONS_PER_BLOCK = 1 << 22  # 32 MiB of XORed hashes at a time
@@ -340,4 +342,5 @@ def read_ledger(path: Path, images: ImageSet) -> Split:
             raise DataError(f"{path.name}: {name} is in split {part!r}; allowed are {', '.join(members)}")
         members[part].append(rows_by_file[name, sha256])
     train, validation, test = (np.array(members[part], dtype=np.int64) for part in (TRAIN, VALIDATION, TEST))
+    # The ledger of a documented split lists its images once, as test images.
     return Split(split_name, seed, train, validation if len(validation) else test, test)

@@ -149,6 +149,7 @@ class _Retraining(Driver[LedgerRun]):
         for place, assignment in assignments.items():
             tags = {"role": "final", "final": place, "final_key": assignment.key, "seed": str(assignment.seed)}
             run = self.ledger.child("final_key", assignment.key.replace("-", " "), tags)
+            # A run that was found may have lost the role when fewer seeds were asked for.
             StoredRun(parent.store, parent.writer, run).set_tags({"role": "final", "final": place})
             runs[place] = run
         return runs
@@ -232,6 +233,7 @@ def _current(
     parent: TrackedRun, plan: dict[str, Any], these: str, finals: Finals, name: str, objective: str
 ) -> dict[str, Any]:
     """Return the plan of an earlier process, unless it is for other finals or another search has moved the champion."""
+    # The champion is still the one that the plan was made against, or already the one that it sets.
     if plan.get("runs") == these and alias_version(parent.store, name, CHAMPION) in (
         plan["held"],
         plan["aliases"].get(CHAMPION),
@@ -245,6 +247,7 @@ def _current(
 def _apply(parent: TrackedRun, plan: dict[str, Any]) -> dict[str, Any]:
     for alias, version in plan["aliases"].items():
         set_alias(parent.store, plan["name"], alias, version)
+    # Last: until then a restart carries the plan out again, which changes nothing.
     parent.set_tags({_DONE_TAG: json.dumps(plan)})
     return plan
 
@@ -274,6 +277,7 @@ def _plan(store: Store, finals: Finals, name: str, objective: str) -> dict[str, 
 def _challenge(store: Store, name: str, best: Sequence[Run], champion: int, objective: str) -> str:
     """Return the verdict of the best against the champion, or why there is none."""
     version = get_version(store, name, champion)
+    # A version that somebody registered by hand has no such tag; then its own run is all there is to judge.
     run_ids = json.loads(version.tags.get(_JUDGED_TAG, json.dumps([version.run_id])))
     try:
         champions = [get_run(store, run_id) for run_id in run_ids]

@@ -208,6 +208,7 @@ def selection_report(
         raise SearchError("no trial has a score, so there is nothing to correct for selection; run some trials")
     metrics: dict[str, float] = {}
     sentences = []
+    # A single trial was not selected.
     if len(trials) > 1:
         corrected = _corrected(store, tuple(trial.run for trial in trials), part, objective, maximize)
         metrics |= {
@@ -243,6 +244,8 @@ def _corrected(store: Store, runs: Sequence[Run], part: str, objective: str, max
     recorded = [scores for scores in by_epoch if scores is not None]
     if len(recorded) < len(runs):  # recorded by an earlier version of this package
         return selection_corrected(_per_image(kept.scores, kept.is_positive, objective), maximize)
+    # Every epoch and not only the kept one of each trial: for 14 equal trials of 10 epochs this gives the true 0.9700,
+    # correcting for the trial alone 0.9794 (docs/truth.md).
     scores = np.concatenate(recorded)
     return selection_corrected(_per_image(scores, kept.is_positive, objective), maximize, num_trials=len(runs))
 

@@ -93,6 +93,7 @@ def open_run(
 
 def log_data(run: TrackedRun, images: ImageSet) -> None:
     """Log the data set as the input of a run, and link the run to the newest audit of the images."""
+    # The handle, because the documented images are in another folder on each machine.
     source = f"kaggle:{KAGGLE_HANDLE}" if images.source.is_documented else images.source.root.as_uri()
     counts = images.class_counts()
     run.log_dataset(
@@ -142,6 +143,7 @@ def log_results(
     # Only those that a search varies, because each mirrored parameter adds a chart to MLflow's page.
     varied = (*Hyperparameters.model_fields, "epochs")
     run.mirror_params({name: params[name] for name in varied})
+    # As the description, with which the page of a run begins.
     run.set_tags({"mlflow.note.content": outcome.explanation})
     run.upload(run.folder / ARTIFACTS)
     if not keep_model:

@@ -264,6 +264,8 @@ def plan_search(settings: TuneSettings, template: keras_tuner.Oracle, num_images
         mean_parameters,
         max(num_parameters(member, settings.image_size) for member in members),
         (num_epochs * mean_secs + num_trials * _OVERHEAD_SECS) / settings.workers,
+        # Each seed trains both configurations, for at most all epochs, on train + validation: a quarter more images
+        # than in a trial.
         settings.final_seeds * settings.epochs * (documented_secs + mean_secs / 0.8) / settings.workers,
         _WEIGHT_BYTES * (kept + 2 * settings.final_seeds) * mean_parameters,
         _CHECKPOINT_BYTES * num_checkpoints * mean_parameters,

@@ -158,6 +158,7 @@ def _conclude(
 ) -> str:
     """Retrain, open the test split, judge, register; return the verdict in words."""
     parent = ledger.parent
+    # From the search's own seed, so that a baseline of that seed is later compared with the final of the same seed.
     seeds = range(settings.seed, settings.seed + settings.final_seeds)
     finals = run_finals(ledger, work, engine, best, ledger.trials[0], seeds, work.test_set, console.print)
     comparison = verdict(parent.store, finals)

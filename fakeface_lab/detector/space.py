@@ -174,6 +174,7 @@ def _open(hp: keras_tuner.HyperParameters, name: str, given: Range, default: Val
         return
     assert given.min is not None  # `Range` has checked both
     assert given.max is not None
+    # KerasTuner accepts a default outside the range, but its Gaussian process then sees a coordinate outside of 0 to 1.
     low, high = min(given.min, float(default)), max(given.max, float(default))
     if kind is int:
         hp.Int(name, int(low), int(high), sampling=given.sampling, default=int(default))
@@ -201,6 +202,7 @@ def write_best_settings(ledger: Ledger, best: Run, folder: Path) -> str:
         copy = parent.writer.call(lambda: fetch_artifact(parent.store, best, "settings.json", partial))
         recorded = json.loads(copy.read_text(encoding="utf-8"))
     settings: dict[str, str | int | float | None] = {
+        # The setting `name` takes at most 200 characters.
         "name": f"best of {parent.name}"[:200],
         "data": _data_setting(best),
         "positive": recorded["positive"],

@@ -86,6 +86,7 @@ class Standing:
     @property
     def rate(self) -> Rate:
         """Accuracy of the probabilities averaged over the seeds, with its interval."""
+        # Averaged before the decision, as in `compare`, so that rank and verdict rest on the same decisions.
         decisions = self.scored.scores.mean(axis=0) > THRESHOLD
         return wilson(int((decisions == self.scored.is_positive).sum()), len(decisions))
 
@@ -147,6 +148,7 @@ def finals_of(store: Store, search: Run) -> tuple[Standing | None, Standing | No
         if trial is not None and run.info.status == "FINISHED":
             runs.setdefault(trial[1], []).append(run)
     name = search.info.run_name
+    # More trials may have made another one the best, while the finals in the store are still those of the former.
     of_best = runs.get(best.data.tags["trial"]) if best is not None else None
     of_documented = runs.get("0")
     return (
@@ -188,6 +190,7 @@ def _standing(store: Store, run: Run) -> Standing:
             f"search {run.info.run_name}: it ran on a user's own data, so it cannot be compared with other runs; name "
             f"it alone to see its trials"
         )
+    # Finals first: a trial's own scores are those that it was picked by.
     finals, _ = finals_of(store, run)
     if finals is not None:
         return finals

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from fakeface_lab.backend import keras
+from fakeface_lab.backend import keras, num_cores
 from fakeface_lab.data.images import ImageSet, decode_image, resize
 from fakeface_lab.data.properties import CONTENT_COLUMNS, file_properties
 from fakeface_lab.data.splits import TEST, VALIDATION, Split
@@ -95,7 +95,7 @@ def _changed(condition: Condition, images: ImageSet, rows: npt.NDArray[np.int64]
         return resize(apply(condition, pixels), images.size_px)
 
     # Threads are enough: Pillow releases the GIL while it decodes and resizes.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(num_cores()) as pool:
         return np.stack(list(pool.map(change, rows)))
 
 
@@ -148,6 +148,7 @@ def is_collapse(report: StressReport) -> bool:
     """Return whether some change lowers a class's recall by more than `MAX_RECALL_DROP` and beyond its interval."""
     worst, clean = report.table.loc[report.worst_condition], report.table.loc[CLEAN.name]
     recall = f"recall_{report.worst_class}"
+    # Both: on few images a recall falls by a tenth by chance, on many a hundredth is beyond the interval.
     return bool(worst[f"{recall}_high"] < clean[recall] and clean[recall] - worst[recall] > MAX_RECALL_DROP)
 
 

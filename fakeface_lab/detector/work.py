@@ -149,6 +149,7 @@ def _model_metadata(images: ImageSet, training: Training, split: Split) -> dict[
 
 
 def _history(records: list[EpochRecord]) -> dict[str, list[float]]:
+    # All epochs have the same metrics here, unlike those of a `Tuner`, where `validation_freq` may leave some out.
     return {name: [record.metrics[name] for record in records] for name in records[0].metrics}
 
 
@@ -310,6 +311,8 @@ def _short(value: object) -> str:
 
 def _require_memory(num_params: int) -> None:
     """Refuse a model whose variables alone exceed the machine's memory: it would take other processes down too."""
+    # All of it and not what is free: a trial that fails by a ModelError is not tried again, so the limit must not
+    # depend on what else runs.
     needed, present = _BYTES_PER_PARAMETER * num_params, psutil.virtual_memory().total
     if needed > present:
         raise ModelError(

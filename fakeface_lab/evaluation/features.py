@@ -32,8 +32,11 @@ __all__ = [
 Images = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
 Kind = Literal["majority", "shortcut", "forensic"]
 
+# In a picture of 64 px four rings stay at the floor: three hold no frequency, the first only the mean, which is
+# removed.
 _SPECTRUM_BINS = 64
 _RESIDUAL_STEP = 2.0  # gray levels; coarser than a camera's noise, finer than an edge
+# Two, as in the rich models: the 125 triples share the 7,680 samples of a picture of 64 px.
 _RESIDUAL_STEPS = 2  # on either side of 0; larger residuals are clipped
 _BLOCK_PX = 8  # of JPEG
 # Of JPEG's 63 AC coefficients the coarse ones are most often not 0, so their histograms show the quantiser best;
@@ -54,6 +57,7 @@ def spectrum_features(pixels: NDArray[np.uint8]) -> FloatArray:
     """Log of the power averaged over each ring of spatial frequency, (64,) (Durall et al. 2019, section 3)."""
     gray = _luma_and_chroma(pixels)[0]
     # Without the mean, or the lowest ring would measure brightness, which is no forensic trace.
+    # Divided by the number of pixels, with which the power of noise grows.
     power = np.abs(fft.rfft2(gray - gray.mean())) ** 2 / gray.size
     vertical, horizontal = fft.fftfreq(gray.shape[0]), fft.rfftfreq(gray.shape[1])
     radius = np.hypot(vertical[:, None], horizontal[None, :])  # cycles per pixel, 0.5 is the finest along an axis
@@ -107,6 +111,7 @@ def level_features(pixels: NDArray[np.uint8]) -> FloatArray:
     counts = np.stack([np.bincount(pixels[..., channel].ravel(), minlength=256) for channel in range(3)])
     # The floor, 9 pixels of 300x300, keeps an empty level from giving minus infinity.
     log_share = np.log(counts / num_pixels + 1e-4)
+    # A tone curve leaves its gaps at the same levels of each channel.
     return np.asarray((log_share[:, 1:-1] - (log_share[:, :-2] + log_share[:, 2:]) / 2).mean(axis=0))
 
 
@@ -179,6 +184,8 @@ def _histogram(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 THUMBNAIL_PROBE = PictureProbe("thumbnail", "shortcut", f"{THUMBNAIL_PX}x{THUMBNAIL_PX} thumbnails", _thumbnail)
+# Each forensic probe is the best at a trace of its own in drawn faces: the spectrum at blur and rescaling, residuals at
+# sharpening, cropping and noise, blocks at the chroma of an earlier JPEG, levels at a tone curve (docs/truth.md).
 PICTURE_PROBES = (
     THUMBNAIL_PROBE,
     PictureProbe("border", "shortcut", "the border around a covered face", _border),

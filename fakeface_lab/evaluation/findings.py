@@ -200,6 +200,8 @@ def likely_wrong_labels(
         return nobody
     usual = np.array([own[is_positive].mean(), own[~is_positive].mean()])
     # An average may lie below one half, where an image's own label is still the likelier one.
+    # Of 30 planted wrong labels of drawn faces this finds 20, of 64 of photographs 42, and no other image
+    # (docs/truth.md).
     is_suspect = (other >= usual[1 - labels]) & (other > own)
     rows = np.flatnonzero(is_suspect)
     rows = rows[np.argsort(own[rows], kind="stable")]
@@ -253,6 +255,7 @@ def pure_slice_findings(
         if inside.sum() >= min_fraction * len(labels)
     ]
     # Rounding may leave the p-value of a certain outcome slightly above 1.
+    # Exact, because a pure slice has next to no images of one class, where a chi-square test does not hold.
     tests = [min(1.0, float(fisher_exact(np.stack([inside, totals - inside])).pvalue)) for _, _, inside in slices]
     pure: dict[str, list[dict[str, Any]]] = {}
     for (column, value, inside), p_value in zip(slices, holm(tests), strict=True):

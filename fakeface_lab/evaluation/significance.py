@@ -85,8 +85,10 @@ def detectable_difference(num_images: int, error_rate: float, alpha: float = 0.0
         return mcnemar_power(num_images, error_rate, error_rate + difference, alpha) - power
 
     largest = 1 - error_rate
+    # Power grows with the difference: if the largest is not detected often enough, none is.
     if excess(largest) < 0:
         return None
+    # Two digits beyond the four that a verdict prints.
     return float(brentq(excess, 0.0, largest, xtol=1e-6))
 
 

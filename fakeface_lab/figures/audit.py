@@ -140,6 +140,7 @@ def suspects_sheet(
 def _draw_signed(panel: Axes, values: NDArray[np.float64]) -> float:
     """Draw on a scale symmetric about 0 and return its end."""
     limit = float(np.abs(values).max()) or 1.0
+    # Not interpolated: of 16x16 weights anything between the cells would be invented.
     panel.imshow(values, cmap=SIGNED_COLOURS, vmin=-limit, vmax=limit, interpolation="nearest")
     return limit
 

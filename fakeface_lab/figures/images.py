@@ -142,6 +142,7 @@ def _draw_overlay(panel: Axes, image: ArrayLike, values: ArrayLike) -> None:
     height, width = np.shape(image)[:2]
     largest = np.abs(values).max()
     scaled = np.asarray(values) / largest if largest > 0 else np.asarray(values)
+    # In gray, so that all colour belongs to the map.
     panel.imshow(np.asarray(image).mean(axis=-1), cmap="gray")
     # The frame of the picture below: `imshow` puts the centres of pixels on whole numbers.
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)

@@ -29,7 +29,7 @@ from fakeface_lab.keras_tuner.tuners import (
     SklearnTuner,
     Tuner,
 )
-from fakeface_lab.training.folds import CrossValidation
+from fakeface_lab.training.executions import CrossValidation
 
 __all__ = [
     "BayesianOptimization",

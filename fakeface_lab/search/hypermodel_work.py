@@ -15,9 +15,8 @@ from fakeface_lab.backend import keras_tuner
 from fakeface_lab.search.ledger.executions import BEST_EXECUTION, execution_run
 from fakeface_lab.search.run.engine import Assignment
 from fakeface_lab.tracking.runs import TrackedRun
-from fakeface_lab.training.executions import best_execution, train_trial
+from fakeface_lab.training.executions import CrossValidation, best_execution, train_trial, training_of_fold
 from fakeface_lab.training.fit_arguments import FitArguments
-from fakeface_lab.training.folds import CrossValidation, training_of_fold
 from fakeface_lab.training.hypermodel import ModelRecipe, train_hypermodel
 from fakeface_lab.training.outcome import ARTIFACTS, MODEL, Outcome, log_kept_model, log_metrics, log_settings
 from fakeface_lab.training.recorder import Listener

@@ -23,7 +23,7 @@ from fakeface_lab.terminal import console, format_secs, print_places, say, wide_
 from fakeface_lab.tracking.owner import sweep_dead_runs
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.tracking.writer import PatientWriter
-from fakeface_lab.training.folds import CrossValidation
+from fakeface_lab.training.executions import CrossValidation
 from fakeface_lab.training.hypermodel import explain_unpicklable
 from fakeface_lab.training.objective import Objective
 

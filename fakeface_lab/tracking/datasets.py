@@ -8,8 +8,6 @@ one counter. Deleted runs count too: they have looked all the same. Loads no Ten
 import json
 from dataclasses import dataclass
 
-from mlflow.entities import ViewType
-
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import Store, all_experiments, search_runs
 
@@ -43,6 +41,7 @@ def find_audit(store: Store, data_digest: str) -> FoundAudit | None:
 
     Searches all experiments: the same images may be in a folder of another name.
     """
+    # An audit that was stopped has no verdict.
     query = f"tags.role = 'audit' and tags.data_digest = '{data_digest}' and attributes.status = 'FINISHED'"
     found = search_runs(store.client, all_experiments(store.client), query, newest_first=True, limit=1)
     if not found:
@@ -65,6 +64,7 @@ def seal_key(digest: str, split: str, seed: int | str) -> str:
 
 def record_opening(run: TrackedRun, key: str, purpose: str) -> None:
     """Record on `run` that it is about to look at the test images `key`; each purpose counts once."""
+    # Not from `run.run`, which was read when the run was opened: this process may have recorded a purpose since.
     tags = run.writer.call(lambda: run.store.client.get_run(run.run_id)).data.tags
     purposes: list[str] = json.loads(tags.get(_PURPOSES_TAG, "[]"))
     if purpose not in purposes:
@@ -74,7 +74,7 @@ def record_opening(run: TrackedRun, key: str, purpose: str) -> None:
 
 def num_openings(store: Store, key: str) -> int:
     """Return how often the runs of all experiments, deleted ones included, opened the test images `key`."""
-    experiments = [found.experiment_id for found in store.client.search_experiments(view_type=ViewType.ALL)]
+    experiments = all_experiments(store.client, with_deleted=True)
     runs = search_runs(store.client, experiments, f"tags.{OPENED_TAG} = '{key}'", with_deleted=True)
     return sum(int(run.data.tags[_NUM_TAG]) for run in runs)
 

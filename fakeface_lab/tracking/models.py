@@ -106,6 +106,7 @@ def package_model(
 def is_whole(folder: Path) -> bool:
     """Return whether a packaged model can be read: a power failure may truncate a large file."""
     try:
+        # Only these have checksums; the `.h5` weights of an exported model have none.
         archives = list(folder.rglob("*.keras"))
         return bool(Model.load(str(folder)).flavors) and all(
             zipfile.ZipFile(path).testzip() is None for path in archives
@@ -173,7 +174,9 @@ def _rounded(example: Any) -> Any:
     """Return the example with three decimals: it only shows shape and range, and JSON stores it twice."""
     if isinstance(example, Mapping):
         return {name: _rounded(array) for name, array in example.items()}
-    return np.round(example, 3) if isinstance(example, np.ndarray) and example.dtype.kind == "f" else example
+    is_float = isinstance(example, np.ndarray) and example.dtype.kind == "f"
+    # In float64: the float32 nearest to 0.123 is 0.12300000339746475 in JSON.
+    return np.round(example.astype(np.float64), 3) if is_float else example
 
 
 def log_model(
@@ -222,6 +225,7 @@ def log_model(
             Metric(key, value, timestamp_ms, step, model.model_id, dataset[0], dataset[1][:32])
             for key, value in metrics.items()
         ]
+        # READY comes last: whoever finds a READY model goes on to read its files.
         run.writer.call(lambda: client.log_model_artifacts(model.model_id, str(folder)))
         run.writer.call(lambda: client.log_batch(run.run_id, metrics=entities))
         run.writer.call(lambda: client.finalize_logged_model(model.model_id, LoggedModelStatus.READY))

@@ -53,6 +53,7 @@ def package_versions() -> dict[str, str]:
 
 def _version(name: str) -> str | None:
     try:
+        # Of the installed distribution: importing TensorFlow for its version would take 2 s.
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
@@ -119,6 +120,8 @@ def lock_of(folder: Path) -> FileLock:
 
 def note_owner(folder: Path) -> None:
     """Record in the run's work folder that this process writes the run; call it before the tag is written."""
+    # Appended, not replaced: a process that is killed before it writes the tag leaves its predecessor's token in it,
+    # and the run is swept only if that token is still known here.
     with (folder / "owners").open("a") as file:
         file.write(f"{PROCESS}\n")
 
@@ -172,6 +175,7 @@ def _remove_left_folders(store: Store) -> None:
         except MlflowException:  # a run of another store
             continue
         # A trial's checkpoint may still be needed for a promotion: its search cleans up.
+        # Runs that failed or were killed may still be resumed from theirs.
         if run.info.status != "FINISHED" or run.data.tags.get("role") == "trial":
             continue
         with suppress(Timeout), lock_of(folder).acquire(timeout=0):
@@ -180,5 +184,7 @@ def _remove_left_folders(store: Store) -> None:
 
 def remove_folder(folder: Path) -> None:
     """Delete the work folder of a run, and its lock."""
-    shutil.rmtree(folder, ignore_errors=True)
+    # The lock first: a sweep finds what is left by its folder.
     folder.with_suffix(".lock").unlink(missing_ok=True)
+    # A file that cannot be deleted now is left to the next sweep.
+    shutil.rmtree(folder, ignore_errors=True)

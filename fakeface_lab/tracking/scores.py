@@ -163,6 +163,7 @@ def _is_positive(table: _Table) -> npt.NDArray[np.bool_]:
 
 
 def _common_files(runs: Sequence[Run], tables: Sequence[_Table], part: str) -> tuple[str, ...]:
+    # In the same order, too, because scores are stacked by position.
     for run, table in zip(runs, tables, strict=True):
         if table.files != tables[0].files:
             raise SearchError(

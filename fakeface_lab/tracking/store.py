@@ -3,10 +3,11 @@
 import os
 import shutil
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 import mlflow
@@ -23,6 +24,7 @@ __all__ = [
     "MAX_TAG_CHARS",
     "Store",
     "all_experiments",
+    "all_pages",
     "as_entities",
     "join_text",
     "open_store",
@@ -115,9 +117,23 @@ def search_runs(
     return runs
 
 
-def all_experiments(client: MlflowClient) -> list[str]:
+def all_experiments(client: MlflowClient, *, with_deleted: bool = False) -> list[str]:
     """Return the ids of all experiments of the store."""
-    return [experiment.experiment_id for experiment in client.search_experiments()]
+    view = ViewType.ALL if with_deleted else ViewType.ACTIVE_ONLY
+    found = all_pages(lambda token: client.search_experiments(view, page_token=token))
+    return [experiment.experiment_id for experiment in found]
+
+
+def all_pages(search: Callable[[str | None], Any]) -> list[Any]:
+    """Return what all pages of an MLflow search hold; `search` takes the token of a page."""
+    found: list[Any] = []
+    token: str | None = None
+    while True:
+        page = search(token)
+        found += page
+        token = page.token
+        if not token:
+            return found
 
 
 UI_PORT = 5000
@@ -194,6 +210,7 @@ class Store:
     def _page(self) -> str:
         if self.is_local:
             return f"http://127.0.0.1:{UI_PORT}/"
+        # Without the placeholder too, or the browser would try to log in as `***`.
         return without_credentials(self.uri).replace("***@", "").rstrip("/") + "/"
 
 
@@ -253,6 +270,7 @@ def _make_tables(database: Path, project: Path) -> None:
     partial = database.with_name(f"{database.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
+    # Closed before it is moved: SQLite looks for the journal of an open database under the name it was opened with.
     SqlAlchemyStore(f"sqlite:///{partial / database.name}", (project / "mlruns").as_uri()).engine.dispose()
     os.replace(partial / database.name, database)
     shutil.rmtree(partial, ignore_errors=True)
@@ -299,6 +317,7 @@ def _get_or_create_experiment(client: MlflowClient, uri: str, project: Path, nam
 
 def _explain(uri: str, err: MlflowException) -> str:
     first_line = str(err).splitlines()[0]
+    # MLflow gives this the code of any internal error, so only the text tells.
     if "out-of-date database schema" in str(err):
         return f"tracking store {uri}: made by another MLflow; back it up, then run `mlflow db upgrade {uri}`"
     if uri.startswith("http") and is_transient_error(err):

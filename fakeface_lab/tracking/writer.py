@@ -56,6 +56,7 @@ class Background:
             run()
 
 
+# By name, as in `MlflowException.error_code`; the constants of the protocol are numbers.
 _TRANSIENT_CODES = {
     databricks_pb2.ErrorCode.Name(code)
     for code in (
@@ -66,14 +67,18 @@ _TRANSIENT_CODES = {
     )
 }
 
+# So that a server that is back is noticed within seconds, however long it was away.
 _LONGEST_PAUSE_SECS = 10.0
 
 
 def is_transient_error(err: Exception) -> bool:
     """Return whether the same write may succeed later."""
     if isinstance(err, MlflowException):
-        return err.error_code in _TRANSIENT_CODES
+        # MLflow looks for a data set, then inserts it: of two runs that name the same new one at the same time, one is
+        # refused. The next try finds it.
+        return err.error_code in _TRANSIENT_CODES or "IntegrityError" in str(err)
     if isinstance(err, requests.HTTPError):  # upload of an artifact
+        # Any other answer in the 400s would be the same next time.
         return err.response is None or err.response.status_code >= 500 or err.response.status_code == 429
     return isinstance(err, (requests.RequestException, ConnectionError, TimeoutError))
 
@@ -143,6 +148,7 @@ class PatientWriter:
             except Exception as err:  # raised again on the training's thread
                 self._failure = err
             finally:
+                # In any case, or `drain` would wait for ever.
                 self._queue.task_done()
 
     def _persist(self, action: Callable[[], T]) -> T:

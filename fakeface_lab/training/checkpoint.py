@@ -55,6 +55,7 @@ class Snapshot:
         Of the documented network it takes 553 MB and 0.03 s (docs/search.md), in which the training stands still.
         """
         self.weights = _copy(model.variables, self.weights)
+        # A training loop of the user's own may do without a Keras optimizer.
         self.slots = _copy(getattr(getattr(model, "optimizer", None), "variables", []), self.slots)
         return self
 
@@ -66,6 +67,8 @@ class BackgroundWriter:
     """
 
     def __init__(self) -> None:
+        # Its thread is no daemon, unlike those of `tracking.writer`: an exit waits for half a second of a checkpoint,
+        # not for minutes of an upload.
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: tuple[Future[None], Callable[[], None]] | None = None
 
@@ -144,7 +147,7 @@ def _copy(variables: Sequence[Any], buffers: list[npt.NDArray[Any]]) -> list[npt
 def _write(path: Path, arrays: Sequence[npt.NDArray[Any]], state: dict[str, Any]) -> None:
     partial = path.with_suffix(".partial")
     # No fsync: after a power failure the checksums expose a torn file, and the training restarts with the same result.
-    # Not compressed: float weights hardly shrink.
+    # Not compressed: random float32 weights shrink to 93 %, in 35 times the time.
     with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
         for number, array in enumerate(arrays):
             # zipfile must know in advance that a member may exceed 2 GiB.
@@ -155,11 +158,13 @@ def _write(path: Path, arrays: Sequence[npt.NDArray[Any]], state: dict[str, Any]
 
 
 def _member(number: int) -> str:
+    # By position, because automatic layer names depend on how many models the process has built before.
     return f"{number:04d}.npy"
 
 
 def _write_array(member: IO[bytes], array: npt.NDArray[Any]) -> None:
     """Write an array in the format of `np.save`, which would copy it in chunks into anything but a plain file."""
+    # Version 1.0, whose headers hold up to 64 KiB: that of a plain array takes 128 bytes.
     np.lib.format.write_array_header_1_0(member, np.lib.format.header_data_from_array_1_0(array))
     # `reshape` because a scalar, such as the optimizer's step count, cannot be viewed as bytes. Nothing is copied.
     member.write(array.reshape(-1).view(np.uint8).data)
@@ -196,6 +201,7 @@ def inherit_checkpoint(parent_folder: Path, folder: Path) -> None:
 def _link_or_copy(source: Path, target: Path) -> None:
     """Hard-link a file, which is safe because checkpoints are replaced as a whole and never modified in place."""
     partial_path = target.with_suffix(".partial")
+    # A killed attempt may have left it, and `os.link` does not overwrite.
     partial_path.unlink(missing_ok=True)
     try:
         os.link(source, partial_path)

@@ -99,6 +99,7 @@ class FitArguments:
             if isinstance(leaf, (np.ndarray, pd.DataFrame, pd.Series)):
                 dtypes = " ".join(map(str, leaf.dtypes)) if isinstance(leaf, pd.DataFrame) else str(leaf.dtype)
                 shapes[name] = f"{dtypes} {leaf.shape}"
+                # The shape as well: the same bytes in rows of another length are other data.
                 hashed.update(f"{name} {shapes[name]}".encode())
                 hashed.update(_content(leaf))
             elif hasattr(leaf, "element_spec"):
@@ -109,7 +110,9 @@ class FitArguments:
     def settings(self) -> dict[str, Any]:
         """Return the arguments that are numbers, texts or dictionaries, by name: part of a search's identity."""
         plain = {key: value for key, value in self.kwargs.items() if isinstance(value, (int, float, str, bool, dict))}
+        # Arrays are in the digest of the data.
         plain = {key: value for key, value in plain.items() if not _has_array(value)}
+        # By class: the text of a callback usually holds its address in memory, which differs in the next process.
         names = [type(callback).__name__ for callback in self.callbacks]
         own = {"batch_size": self.batch_size, "shuffle": self.shuffle} if self.train is not None else {}
         return {**plain, **own, "callbacks": names}
@@ -126,6 +129,7 @@ class _NotArraysError(Exception):
 
 def has_own_fit(hypermodel: keras_tuner.HyperModel) -> bool:
     """Return whether the user has overridden `HyperModel.fit`."""
+    # A bound method is a new object at each access, its function is not.
     return getattr(hypermodel.fit, "__func__", hypermodel.fit) is not keras_tuner.HyperModel.fit
 
 
@@ -165,6 +169,7 @@ def bind_fit_arguments(
         train = tuple(None if value is None else _to_arrays(value) for value in given[: last + 1])
         if train[0] is None or (len(train) == 3 and train[1] is None):
             raise _NotArraysError
+    # A ValueError is `max` of nothing: no data was given at all.
     except (_NotArraysError, ValueError):
         return FitArguments((), named, None, False, batch_size, callbacks, epochs)
     rest = {
@@ -183,6 +188,7 @@ def _split(train: tuple[Any, ...], fraction: float, given: Any) -> tuple[tuple[A
     if not fraction:
         return train, None
     num_rows = len(keras.tree.flatten(train)[0])
+    # The training rows are rounded down, as in Keras: 0.25 of 10 rows leaves 7 to train on, not 8.
     first = int(num_rows * (1.0 - fraction))
     if not 0 < first < num_rows:
         raise ConfigError(
@@ -220,6 +226,7 @@ def _to_arrays(value: Any) -> Any:
         raise _NotArraysError from err
     if array.dtype.kind not in _NUMERIC_KINDS or array.ndim == 0:
         raise _NotArraysError
+    # `fit` converts arrays, but not the batches of a `PyDataset`: float64 would reach the training step as it is.
     if array.dtype.kind == "f" and array.dtype != keras.config.floatx():
         array = array.astype(keras.config.floatx())
     # Keras takes a column of a table (pandas.Series) as (num_rows, 1).

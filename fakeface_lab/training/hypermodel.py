@@ -60,6 +60,7 @@ def discover_in_build(oracle: keras_tuner.Oracle, hypermodel: keras_tuner.HyperM
             tried.add((name, value))
             hp = oracle.get_space()
             hp.values[name] = value
+            # The value may activate further hyperparameters, which need values too.
             hp.ensure_active_values()
             with suppress(Exception):
                 hypermodel.build(hp)
@@ -82,6 +83,7 @@ class _Stopper(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         raise _AboutToTrainError
 
+    # A training loop of the user's own may call any of them first.
     on_epoch_end = on_train_begin = on_epoch_begin
 
 
@@ -176,6 +178,7 @@ class ModelRecipe:
         """Return a digest of the model with these values; "" if it cannot be built or serialized."""
         try:
             model = self.build(self.hyperparameters(values), seed)
+            # Without the weights, which follow from the architecture and the seed.
             return hashlib.sha256(model.to_json().encode()).hexdigest()[:16]
         except Exception:  # a subclass without `get_config`, or a build that fails: its trial reports that
             return ""
@@ -247,11 +250,14 @@ def train_hypermodel(
     own_fit = has_own_fit(recipe.hypermodel)
     # A `fit` of the user's own may return the objective instead of reporting it after each epoch.
     recorder = TrainingRecorder(
+        # KerasTuner scores a trial by its best epoch, so these are the weights that the score describes.
         folder, listener, objective, keep="best",
         has_checkpoints=fit.can_resume if has_checkpoints is None else has_checkpoints,
         needs_objective=(lambda epoch: False) if own_fit else fit.is_validated,
     )  # fmt: skip
     kwargs = dict(fit.kwargs)
+    # Copies, because a callback may carry state from one trial to the next; in one call, so that callbacks that share
+    # an object still do.
     callbacks = [*copy.deepcopy(list(fit.callbacks)), *extra_callbacks]
     if fit.train is not None:
         order = EpochOrder(fit.train, fit.batch_size, seed, shuffle=fit.shuffle)

@@ -115,6 +115,8 @@ def read_outcome(folder: Path) -> Outcome | None:
     """Return what `write_outcome` left in `folder`; None if the training is not finished, or the file is damaged."""
     try:
         return Outcome.from_json(json.loads((folder / _OUTCOME).read_text()))
+    # The file of another version has other fields. In either case the training goes on from its checkpoint, with the
+    # same result.
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
@@ -172,6 +174,7 @@ def end_metrics(records: Sequence[EpochRecord], kept_epoch: int, model: keras.Mo
         "kept_epoch": float(kept_epoch),
         "num_epochs": float(len(records)),
         "num_params": float(model.count_params()),
+        # A record made from what a user's `fit` returned has no time.
         "train_secs": sum(record.metrics.get("epoch_secs", 0.0) for record in records),
         "peak_rss_bytes": float(peak_rss_bytes()),
     }
@@ -188,6 +191,7 @@ def empty_artifacts(folder: Path) -> Path:
 def write_layers(model: keras.Model, path: Path) -> None:
     """Write the table of layers that `model.summary` prints."""
     lines: list[str] = []
+    # A fixed width: Keras would fit the table to the terminal, and the files of two runs would differ.
     model.summary(print_fn=lambda line: lines.append(line), line_length=90)
     path.write_text("\n".join(lines) + "\n")
 
@@ -224,6 +228,7 @@ def _curve(history: Mapping[str, Sequence[float]], name: str, kept_epoch: int) -
         axes.plot(epochs, history[f"val_{name}"], "o-", color=VALIDATION_COLOUR, label="validation")
     axes.axvline(kept_epoch, color="gray", linestyle=":", label=f"kept weights: epoch {kept_epoch}")
     axes.set(xlabel="epoch", ylabel=name)
+    # From 0, or the last wobbles of a converged loss would fill the figure.
     if name == "loss":
         axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -270,6 +275,7 @@ def explain_fault(err: Exception) -> str:
     first_line = without_credentials(str(err).partition("\n")[0])
     if isinstance(err, FakefaceLabError):
         return first_line
+    # A MemoryError often has no text.
     if isinstance(err, _OUT_OF_MEMORY):
         return f"out of memory: {first_line or 'no detail'}"
     return f"{type(err).__name__}: {first_line}"

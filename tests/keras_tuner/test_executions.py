@@ -13,7 +13,7 @@ from sklearn.model_selection import KFold
 from fakeface_lab import keras_tuner
 from fakeface_lab.backend import keras
 from fakeface_lab.errors import ConfigError
-from fakeface_lab.training.folds import split_rows
+from fakeface_lab.training.executions import split_rows
 from tests.keras_tuner.conftest import RunsOf
 from tests.keras_tuner.test_tuners import FIT, X, Y, build
 
@@ -71,22 +71,19 @@ def test_interrupted_in_its_second_execution_a_trial_resumes_there(
     project: Path, runs_of: RunsOf, client: MlflowClient
 ) -> None:
     given = {**GIVEN, "executions_per_trial": 2, "max_trials": 1}
-    keras_tuner.RandomSearch(Interrupted(10**6), project_name="whole", **given).search(X, Y, **FIT)
+    undisturbed = Interrupted(10**6)
+    keras_tuner.RandomSearch(undisturbed, project_name="whole", **given).search(X, Y, **FIT)
     whole = [curve(client, run.info.run_id) for run in [*runs_of("trial"), *runs_of("execution")]]
 
-    hypermodel = Interrupted(10**6)
-    tuner = keras_tuner.RandomSearch(hypermodel, project_name="cut", **given)
-    # One build for the identity of the search, one for each execution.
-    hypermodel.at_build = hypermodel.num_builds + 3
-    with pytest.raises(KeyboardInterrupt):
+    tuner = keras_tuner.RandomSearch(Interrupted(undisturbed.num_builds), project_name="cut", **given)
+    with pytest.raises(KeyboardInterrupt):  # at the last build: that of the second execution
         tuner.search(X, Y, **FIT)
-    first, second = Interrupted(10**6), Interrupted(10**6)
-    keras_tuner.RandomSearch(first, project_name="cut", **given).search(X, Y, **FIT)
+    resumed = Interrupted(10**6)
+    keras_tuner.RandomSearch(resumed, project_name="cut", **given).search(X, Y, **FIT)
     cut = [curve(client, run.info.run_id) for run in [runs_of("trial")[1], *runs_of("execution")[2:]]]
     assert cut == whole
     assert {run.info.status for run in [*runs_of("trial"), *runs_of("execution")]} == {"FINISHED"}
-    keras_tuner.RandomSearch(second, project_name="done", **given).search(X, Y, **FIT)
-    assert first.num_builds == second.num_builds - 1, "the first execution was not trained again"
+    assert resumed.num_builds == undisturbed.num_builds - 1, "the first execution was not trained again"
 
 
 def test_each_fold_is_a_run_and_the_score_is_their_mean(project: Path, runs_of: RunsOf, client: MlflowClient) -> None:

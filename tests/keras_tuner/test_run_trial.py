@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import keras_tuner as kerastuners
 import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
@@ -150,3 +151,32 @@ def test_workers_are_refused_where_methods_of_the_object_are_called(project: Pat
 def test_no_hypermodel_needs_a_run_trial(project: Path) -> None:
     with pytest.raises(ConfigError, match="hypermodel: give a build function or HyperModel, or override run_trial"):
         keras_tuner.RandomSearch(objective="val_loss")
+
+
+class Quadratic(keras_tuner.RandomSearch):
+    """A function without a model; one of its arguments appears for some values only."""
+
+    def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> float:
+        hp = trial.hyperparameters
+        x = hp.Float("x", -2.0, 2.0)
+        bonus = hp.Int("bonus", 0, 3, default=1) if hp.Choice("kind", ["a", "b"]) == "b" else 0
+        return float(x * x + 2 * x + 1 - bonus)
+
+
+class AsKerasTunerDoes(kerastuners.RandomSearch):
+    run_trial = Quadratic.run_trial
+
+
+def test_any_function_can_be_tuned_with_the_values_that_kerastuner_tries(
+    project: Path, tmp_path: Path, runs_of: RunsOf
+) -> None:
+    given: dict[str, Any] = {"max_trials": 6, "seed": 4}
+    tuner = Quadratic(defaults_first=False, **given)
+    tuner.search()
+    theirs = AsKerasTunerDoes(directory=tmp_path / "theirs", **given)
+    theirs.search(verbose=0)
+    tried = [trial.hyperparameters.values for trial in theirs.oracle.trials.values()]
+    assert [tuner.oracle.trials[number].hyperparameters.values for number in sorted(tuner.oracle.trials)] == tried
+    assert {"x", "kind"} <= set(runs_of("trial")[0].data.params)
+    best, other = tuner.oracle.get_best_trials()[0], theirs.oracle.get_best_trials()[0]
+    assert (best.trial_id, best.score) == (other.trial_id, pytest.approx(other.score))

@@ -69,3 +69,14 @@ def test_what_is_not_there(local_store: Store, tmp_path: Path) -> None:
             find(local_store, "basline one")
     with pytest.raises(NotFoundError, match="f{32}: no such run in " + re.escape(local_store.uri)):
         get_run(local_store, "f" * 32)
+
+
+def test_an_alias_beyond_the_first_page_of_models_is_found(local_store: Store) -> None:
+    run_id = with_model(local_store, "m")
+    names = [f"model {number:03d}" for number in range(101)]  # MLflow's page has 100
+    for name in names:
+        local_store.client.create_registered_model(name)
+    version = local_store.client.create_model_version(names[-1], f"runs:/{run_id}/model", run_id)
+    local_store.client.set_registered_model_alias(names[-1], "newest", version.version)
+    with pytest.raises(NotFoundError, match="model 100@newest"):  # found, but it has no files here
+        find_model(local_store, "newest")

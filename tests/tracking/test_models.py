@@ -147,6 +147,7 @@ def test_the_example_can_be_scored_as_it_is(packed: Path, images: npt.NDArray[np
     assert loaded.predict(example).shape == (1, 2)
     served = json.loads((packed / "serving_input_example.json").read_text())
     assert np.asarray(served["inputs"]).shape == (1, SIZE_PX, SIZE_PX, 3)
+    assert {len(str(value)) <= len("0.123") for value in np.ravel(served["inputs"])} == {True}
 
 
 def test_other_shapes_and_dtypes_are_refused(packed: Path, images: npt.NDArray[np.float32]) -> None:

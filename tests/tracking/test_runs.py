@@ -17,6 +17,8 @@ from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
 from mlflow.store.artifact import local_artifact_repo
 from mlflow.tracking import MlflowClient
 from mlflow.utils.file_utils import local_file_uri_to_path
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from fakeface_lab.errors import TrackingError, TrainingDivergedError
 from fakeface_lab.tracking.lookup import KEY_TAG, find_latest
@@ -418,3 +420,24 @@ def test_a_password_reaches_neither_trace_nor_reason(local_store: Store, writer:
     assert written == "RuntimeError: https://***@host/api: refused"
     assert "RuntimeError: https://***@host/api: refused" in trace
     assert "secret@" not in trace
+
+
+def test_two_runs_may_name_the_same_new_data_set_at_the_same_time(local_store: Store) -> None:
+    one, other = (make_run(local_store, PatientWriter(30), name) for name in ("one", "other"))
+    facts: Any = ("faces", "0" * 32, "file:///faces", ("training",), {})
+    raced: list[str] = []
+
+    @event.listens_for(Engine, "before_cursor_execute")
+    def be_faster(connection: Any, cursor: Any, statement: str, *_: object) -> None:
+        # MLflow has looked for the data set of one and not found it.
+        if statement.startswith("INSERT INTO datasets") and not raced:
+            raced.append(statement)
+            other.log_dataset(*facts)
+
+    try:
+        one.log_dataset(*facts)
+    finally:
+        event.remove(Engine, "before_cursor_execute", be_faster)
+    assert raced
+    for run in (one, other):
+        assert [used.dataset.name for used in stored(run).inputs.dataset_inputs] == ["faces"]

@@ -95,6 +95,7 @@ def _noise(image: Pixels, sigma: float) -> Pixels:
 def _rotate(image: Pixels, degrees: float) -> Pixels:
     """Rotate counter-clockwise about the centre and fill the corners with the reflected picture."""
     # Linear, because SciPy's default, a cubic spline, overshoots at edges, and uint8 would wrap around.
+    # SciPy's "reflect" repeats the edge pixel, which NumPy and `_pad` call "symmetric".
     turned = rotate(image, degrees, axes=(1, 0), reshape=False, order=1, mode="reflect", output=np.float32)
     return np.rint(turned).astype(np.uint8)
 

@@ -30,7 +30,7 @@ from fakeface_lab.training.hypermodel import ModelRecipe, found_in
 from fakeface_lab.training.outcome import MODEL, Outcome, empty_artifacts, peak_rss_bytes, read_outcome, write_outcome
 from fakeface_lab.training.recorder import EpochRecord, Listener
 
-__all__ = ["SklearnTuner"]
+__all__ = ["SklearnTuner", "SklearnWork"]
 
 
 @dataclass(frozen=True)
