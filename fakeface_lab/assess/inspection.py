@@ -143,7 +143,7 @@ def inspect_images(
     pairs["correlation"] = detail_correlations(images.pixels, pairs)
     # The correlation decides what is the same picture, and the sheet shows only the first pairs.
     pairs = pairs.sort_values("correlation", ascending=False, kind="stable", ignore_index=True)
-    # A copy in another fold would be recognised, and the probe would seem to see a trace.
+    # A copy in another fold would be recognized, and the probe would seem to see a trace.
     groups = near_duplicate_groups(hashes, NEAR_DUPLICATE_DISTANCE)
     show("training probes")
     # Each fold must score an image of each class.

@@ -339,7 +339,7 @@ def read_ledger(path: Path, images: ImageSet) -> Split:
                 f"give the data set that the run was made with"
             )
         if part not in members:
-            raise DataError(f"{path.name}: {name} is in split {part!r}; allowed are {', '.join(members)}")
+            raise DataError(f"{path.name}: {name} is in split {part!r}; expected {', '.join(members)}")
         members[part].append(rows_by_file[name, sha256])
     train, validation, test = (np.array(members[part], dtype=np.int64) for part in (TRAIN, VALIDATION, TEST))
     # The ledger of a documented split lists its images once, as test images.

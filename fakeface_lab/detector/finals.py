@@ -174,7 +174,7 @@ class _Shown:
 
 
 def verdict(store: Store, finals: Finals) -> Judgement | None:
-    """Compare best and documented on the opened test split, by what the search has optimised; see `judge_finals`.
+    """Compare best and documented on the opened test split, by what the search has optimized; see `judge_finals`.
 
     None where there is nothing to compare: trial 0 is the best itself, or failed.
     """

@@ -138,7 +138,7 @@ def mcnemar(is_correct_a: ArrayLike, is_correct_b: ArrayLike) -> PairedTest:
 
 @dataclass(frozen=True)
 class LogLoss:
-    """The log loss of two models on the same images, which training minimises. No verdict depends on it.
+    """The log loss of two models on the same images, which training minimizes. No verdict depends on it.
 
     Attributes:
         candidate: mean over the images, in nats.
@@ -234,7 +234,7 @@ def compare(
     The probabilities are first averaged over the seeds of each side, so that the paired test sees one decision per
     image and side, and several seeds do not count as more images. That test alone is about the trained models. If
     retrained with other seeds they would differ again, so "better" and "worse" also require the seeds to be separated
-    (Bouthillier et al. 2021: a comparison must randomise the sources of variation that it makes a claim about).
+    (Bouthillier et al. 2021: a comparison must randomize the sources of variation that it makes a claim about).
 
     Args:
         is_positive: bool (N,).
@@ -253,7 +253,7 @@ def compare(
     for name, scores in (("candidate_scores", candidate_scores), ("reference_scores", reference_scores)):
         rows = np.asarray(scores, dtype=np.float64)
         if rows.ndim != 2 or rows.shape[0] == 0:
-            raise DataError(f"{name} have shape {rows.shape}, needed is (num_seeds, {truth.size}), a row per seed")
+            raise DataError(f"{name} have shape {rows.shape}, expected (num_seeds, {truth.size}), a row per seed")
         for row in rows:
             check_detection(truth, row)
         sides.append(rows)

@@ -46,7 +46,7 @@ def mcnemar_power(num_images: int, error_rate_a: float, error_rate_b: float, alp
     check_fraction(alpha, "alpha")
     if num_images < 1 or not (0 <= error_rate_a <= 1 and 0 <= error_rate_b <= 1):
         raise DataError(
-            f"{num_images} images with error rates {error_rate_a} and {error_rate_b}: needed are at least one image "
+            f"{num_images} images with error rates {error_rate_a} and {error_rate_b}: expected at least one image "
             f"and rates from 0 to 1"
         )
     only_a, only_b = error_rate_b * (1 - error_rate_a), error_rate_a * (1 - error_rate_b)
@@ -187,7 +187,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """
     values: FloatArray = np.asarray(p_values, dtype=np.float64)
     if not ((values >= 0.0) & (values <= 1.0)).all():
-        raise DataError(f"p-values are {list(p_values)}, allowed is 0 to 1")
+        raise DataError(f"p-values are {list(p_values)}, expected 0 to 1")
     order = np.argsort(values, kind="stable")
     factors = np.arange(values.size, 0, -1)
     adjusted = np.empty_like(values)

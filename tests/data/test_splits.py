@@ -179,7 +179,7 @@ def test_ledger_of_other_images_is_refused(images: ImageSet, tmp_path: Path) -> 
     with pytest.raises(DataError, match=f"{images.files[-1].name} is not among the images of .*, or its content has"):
         read_ledger(path, images)
     path.write_bytes(text.replace(b",test\r\n", b",exam\r\n"))
-    with pytest.raises(DataError, match="is in split 'exam'; allowed are train, validation, test"):
+    with pytest.raises(DataError, match="is in split 'exam'; expected train, validation, test"):
         read_ledger(path, images)
 
 

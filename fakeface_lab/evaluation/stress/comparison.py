@@ -1,6 +1,6 @@
 """Is one configuration better than another under stress? Their objectives with the uncertainty of the difference.
 
-The verdict rule of a search that maximised one of `objective.OBJECTIVES`; `evaluation.comparison` judges all others.
+The verdict rule of a search that maximized one of `objective.OBJECTIVES`; `evaluation.comparison` judges all others.
 The caller chooses the images and ensures that the test set was sealed.
 """
 

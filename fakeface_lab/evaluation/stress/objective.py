@@ -149,7 +149,7 @@ def check_truth(is_positive: ArrayLike, objective: str) -> BoolArray:
         ConfigError: an unknown objective.
     """
     if objective not in OBJECTIVES:
-        raise ConfigError(f"objective is {objective!r}, allowed is {' or '.join(OBJECTIVES)}")
+        raise ConfigError(f"objective is {objective!r}, expected {' or '.join(OBJECTIVES)}")
     truth = check_mask(is_positive, "is_positive")
     if truth.all() or not truth.any():
         raise DataError(f"the {truth.size} images under stress are all of one class: give images of both classes")
@@ -166,7 +166,7 @@ def check_stress_scores(scores: ArrayLike, truth: BoolArray, num_conditions: int
     is_shaped = values.ndim == 3 and min(values.shape) > 0 and values.shape[2] == truth.size
     if not is_shaped or values.shape[1] != (num_conditions or values.shape[1]):
         raise DataError(
-            f"scores under stress have shape {values.shape}, needed is (num_runs, "
+            f"scores under stress have shape {values.shape}, expected (num_runs, "
             f"{num_conditions or 'num_conditions'}, {truth.size})"
         )
     for row in values.reshape(-1, truth.size):
