@@ -43,7 +43,7 @@ from fakeface_lab.terminal import console, say, wide_console
 
 __all__ = ["Inspection", "audit_note", "headline", "inspect_images", "print_card", "write_card"]
 
-NUM_FOLDS = 5  # of the probes' cross-validation
+_NUM_PROBE_FOLDS = 5  # of the probes' cross-validation
 
 _STYLES = {"fail": "bold white on red", "warn": "bold yellow", "info": "dim"}
 
@@ -147,7 +147,7 @@ def inspect_images(
     groups = near_duplicate_groups(hashes, NEAR_DUPLICATE_DISTANCE)
     show("training probes")
     # Each fold must score an image of each class.
-    num_folds = min(NUM_FOLDS, *images.class_counts().values())
+    num_folds = min(_NUM_PROBE_FOLDS, *images.class_counts().values())
     folds, probes = _probes(images, properties, groups, num_folds, seed)
     inputs = AuditInputs(
         names=[file.name for file in images.files],

@@ -53,7 +53,7 @@ TEST: Final = "test"
 DOCUMENTED_TRAIN_FRACTION = 0.8
 
 # Five folds give 20 % for the test split, and five of the rest 16 % for the validation split.
-NUM_FOLDS = 5
+NUM_SPLIT_FOLDS = 5
 
 LEDGER_COLUMNS = ("file", "sha256", "label", "split")
 
@@ -287,15 +287,15 @@ def _one_fold(
     rows: npt.NDArray[np.int64], images: ImageSet, groups: npt.NDArray[np.int64], seed: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     smallest = min(int((images.labels[rows] == label).sum()) for label in (0, 1))
-    if smallest < NUM_FOLDS:
+    if smallest < NUM_SPLIT_FOLDS:
         raise DataError(f"{images.source.root}: a sealed split needs more images; a class is down to {smallest}")
     num_groups = len(np.unique(groups[rows]))
-    if num_groups < NUM_FOLDS:
+    if num_groups < NUM_SPLIT_FOLDS:
         raise DataError(
             f"{images.source.root}: a sealed split keeps near-duplicates together, and there are only {num_groups} "
             f"different pictures; give more of them"
         )
-    folds = StratifiedGroupKFold(NUM_FOLDS, shuffle=True, random_state=seed)
+    folds = StratifiedGroupKFold(NUM_SPLIT_FOLDS, shuffle=True, random_state=seed)
     kept, held_out = next(iter(folds.split(rows, images.labels[rows], groups[rows])))
     return rows[kept], rows[held_out]
 

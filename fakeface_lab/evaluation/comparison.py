@@ -24,6 +24,7 @@ from fakeface_lab.evaluation.intervals import (
     check_mask,
 )
 from fakeface_lab.evaluation.significance import (
+    POWER,
     SIGNIFICANCE,
     SeedTest,
     detectable_difference,
@@ -46,8 +47,6 @@ __all__ = [
 Verdict = Literal["better", "worse", "not distinguishable", "cannot be decided"]
 # With five discordant images, all on one side, p is 0.0625: no outcome could be significant.
 MIN_DISCORDANT = 6
-# The usual convention (Cohen 1988).
-_POWER = 0.8
 # Keras clips probabilities at this value before it takes their logarithm.
 _SMALLEST_PROBABILITY = 1e-7
 
@@ -110,7 +109,7 @@ class PairedTest:
         # For a better model with one error that is 0.0370 on 258 images and 0.0075 on 1,289 (docs/truth.md).
         fewest_errors = self.num_neither + min(self.num_only_a, self.num_only_b)
         return detectable_difference(
-            self.num_images, fewest_errors / self.num_images, SIGNIFICANCE / self.num_comparisons, _POWER
+            self.num_images, fewest_errors / self.num_images, SIGNIFICANCE / self.num_comparisons, POWER
         )
 
 
@@ -183,7 +182,7 @@ class Comparison:
         """Whether the candidate is better than the reference."""
         # With three seeds per side the images alone call two equal configurations different in 3.4 % of cases, both
         # tests together in 0.6 % (docs/truth.md).
-        return self.test.verdict if self.seeds.is_apart else _unsure(self.test.verdict)
+        return self.test.verdict if self.seeds.is_separated else _unsure(self.test.verdict)
 
     def sentence(self, candidate: str = "the candidate", reference: str = "the reference") -> str:
         """The verdict, its evidence, and the difference that these images could have shown, on one line."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import keras_tuner
 import pytest
 
-from fakeface_lab.detector.space import Algorithm, build_oracle
+from fakeface_lab.detector.space import build_oracle
 from fakeface_lab.search.suggest.oracles import (
     far_apart_seed,
     num_configurations,
@@ -15,6 +15,7 @@ from fakeface_lab.search.suggest.oracles import (
     num_trials_at_most,
 )
 from fakeface_lab.search.suggest.suggestion import Exhausted, Suggestion, suggest
+from fakeface_lab.settings import Algorithm
 from tests.search.suggest.simulated_search import (
     ALGORITHMS,
     configurations,
