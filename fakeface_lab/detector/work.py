@@ -12,7 +12,7 @@ import psutil
 
 from fakeface_lab.backend import keras
 from fakeface_lab.data.images import ImageSet
-from fakeface_lab.data.splits import TEST, VALIDATION, Split, write_ledger
+from fakeface_lab.data.splits import TEST, VALIDATION, Split, write_split
 from fakeface_lab.detector import mlflow_run
 from fakeface_lab.detector.fit import Training, predict, train
 from fakeface_lab.detector.space import num_parameters, to_hyperparameters
@@ -108,7 +108,7 @@ def _write_outcome(
         conditions = [condition.name for condition in SEARCH_CONDITIONS]
         write_scores(artifacts / "stress_scores.csv", conditions, _scored_images(stressed, images))
     (artifacts / "metrics.json").write_text(json.dumps(metrics, indent=2))
-    write_ledger(split, images, artifacts / "split.csv")
+    write_split(split, images, artifacts / "split.csv")
     write_layers(model, artifacts / "layers.txt")
     package_model(
         model,
