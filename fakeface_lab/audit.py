@@ -18,7 +18,7 @@ from fakeface_lab.terminal import run_program
 
 __all__ = ["AuditResult", "main", "run_audit"]
 
-# Not 2, which is a wrong call: a job that guards a data set must be able to tell them apart.
+# Not 2, which is a user error: a job that guards a data set must be able to tell them apart.
 EXIT_VOID = 3
 
 

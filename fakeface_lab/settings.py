@@ -162,9 +162,7 @@ class TuneSettings(TrainingSettings):
     )
     # On two cores, two workers of one thread each train 4 to 6 % more steps than one of two threads, but need twice the
     # memory.
-    workers: int = Field(
-        1, ge=1, le=256, description="trials to run in parallel, each on a GPU of its own if there are any"
-    )
+    workers: int = Field(1, ge=1, le=256, description="trials to run in parallel, each on its own GPU if there are any")
     engine: Literal["inline", "local"] = Field(
         "local", description="local: worker processes, so a crash costs one attempt; inline: this process"
     )

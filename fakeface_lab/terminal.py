@@ -111,7 +111,7 @@ def run_program(
         print("error: internal error; please report it with the traceback above", file=sys.stderr)
         return EXIT_BUG
     finally:
-        # The caller may be a notebook or a test that lives on.
+        # The caller may be a notebook or a test, which outlives the program.
         signal.signal(signal.SIGTERM, handler_before)
 
 

@@ -195,7 +195,7 @@ def _skipped_findings(images: ImageSet) -> list[Finding]:
     for reason, num_files in Counter(skipped.reason for skipped in images.skipped).items():
         is_contradiction = reason == IN_BOTH_CLASSES
         counted = "1 file is" if num_files == 1 else f"{num_files} files are"
-        because = "at least one label of each pair is wrong, and nobody knows which" if is_contradiction else ""
+        because = "at least one label of each pair is wrong, and it is unknown which" if is_contradiction else ""
         findings.append(
             Finding(
                 # Not a "fail": these files are left out, so they void nothing.

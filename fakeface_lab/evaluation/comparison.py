@@ -92,7 +92,7 @@ class PairedTest:
     @property
     def verdict(self) -> Verdict:
         """Whether A is better than B, at p < 0.05."""
-        # A verdict of its own, because no division of so few images could have been significant.
+        # A separate verdict, because no division of so few images could have been significant.
         if self.num_discordant < self.min_discordant:
             return "cannot be decided"
         if self.p_value >= SIGNIFICANCE:

@@ -223,7 +223,7 @@ def explain_by_probe(probe: ProbeResult, labels: NDArray[np.int64], is_correct: 
     accuracy, majority = wilson(int(model.sum()), model.size), float(by_majority.mean())
     sees = f"A simple model that sees only {probe.sees}"
     share = explained_share(probe.accuracy.value, accuracy.value, majority)
-    # A gain that may be chance is no denominator: the share could come out at any value.
+    # A gain that may be due to chance cannot be the denominator: the share could take any value.
     if share is None or accuracy.low <= majority:
         sentence = (
             f"An accuracy of {accuracy} is not better than always naming the larger class ({majority:.3f}). "

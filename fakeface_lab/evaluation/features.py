@@ -56,7 +56,7 @@ _HISTOGRAM_BINS = 16
 def spectrum_features(pixels: NDArray[np.uint8]) -> FloatArray:
     """Log of the power averaged over each ring of spatial frequency, (64,) (Durall et al. 2019, section 3)."""
     gray = _luma_and_chroma(pixels)[0]
-    # Without the mean, or the lowest ring would measure brightness, which is no forensic trace.
+    # Without the mean, or the lowest ring would measure brightness, which is not a forensic trace.
     # Divided by the number of pixels, with which the power of noise grows.
     power = np.abs(fft.rfft2(gray - gray.mean())) ** 2 / gray.size
     vertical, horizontal = fft.fftfreq(gray.shape[0]), fft.rfftfreq(gray.shape[1])

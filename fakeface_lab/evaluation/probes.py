@@ -38,7 +38,7 @@ __all__ = [
 
 IntArray = NDArray[np.int64]
 
-_MIN_VALUE_FRACTION = 0.01  # of the images; rarer texts do not get a category of their own
+_MIN_VALUE_FRACTION = 0.01  # of the images; rarer texts share one category
 _FILE_SEES = "the file's shape, format and metadata"
 _COLOUR_COLUMNS = ["is_gray", "saturation", "colourfulness", "mean_red", "mean_green", "mean_blue"]
 

@@ -1,7 +1,8 @@
 """Everything that is written to or read from MLflow.
 
 `store` opens the store and pages through its runs, `writer` retries writes, `runs` writes one run, `owner` records its
-code, machine and process, `models` logs, loads and registers models, `scores` writes and reads per-image scores, `lookup` finds runs and models by name, `datasets` finds audits and counts openings of test images.
+code, machine and process, `models` logs, loads and registers models, `scores` writes and reads per-image scores,
+`lookup` finds runs and models by name, `datasets` finds audits and counts openings of test images.
 """
 
 import os

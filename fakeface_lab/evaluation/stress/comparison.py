@@ -151,7 +151,7 @@ def compare_under_stress(
     """Compare a candidate with a reference by their objective: paired bootstrap over the images.
 
     Each resample draws the images of each class with replacement, the same ones for both models and all conditions, and
-    determines the worst condition of each model anew. The interval is the basic one (Davison and Hinkley 1997, section
+    determines the worst condition of each model again. The interval is the basic one (Davison and Hinkley 1997, section
     5.2; `scipy.stats.bootstrap(method="basic")`): the lowest of several noisy means is too low by an amount that
     differs between the models, which the basic interval subtracts and the percentile interval adds a second time. In
     simulations of 258 images and five equally bad conditions against a single bad one it contained the truth in 94 % of
@@ -219,7 +219,7 @@ def _resampled_differences(
 def _of_seeds(scores: FloatArray, truth: BoolArray, objective: str) -> FloatArray:
     """Return the objective of each seed, (K,), from scores (K, C, N)."""
     once = np.ones((1, truth.size))
-    # Not averaged like the sides: each seed has a worst condition of its own.
+    # Not averaged like the sides: each seed has its own worst condition.
     balanced = [balanced_accuracies(once, are_correct(own, truth), truth)[0] for own in scores]
     return objective_of(np.stack(balanced), objective)
 

@@ -69,7 +69,7 @@ def suggest(template: keras_tuner.Oracle, trials: Sequence[TrialRecord]) -> Sugg
         check_consistent(ledger)
         return Exhausted()
     bayesian = isinstance(template, kt_oracles.BayesianOptimizationOracle)
-    # On few trials a Gaussian process reaches the bounds of its length scales, and is usable all the same. Warning
+    # On few trials a Gaussian process reaches the bounds of its length scales, and is still usable. Warning
     # filters are global to the process, so they are not touched if nothing is fitted: other threads may ask.
     is_fitted = bayesian or not is_kerastuners_own(template)
     with warnings.catch_warnings(action="ignore", category=ConvergenceWarning) if is_fitted else nullcontext():

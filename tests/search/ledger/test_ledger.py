@@ -86,9 +86,7 @@ def test_an_exception_ends_open_child_runs_as_killed(store: Store) -> None:
 
 def test_the_same_name_with_other_settings_is_refused_with_the_differences(store: Store) -> None:
     ledger = open_ledger(store, epochs=5, space={"x": {"min": 0, "max": 1}})
-    with pytest.raises(
-        SearchError, match=r"epochs: 5 recorded, 6 given; space.x.max: 1 recorded, 2 given\); use"
-    ):
+    with pytest.raises(SearchError, match=r"epochs: 5 recorded, 6 given; space.x.max: 1 recorded, 2 given\); use"):
         reopened(ledger, epochs=6, space={"x": {"min": 0, "max": 2}})
 
 
