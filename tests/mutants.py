@@ -86,7 +86,7 @@ MUTANTS = (
     Mutant(
         "the heartbeat does nothing",
         "fakeface_lab/search/ledger/heartbeat.py",
-        """                self._parent.tag_if_owned(self._tags(self._sign_of_life()))
+        """                self._parent.tag_if_owned(self._tags(self._heartbeat()))
 """,
         "                pass\n",
         ("tests/search/ledger/test_ledger.py::test_the_heart_beats",),

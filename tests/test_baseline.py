@@ -20,7 +20,7 @@ from PIL import Image
 
 from fakeface_lab.data.images import ImageSet, load_images
 from fakeface_lab.data.sources import find_source
-from fakeface_lab.data.splits import read_ledger
+from fakeface_lab.data.splits import read_split
 from fakeface_lab.tracking.store import Store, open_store
 from fakeface_lab.training.outcome import Outcome
 from fakeface_lab.training.recorder import EpochRecord
@@ -173,7 +173,7 @@ def test_the_last_epoch_is_kept_as_documented(run: Run) -> None:
 
 def test_the_logged_model_scores_what_the_run_says(finished: tuple[Place, str], run: Run, images: ImageSet) -> None:
     place = finished[0]
-    split = read_ledger(artifact(place, run, "split.csv"), images)
+    split = read_split(artifact(place, run, "split.csv"), images)
     batch = np.stack([np.asarray(Image.open(images.files[row].path)) for row in split.test]).astype(np.float64) / 255
     labels = images.labels[split.test]
     (output,) = run.outputs.model_outputs

@@ -102,7 +102,7 @@ def test_second_look_is_called_one(tracked: TrackedProject, capsys: pytest.Captu
     (newest, *_) = find_evaluations(store, tracked.run_id)
     store.client.delete_run(newest.info.run_id)
     assert openings(tracked) == before + 2, "a deleted run has looked all the same"
-    assert f"{len(ledger(tracked, 'test'))} test images of its own ledger." in output
+    assert f"{len(ledger(tracked, 'test'))} test images of the model's own split." in output
 
 
 def test_other_folder_is_scored_at_the_same_threshold_without_images_it_knows(
@@ -298,7 +298,7 @@ def test_model_has_many_names(tracked: TrackedProject) -> None:
     store.client.create_registered_model("others")
     other = store.client.create_model_version("others", address, tracked.run_id).version
     store.client.set_registered_model_alias("others", "champion", other)
-    with pytest.raises(Exception, match="2 registered models have this alias; say faces@champion or another"):
+    with pytest.raises(Exception, match="2 registered models have this alias; give faces@champion or another"):
         find_model(store, "champion")
 
 
@@ -332,13 +332,13 @@ def test_images_that_moved_are_asked_for(tracked: TrackedProject, capsys: pytest
     away = tracked.images.rename(tracked.images.with_name("away"))
     try:
         assert main(["tiny"]) == 2
-        message = "the images of run tiny are not where they were; say where they are with --data FOLDER"
+        message = "the images of run tiny cannot be found; give their folder with --data FOLDER"
         assert message in capsys.readouterr().err
         model = load_tracked_model(find_model(open_for_models(None, tracked.project), "tiny"))
         assert choose_images(model, str(away), None, tracked.project).part == "test"
         other = draw(tracked.images.with_name("other"), seed=2, names=("fake", "real"), num_per_class=3)
         sentences = choose_images(model, str(other), None, tracked.project).sentences
-        assert "The model's own images are not at hand: known pictures in new files could not be left out." in sentences
+        assert "The model's own images are not available: only equal files could be left out." in sentences
     finally:
         away.rename(tracked.images)
 
@@ -348,7 +348,7 @@ def test_images_that_changed_are_refused(tracked: TrackedProject, capsys: pytest
     Image.new("RGB", (SIZE_PX, SIZE_PX), "red").save(extra)
     try:
         assert main(["tiny"]) == 2
-        assert "the images of run tiny have changed since" in capsys.readouterr().err
+        assert "the images of run tiny have changed" in capsys.readouterr().err
     finally:
         extra.unlink()
 

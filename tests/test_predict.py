@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from fakeface_lab.audit import run_audit
-from fakeface_lab.predict import PredictSettings, main, run_prediction
-from fakeface_lab.settings import AuditProgramSettings
+from fakeface_lab.predict import main, run_prediction
+from fakeface_lab.settings import AuditProgramSettings, PredictSettings
 from fakeface_lab.tracking.lookup import find_model, open_for_models
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.writer import PatientWriter

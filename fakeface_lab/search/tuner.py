@@ -1,4 +1,4 @@
-"""KerasTuner's `Tuner` with the MLflow store as its memory: any hypermodel, any oracle, the user's own data.
+"""KerasTuner's `Tuner` with its state in the MLflow store: any hypermodel, any oracle, the user's own data.
 
     tuner = fakeface_lab.Tuner(keras_tuner.oracles.RandomSearchOracle("val_loss", max_trials=10), build)
     tuner.search(x, y, epochs=5, validation_split=0.2)
@@ -24,8 +24,8 @@ from fakeface_lab.search.hypermodel_work import HypermodelWork
 from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.ledger.resume import choose_threads, find_search
 from fakeface_lab.search.run.engine import Placement
-from fakeface_lab.search.session import choose_placement, open_tuner_search, run_tuner_search
 from fakeface_lab.search.suggest.oracles import reseeded
+from fakeface_lab.search.tuner_search import choose_placement, open_tuner_search, run_tuner_search
 from fakeface_lab.terminal import console
 from fakeface_lab.tracking.models import as_model_input, fetch_model
 from fakeface_lab.tracking.runs import StoredRun
@@ -42,7 +42,7 @@ _STATUSES = {"finished": "COMPLETED", "failed": "FAILED", "running": "RUNNING"}
 
 
 class Tuner(keras_tuner.Tuner):
-    """KerasTuner's Tuner; every trial is a run in MLflow, and the store is the only memory.
+    """KerasTuner's Tuner; every trial is a run in MLflow, and the store holds all state.
 
     Args:
         oracle: one of KerasTuner's or the user's own; trial 0 always has the default values.

@@ -15,12 +15,12 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
 from fakeface_lab.errors import FakefaceLabError, TrackingError, without_credentials
-from fakeface_lab.tracking.lookup import KEY_TAG, furthest
+from fakeface_lab.tracking.lookup import KEY_TAG, most_complete
 from fakeface_lab.tracking.owner import OWNER_TAG, PROCESS, code_tags, lock_of, note_owner, remove_folder
 from fakeface_lab.tracking.store import MAX_TAG_CHARS, Store, as_entities, quote, search_runs
 from fakeface_lab.tracking.writer import PatientWriter
 
-__all__ = ["Run", "StoredRun", "TrackedRun", "end_at_once", "make_once", "point", "remove_twins", "with_tags"]
+__all__ = ["Run", "StoredRun", "TrackedRun", "end_at_once", "find_or_create", "point", "remove_duplicates", "with_tags"]
 
 PARTIAL_UPLOAD = ".artifact.uploading."  # how MLflow begins the name of an artifact that it is still writing
 _MAX_POINTS = 1000  # in one write
@@ -84,10 +84,10 @@ class StoredRun:
         """Write parameters."""
         self.write(params=params)
 
-    def copy_figures(self, source: Run) -> None:
-        """Copy the parameters and all metric points of another run to this one."""
+    def copy_results(self, source: Run) -> None:
+        """Copy the parameters and all metric points of another run."""
         client, run_id = self.store.client, source.info.run_id
-        # Read anew: the metrics of `source` may have been uploaded after it was read.
+        # Read again: the metrics of `source` may have been uploaded after it was read.
         done = self.writer.call(lambda: client.get_run(run_id))
         self.log_params(done.data.params)
         for key in done.data.metrics:
@@ -136,7 +136,7 @@ class TrackedRun(StoredRun):
             all_tags["mlflow.parentRunId"] = parent_run_id
         if existing_run_id is None:
             all_tags[KEY_TAG] = uuid.uuid4().hex
-            return cls._open(store, writer, make_once(store, writer, all_tags, KEY_TAG))
+            return cls._open(store, writer, find_or_create(store, writer, all_tags, KEY_TAG))
         try:
             run = writer.call(lambda: store.client.get_run(existing_run_id))
         except TrackingError as err:
@@ -164,7 +164,7 @@ class TrackedRun(StoredRun):
             points = writer.call(partial(store.client.get_metric_history, tracked.run_id, key))
             tracked.written |= {(key, point.step) for point in points}
         writer.call(lambda: store.client.update_run(tracked.run_id, status="RUNNING"))
-        # A run that was created but never opened has no count: opening it is no restart.
+        # A run that was created but never opened has no count: opening it is not a restart.
         num_restarts = int(run.data.tags.get("num_restarts", "-1")) + 1
         if num_restarts:
             tracked._remove_partial_uploads()
@@ -318,7 +318,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def make_once(store: Store, writer: PatientWriter, tags: Mapping[str, str], key: str) -> Run:
+def find_or_create(store: Store, writer: PatientWriter, tags: Mapping[str, str], key: str) -> Run:
     """Return the run, among the children of its parent, whose tag `key` equals that in `tags`; created if missing.
 
     The server or the network may fail after a run is created and before the answer arrives. So each attempt searches
@@ -332,14 +332,14 @@ def make_once(store: Store, writer: PatientWriter, tags: Mapping[str, str], key:
         client, places = store.client, [store.experiment_id]
         if not search_runs(client, places, query):
             client.create_run(store.experiment_id, tags=dict(tags))
-        return remove_twins(store, search_runs(client, places, query))
+        return remove_duplicates(store, search_runs(client, places, query))
 
     return writer.call(find_or_make)
 
 
-def remove_twins(store: Store, runs: Sequence[Run]) -> Run:
+def remove_duplicates(store: Store, runs: Sequence[Run]) -> Run:
     """Delete all but one of several runs that a lost answer has duplicated; return the remaining one."""
-    kept = furthest(runs)
+    kept = most_complete(runs)
     for run in runs:
         if run is not kept:
             store.client.delete_run(run.info.run_id)

@@ -90,7 +90,7 @@ def read_outcome(folder: Path) -> Outcome | None:
         content = json.loads((folder / _OUTCOME).read_text())
         records = [EpochRecord(**record) for record in content.pop("records")]
         return Outcome(records, **content)
-    # The file of another version has other fields. In either case the training goes on from its checkpoint, with the
+    # The file of another version has other fields. In either case the training resumes from its checkpoint, with the
     # same result.
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None

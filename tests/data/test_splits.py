@@ -1,4 +1,4 @@
-"""The documented split is reproduced, the sealed one keeps look-alikes together, a ledger restores a split."""
+"""The documented split is reproduced, the sealed one keeps look-alikes together, a file restores a split."""
 
 import os
 import random
@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 from fakeface_lab.data.images import ImageSet, load_images
 from fakeface_lab.data.sources import ImageFile, Source, find_source
-from fakeface_lab.data.splits import make_split, near_duplicate_groups, perceptual_hashes, read_ledger, write_ledger
+from fakeface_lab.data.splits import make_split, near_duplicate_groups, perceptual_hashes, read_split, write_split
 from fakeface_lab.errors import DataError
 
 MakeImages = Callable[..., Path]
@@ -150,20 +150,20 @@ def images(make_images: MakeImages, project: Path) -> ImageSet:
 @pytest.mark.parametrize("name", ["documented", "sealed"])
 def test_ledger_gives_the_split_back(images: ImageSet, tmp_path: Path, name: str) -> None:
     split = make_split(images, name, 7)
-    write_ledger(split, images, tmp_path / "split.csv")
-    again = read_ledger(tmp_path / "split.csv", images)
+    write_split(split, images, tmp_path / "split.csv")
+    again = read_split(tmp_path / "split.csv", images)
     assert (again.name, again.seed) == (name, 7)
     for part in ("train", "validation", "test"):
         np.testing.assert_array_equal(getattr(again, part), getattr(split, part))
         assert getattr(again, part).dtype == np.int64
-    write_ledger(again, images, tmp_path / "again.csv")
+    write_split(again, images, tmp_path / "again.csv")
     assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "split.csv").read_bytes()
 
 
 def test_ledger_is_a_table_that_pandas_reads(images: ImageSet, tmp_path: Path) -> None:
     import pandas as pd
 
-    write_ledger(make_split(images, "sealed", 0), images, tmp_path / "split.csv")
+    write_split(make_split(images, "sealed", 0), images, tmp_path / "split.csv")
     table = pd.read_csv(tmp_path / "split.csv", encoding_errors="replace")
     assert list(table.columns[:4]) == ["file", "sha256", "label", "split"]
     assert len(table) == 24
@@ -173,14 +173,14 @@ def test_ledger_is_a_table_that_pandas_reads(images: ImageSet, tmp_path: Path) -
 
 def test_ledger_of_other_images_is_refused(images: ImageSet, tmp_path: Path) -> None:
     path = tmp_path / "split.csv"
-    write_ledger(make_split(images, "documented", 0), images, path)
+    write_split(make_split(images, "documented", 0), images, path)
     text = path.read_bytes()
     path.write_bytes(text.replace(images.files[-1].sha256.encode(), b"0" * 64))
     with pytest.raises(DataError, match=f"{images.files[-1].name} is not among the images of .*, or its content has"):
-        read_ledger(path, images)
+        read_split(path, images)
     path.write_bytes(text.replace(b",test\r\n", b",exam\r\n"))
-    with pytest.raises(DataError, match="is in split 'exam'; allowed are train, validation, test"):
-        read_ledger(path, images)
+    with pytest.raises(DataError, match="is in split 'exam'; expected train, validation, test"):
+        read_split(path, images)
 
 
 @pytest.mark.parametrize(
@@ -190,8 +190,8 @@ def test_file_that_is_not_a_ledger_is_refused(images: ImageSet, tmp_path: Path, 
     path = tmp_path / "split.csv"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(DataError, match=r"split.csv: not a split ledger .*; give the split.csv of a run"):
-        read_ledger(path, images)
+    with pytest.raises(DataError, match=r"split.csv: not a split file .*; give the split.csv of a run"):
+        read_split(path, images)
 
 
 @pytest.mark.real_data

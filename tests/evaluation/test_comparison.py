@@ -208,14 +208,14 @@ def test_the_required_number_of_images_can_be_significant(others: list[tuple[int
 
 @pytest.mark.parametrize("p_values", [[0.5, float("nan")], [1.2], [-0.1]])
 def test_holm_refuses_invalid_p_values(p_values: list[float]) -> None:
-    with pytest.raises(DataError, match="allowed is 0 to 1"):
+    with pytest.raises(DataError, match="expected 0 to 1"):
         holm(p_values)
 
 
 @pytest.mark.parametrize(
     ("candidate", "reference", "message"),
     [
-        ([0.1, 0.9], [[0.1, 0.9]], r"candidate_scores have shape \(2,\), needed is \(num_seeds, 2\)"),
+        ([0.1, 0.9], [[0.1, 0.9]], r"candidate_scores have shape \(2,\), expected \(num_seeds, 2\)"),
         ([[0.1, 0.9]], np.zeros((0, 2)), r"reference_scores have shape \(0, 2\)"),
         ([[0.1, 0.9, 0.2]], [[0.1, 0.9]], "pass one score per image"),
         ([[0.1, 0.9], [0.1, np.nan]], [[0.1, 0.9]], "1 of 2 scores are not probabilities"),
@@ -229,7 +229,7 @@ def test_compare_refuses_invalid_input(candidate: Any, reference: Any, message: 
 def test_mcnemar_refuses_unpaired_decisions() -> None:
     with pytest.raises(DataError, match="is_correct_b has 3 images, the others have 2"):
         mcnemar([True, False], [True, False, True])
-    with pytest.raises(DataError, match="needed is bool"):
+    with pytest.raises(DataError, match="expected bool"):
         mcnemar([1, 0], [1, 0])
     with pytest.raises(ConfigError, match="threshold is"):
         compare([True], [[0.5]], [[0.5]], threshold=50)

@@ -60,7 +60,7 @@ def test_rate_as_metrics() -> None:
 
 @pytest.mark.parametrize(
     ("num_correct", "num_total", "message"),
-    [(0, 0, "at least one image"), (11, 10, "11 of 10 .* allowed is 0 to 10"), (-1, 10, "-1 of 10")],
+    [(0, 0, "at least one image"), (11, 10, "11 of 10 .* expected 0 to 10"), (-1, 10, "-1 of 10")],
 )
 def test_impossible_counts_are_refused(num_correct: int, num_total: int, message: str) -> None:
     with pytest.raises(DataError, match=message):

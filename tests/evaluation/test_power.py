@@ -51,7 +51,7 @@ def test_more_images_and_fewer_errors_show_smaller_differences() -> None:
 
 
 def test_an_invalid_rate_is_refused() -> None:
-    with pytest.raises(DataError, match=r"0 images with error rates 0\.1 and 0\.2: needed are at least one image"):
+    with pytest.raises(DataError, match=r"0 images with error rates 0\.1 and 0\.2: expected at least one image"):
         mcnemar_power(0, 0.1, 0.2)
     with pytest.raises(DataError, match="rates from 0 to 1"):
         mcnemar_power(10, 0.1, 1.2)

@@ -194,11 +194,11 @@ def test_errors_say_what_to_do() -> None:
         run_probes(images, None, labels[:19], folds)
     with pytest.raises(DataError, match="20 images but 18 folds; pass one per image"):
         run_probes(images, None, labels, folds[:18])
-    with pytest.raises(DataError, match=r"labels are \[1\], needed are both 0 \(positive\) and 1"):
+    with pytest.raises(DataError, match=r"labels are \[1\], expected both 0 \(positive\) and 1"):
         run_probes(images, None, np.ones(20, dtype=np.int64), folds)
     with pytest.raises(DataError, match="fold 0 leaves one class to train on; spread both classes"):
         run_probes(images, None, labels, labels)
-    with pytest.raises(DataError, match="11 folds cannot be made: allowed are 2 to the size of the smallest"):
+    with pytest.raises(DataError, match="11 folds cannot be made: expected 2 to the size of the smallest"):
         stratified_folds(labels, np.arange(20), num_folds=11)
 
 

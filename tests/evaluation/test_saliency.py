@@ -138,7 +138,7 @@ def test_models_that_cannot_be_explained_are_refused() -> None:
     layers = keras.layers
     pooled = small_model([layers.Conv2D(2, 3), layers.GlobalAveragePooling2D(), layers.Dense(2, activation="softmax")])
     images, _ = planted(2)
-    with pytest.raises(ModelError, match=r"needed is a flatten layer .* GlobalAveragePooling2D, Dense"):
+    with pytest.raises(ModelError, match=r"expected a flatten layer .* GlobalAveragePooling2D, Dense"):
         hirescam(pooled, images)
     logits = small_model([layers.Flatten(), layers.Dense(2)])
     with pytest.raises(ModelError, match="and a softmax at the end, its layers are Flatten, Dense"):

@@ -30,7 +30,7 @@ def two_classes(draw: st.DrawFn) -> tuple[BoolArray, FloatArray]:
 
 
 def hand_case() -> DetectionScores:
-    """3 of 4 positives found, 4 of 6 negatives recognised."""
+    """3 of 4 positives found, 4 of 6 negatives recognized."""
     truth = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0], dtype=bool)
     scores = np.array([0.9, 0.8, 0.7, 0.4, 0.85, 0.6, 0.3, 0.2, 0.1, 0.05])
     return detection_scores(truth, scores, NAMES)
@@ -75,7 +75,7 @@ def test_an_output_of_exactly_one_half_is_not_a_prediction() -> None:
 @pytest.mark.parametrize(
     ("probabilities", "labels", "message"),
     [
-        (np.zeros((3, 3)), [0, 1, 0], r"shape \(3, 3\), needed is \(num_images, 2\)"),
+        (np.zeros((3, 3)), [0, 1, 0], r"shape \(3, 3\), expected \(num_images, 2\)"),
         (np.zeros((0, 2)), [], "at least one image"),
         (np.zeros((3, 2)), [0, 1], r"labels have shape \(2,\)"),
         (np.zeros((2, 2)), [0, 2], "class indices 0 and 1"),
@@ -290,11 +290,11 @@ def test_one_class_gives_what_one_class_can(only_positive: bool) -> None:
     ("is_positive", "scores", "message"),
     [
         ([True, False], [0.1, float("nan")], r"1 of 2 scores are not probabilities \(first: image 1, nan\)"),
-        ([True, False], [1.5, -2.0], r"2 of 2 .*first: image 0, 1\.5.*allowed is 0 to 1"),
+        ([True, False], [1.5, -2.0], r"2 of 2 .*first: image 0, 1\.5.*expected 0 to 1"),
         ([True, False], [0.1], "pass one score per image"),
         ([], [], "at least one image"),
-        ([0, 1], [0.1, 0.2], "dtype int64, needed is bool"),
-        ([[True], [False]], [0.1, 0.2], r"needed is \(num_images,\)"),
+        ([0, 1], [0.1, 0.2], "dtype int64, expected bool"),
+        ([[True], [False]], [0.1, 0.2], r"expected \(num_images,\)"),
     ],
 )
 def test_the_panel_refuses_invalid_input(is_positive: Any, scores: Any, message: str) -> None:
@@ -303,7 +303,7 @@ def test_the_panel_refuses_invalid_input(is_positive: Any, scores: Any, message:
 
 
 def test_thresholds_and_class_names_are_checked() -> None:
-    with pytest.raises(ConfigError, match=r"threshold is 1\.0, allowed is more than 0"):
+    with pytest.raises(ConfigError, match=r"threshold is 1\.0, expected more than 0"):
         detection_scores([True, False], [0.1, 0.2], NAMES, threshold=1.0)
     with pytest.raises(ConfigError, match="the same metric name"):
         detection_scores([True, False], [0.1, 0.2], ("Fake", "fake"))

@@ -25,7 +25,7 @@ def test_without_ties_it_is_the_mann_whitney_test(figures: list[int]) -> None:
 def test_ties_by_hand() -> None:
     # Of the 20 ways to pick three of 0 1 2 2 3 4, two have a rank sum as low as that of 0 1 2.
     assert seed_test([0, 1, 2], [2, 3, 4]).p_value == pytest.approx(4 / 20)
-    assert not seed_test([0, 1, 2], [2, 3, 4]).is_apart
+    assert not seed_test([0, 1, 2], [2, 3, 4]).is_separated
     assert seed_test([1, 1, 1], [1, 1, 1]).p_value == 1
 
 
@@ -34,17 +34,17 @@ def test_seeds_are_separated_at_the_smallest_p_value_or_below_5_percent(num_seed
     low, high = np.arange(num_seeds), np.arange(num_seeds) + 10
     found = seed_test(low, high)
     assert found.p_value == pytest.approx(2 / comb(2 * num_seeds, num_seeds))
-    assert found.is_apart
+    assert found.is_separated
     overlapping = seed_test(np.append(low[:-1], 10.5), high)
-    assert overlapping.is_apart is (overlapping.p_value <= max(0.05, found.p_value))
-    assert overlapping.is_apart is (num_seeds == 5), "only of five seeds may one lie among the others"
+    assert overlapping.is_separated is (overlapping.p_value <= max(0.05, found.p_value))
+    assert overlapping.is_separated is (num_seeds == 5), "only of five seeds may one lie among the others"
 
 
 def test_equal_configurations_are_separated_as_rarely_as_stated() -> None:
     rng = np.random.default_rng(0)
     for num_seeds, most in ((3, 0.1), (5, 0.05)):
         figures = rng.standard_cauchy((600, 2, num_seeds))
-        share = np.mean([seed_test(*pair).is_apart for pair in figures])
+        share = np.mean([seed_test(*pair).is_separated for pair in figures])
         assert share == pytest.approx(most, abs=0.03)
 
 
@@ -54,14 +54,14 @@ def test_the_documented_seeds_are_separated_in_4_percent_of_draws() -> None:
     num_apart = sum(
         times * others
         for (draw, times), (other, others) in product(draws.items(), repeat=2)
-        if seed_test(draw, other).is_apart
+        if seed_test(draw, other).is_separated
     )
     assert num_apart / sum(draws.values()) ** 2 == pytest.approx(0.0396, abs=1e-4)
 
 
 def test_a_single_seed_never_prevents_a_verdict() -> None:
     found = seed_test([0.1], [0.9])
-    assert (found.p_value, found.is_apart, found.num_seeds) == (1.0, True, 1)
+    assert (found.p_value, found.is_separated, found.num_seeds) == (1.0, True, 1)
 
 
 @pytest.mark.parametrize(("a", "b"), [([1, 2], [1]), ([], [])])

@@ -69,11 +69,11 @@ def test_no_worst_group_if_all_are_too_small(groups: dict[str, Any]) -> None:
 def test_wrong_masks_are_refused_by_name() -> None:
     with pytest.raises(DataError, match="group 'gray' has 3 images, the others have 100"):
         slice_accuracies(IS_CORRECT, {"gray": np.ones(3, bool)})
-    with pytest.raises(DataError, match="group 'gray' has dtype int64, needed is bool"):
+    with pytest.raises(DataError, match="group 'gray' has dtype int64, expected bool"):
         slice_accuracies(IS_CORRECT, {"gray": INDEX})
     with pytest.raises(ConfigError, match="have the same metric name"):
         slice_accuracies(IS_CORRECT, {"Gray": INDEX < 5, "gray": INDEX < 6})
-    with pytest.raises(ConfigError, match="min_images is 0, allowed is 1 or more"):
+    with pytest.raises(ConfigError, match="min_images is 0, expected 1 or more"):
         slice_accuracies(IS_CORRECT, {}, min_images=0)
 
 

@@ -291,7 +291,7 @@ def test_a_constant_decision_is_worth_one_half() -> None:
         (
             LABELS,
             {"clean": CLEAN_SCORES, "sepia": GRAY_SCORES},
-            "unknown stress condition 'sepia': allowed are clean, ",
+            "unknown stress condition 'sepia': expected clean, ",
         ),
         (LABELS, {"gray": GRAY_SCORES}, "needs the scores of 'clean' and of at least one change, got: gray"),
         (

@@ -211,9 +211,9 @@ def test_seeds_are_averaged_before_they_decide() -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"objective": "best_stress"}, ConfigError, "objective is 'best_stress', allowed is worst_stress or mean_stre"),
+        ({"objective": "best_stress"}, ConfigError, "objective is 'best_stress', expected worst_stress or mean_stre"),
         ({"conditions": ("gray", "jpeg_50", "crop_70")}, DataError, "the clean images must be among them"),
-        ({"conditions": ("clean", "crop_70")}, DataError, r"shape \(1, 3, 20\), needed is \(num_runs, 2, 20\)"),
+        ({"conditions": ("clean", "crop_70")}, DataError, r"shape \(1, 3, 20\), expected \(num_runs, 2, 20\)"),
         ({"is_positive": np.ones(20, dtype=bool)}, DataError, "20 images under stress are all of one class"),
         ({"candidate_scores": np.full((1, 3, 20), np.nan)}, DataError, "20 of 20 scores are not probabilities"),
         ({"candidate_scores": np.zeros((3, 20))}, DataError, r"have shape \(3, 20\)"),

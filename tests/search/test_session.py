@@ -11,7 +11,7 @@ import pytest
 from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.ledger.resume import open_search
 from fakeface_lab.search.report.leaderboard import leaderboard, trials_table
-from fakeface_lab.search.session import SearchProgress
+from fakeface_lab.search.run.trials import SearchProgress
 from fakeface_lab.search.suggest.suggestion import Suggestion
 from fakeface_lab.terminal import print_places, say, wide_console
 from fakeface_lab.tracking.store import open_store
@@ -96,7 +96,7 @@ def test_trials_in_a_process_that_has_begun_to_work_take_its_threads() -> None:
         tf.config.threading.set_intra_op_parallelism_threads(fixed)
         tf.constant(1) + 1
         from fakeface_lab.errors import ConfigError
-        from fakeface_lab.search.session import choose_placement
+        from fakeface_lab.search.tuner_search import choose_placement
         assert choose_placement(None, "inline", 1, 0) == ("inline", fixed)
         assert choose_placement(None, "inline", 1, fixed) == ("inline", fixed)
         try:

@@ -23,7 +23,7 @@ from sqlalchemy.engine import Engine
 from fakeface_lab.errors import TrackingError, TrainingDivergedError
 from fakeface_lab.tracking.lookup import KEY_TAG, find_latest
 from fakeface_lab.tracking.owner import sweep_dead_runs
-from fakeface_lab.tracking.runs import PARTIAL_UPLOAD, TrackedRun, make_once
+from fakeface_lab.tracking.runs import PARTIAL_UPLOAD, TrackedRun, find_or_create
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.tracking.writer import PatientWriter
 
@@ -350,16 +350,16 @@ def test_a_run_whose_answer_was_lost_is_not_created_again(store: Store, writer: 
 def test_of_runs_that_were_created_twice_the_written_one_remains(store: Store, writer: PatientWriter) -> None:
     run = TrackedRun.create(store, writer, "a run", {"fingerprint": "f"})
     tags = store.client.get_run(run.run_id).data.tags
-    twins = [store.client.create_run(store.experiment_id, tags=tags, start_time=time) for time in (1, 2**41)]
+    duplicates = [store.client.create_run(store.experiment_id, tags=tags, start_time=time) for time in (1, 2**41)]
     run.log_params({"a": 1})
     run.log_metrics({"b": 1.0}, 1, 1)
     writer.drain()
     latest = find_latest(store, "f")
     assert latest is not None
     assert latest.info.run_id == run.run_id
-    kept = make_once(store, writer, tags, KEY_TAG)
+    kept = find_or_create(store, writer, tags, KEY_TAG)
     assert kept.info.run_id == run.run_id
-    stages = [store.client.get_run(twin.info.run_id).info.lifecycle_stage for twin in twins]
+    stages = [store.client.get_run(duplicate.info.run_id).info.lifecycle_stage for duplicate in duplicates]
     assert stages == ["deleted", "deleted"]
 
 

@@ -86,7 +86,7 @@ def test_an_exception_ends_open_child_runs_as_killed(store: Store) -> None:
 
 def test_the_same_name_with_other_settings_is_refused_with_the_differences(store: Store) -> None:
     ledger = open_ledger(store, epochs=5, space={"x": {"min": 0, "max": 1}})
-    with pytest.raises(SearchError, match=r"epochs: 5 there, 6 now; space.x.max: 1 there, 2 now\); use those,"):
+    with pytest.raises(SearchError, match=r"epochs: 5 recorded, 6 given; space.x.max: 1 recorded, 2 given\); use"):
         reopened(ledger, epochs=6, space={"x": {"min": 0, "max": 2}})
 
 
@@ -236,7 +236,7 @@ def test_long_values_and_settings_are_restored_completely(store: Store) -> None:
     ledger.create(Suggestion(long), "t000", {})
     again = reopened(ledger, settings=long)
     assert again.records[0].values == long
-    with pytest.raises(SearchError, match=r"settings.units_7: é+ there, 1 now"):
+    with pytest.raises(SearchError, match=r"settings.units_7: é+ recorded, 1 given"):
         reopened(again, settings={**long, "units_7": 1})
 
 

@@ -84,7 +84,7 @@ def test_cost_counts_each_second_once(ledger: Ledger) -> None:
     first = add(ledger, 0.5, secs=10, units=8)
     add(ledger, 0.4, secs=30, units=8, bracket={"tuner/trial_id": "0", "tuner/epochs": 10})
     again = ledger.create(Suggestion(values={"units": 8}, bracket_values={}), "t002", {})
-    ledger.stored(again).copy_figures(first.run)
+    ledger.stored(again).copy_results(first.run)
     ledger.end(again, "finished", first.record.score, tags={"duplicate_of": "0"})
     table = table_of(ledger).sort_values("trial")
     assert table["train_secs"].tolist() == [10, 20, 0]

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from fakeface_lab.config import Value
-from fakeface_lab.detector.space import Algorithm, build_oracle
+from fakeface_lab.detector.space import build_oracle
 from fakeface_lab.errors import SearchError
 from fakeface_lab.search.suggest.suggestion import suggest
+from fakeface_lab.settings import Algorithm
 from tests.search.suggest.simulated_search import cut, first_rung, search, small_space, spec_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:keras_tuner.*")

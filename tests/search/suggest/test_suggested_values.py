@@ -7,7 +7,7 @@ from pathlib import Path
 import keras_tuner
 import pytest
 
-from fakeface_lab.detector.space import Algorithm, build_oracle
+from fakeface_lab.detector.space import build_oracle
 from fakeface_lab.search.suggest.oracles import (
     far_apart_seed,
     num_configurations,
@@ -15,6 +15,7 @@ from fakeface_lab.search.suggest.oracles import (
     num_trials_at_most,
 )
 from fakeface_lab.search.suggest.suggestion import Exhausted, Suggestion, suggest
+from fakeface_lab.settings import Algorithm
 from tests.search.suggest.simulated_search import (
     ALGORITHMS,
     configurations,
@@ -91,16 +92,14 @@ def test_a_small_space_is_tried_completely_without_repeats(algorithm: Algorithm,
     spec = spec_of(algorithm, space=small_space(), seed=seed, max_trials=50)
     table = search(build_oracle(spec), score_or_fail)
     assert len(set(configurations(table))) == len(table) == num_configurations(spec.space) == 12
-    assert suggest(build_oracle(spec), table) == Exhausted(
-        f"{type(build_oracle(spec)).__name__} has nothing new to try"
-    )
+    assert suggest(build_oracle(spec), table) == Exhausted()
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_the_trial_limit_holds_and_can_be_raised(algorithm: Algorithm) -> None:
     table = search(build_oracle(spec_of(algorithm, max_trials=4)))
     assert len(table) == 4
-    assert suggest(build_oracle(spec_of(algorithm, max_trials=4)), table) == Exhausted("all 4 trials have been started")
+    assert suggest(build_oracle(spec_of(algorithm, max_trials=4)), table) == Exhausted()
     assert isinstance(suggest(build_oracle(spec_of(algorithm, max_trials=3)), table), Exhausted)
     assert search(build_oracle(spec_of(algorithm, max_trials=10)), begun=table)[:4] == table
 

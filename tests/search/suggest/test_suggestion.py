@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras_tuner.src.engine.oracle import LOCKS, THREADS
 
-from fakeface_lab.detector.space import Algorithm, build_oracle
+from fakeface_lab.detector.space import build_oracle
 from fakeface_lab.search.suggest.oracles import num_grid_combinations, num_trials_at_most
 from fakeface_lab.search.suggest.suggestion import TrialRecord, suggest
+from fakeface_lab.settings import Algorithm
 from fakeface_lab.training.objective import Objective
 from tests.search.suggest.simulated_search import (
     ALGORITHMS,

@@ -1,30 +1,26 @@
-"""One call of `Tuner.search`: where its trials run, opening the search, running it with live output, and its end."""
+"""One call of `Tuner.search`: where its trials run, opening or resuming the search, running it, and its result."""
 
-import time
 from typing import Any
-
-from rich.live import Live
-from rich.text import Text
 
 from fakeface_lab.backend import keras_tuner, num_cores, set_up_process, tf
 from fakeface_lab.errors import ConfigError
 from fakeface_lab.search.hypermodel_work import HypermodelWork
-from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
+from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.ledger.resume import THREADS_TAG, open_search
 from fakeface_lab.search.report.leaderboard import trial_0_name, trials_table
 from fakeface_lab.search.report.report import publish_report
-from fakeface_lab.search.run.engine import EngineMaker, Event, Placement, Work
+from fakeface_lab.search.run.engine import Placement
 from fakeface_lab.search.run.local_engine import make_engine
-from fakeface_lab.search.run.trials import Trials
-from fakeface_lab.search.suggest.oracles import default_values, num_trials_at_most, reseeded
-from fakeface_lab.terminal import console, format_secs, print_places, say, wide_console
+from fakeface_lab.search.run.trials import run_trials
+from fakeface_lab.search.suggest.oracles import default_values, reseeded
+from fakeface_lab.terminal import console, print_places, say, wide_console
 from fakeface_lab.tracking.owner import sweep_dead_runs
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.tracking.writer import PatientWriter
 from fakeface_lab.training.hypermodel import explain_unpicklable
 from fakeface_lab.training.objective import Objective
 
-__all__ = ["SearchProgress", "choose_placement", "open_tuner_search", "run_trials", "run_tuner_search"]
+__all__ = ["choose_placement", "open_tuner_search", "run_tuner_search"]
 
 
 def choose_placement(
@@ -140,12 +136,12 @@ def run_tuner_search(
             placement, work, ledger, workers=workers, num_threads=work.num_threads, hang_secs=hang_secs
         )
         run_trials(ledger, template, work, engine, epochs=work.fit.epochs or 1, seed=seed)
-        _close(ledger)
+        _publish_result(ledger)
     parent.remove_files()
     print_places(parent.store, parent.name, parent.run_id)
 
 
-def _close(ledger: Ledger) -> None:
+def _publish_result(ledger: Ledger) -> None:
     """Write and print the result of a search. There is no test split, so no verdict."""
     parent, best, objective = ledger.parent, ledger.best_first(), ledger.objective.name
     if not best:
@@ -165,103 +161,3 @@ def _close(ledger: Ledger) -> None:
     if not console.quiet:
         wide_console.print(trials_table(table, trial_0_name(parent.run)))
         say("worth", f"{worth}.")
-
-
-def run_trials(
-    ledger: Ledger,
-    template: keras_tuner.Oracle,
-    work: Work,
-    make_engine: EngineMaker,
-    *,
-    epochs: int,
-    seed: int,
-    hours: float | None = None,
-    keep_models: str = "all",
-) -> None:
-    """Run the remaining trials of a search and show their progress; arguments and errors as in `Trials`."""
-    parent, num_trials = ledger.parent, num_trials_at_most(template)
-    algorithm, at_most = parent.run.data.tags["algorithm"], f"at most {num_trials}" if num_trials else "any number of"
-    say("search", f"{parent.name}: {algorithm}, {at_most} trials, {len(ledger.trials)} recorded so far")
-    print_places(parent.store, parent.name, parent.run_id)
-    progress = SearchProgress(ledger, num_trials)
-    trials = Trials(
-        ledger, template, work, make_engine, progress, epochs=epochs, seed=seed, hours=hours, keep_models=keep_models
-    )
-    with progress:
-        trials.run()
-
-
-class SearchProgress:
-    """A live status line per running trial; finished trials leave a permanent line."""
-
-    def __init__(self, ledger: Ledger, num_trials: int | None) -> None:
-        self._ledger, self._num_trials, self._trial_0 = ledger, num_trials, trial_0_name(ledger.parent.run)
-        self._live = Live(console=console, refresh_per_second=4, transient=True)
-        self._lines: dict[int, str] = {}
-        self._started = time.monotonic()
-        self._num_ended_before = self._num_ended()
-
-    def __enter__(self) -> "SearchProgress":
-        self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._live.stop()
-
-    def started(self, trial: LedgerTrial, epochs: int) -> None:
-        """Add a status line; an interrupted trial leaves a permanent line as well."""
-        if trial.epochs_done:
-            console.print(f"{self._title(trial)}: resuming after epoch {trial.epochs_done}")
-        self._show(trial, "starting")
-
-    def progressed(self, trial: LedgerTrial, event: Event) -> None:
-        """Update the status line."""
-        if event.step is not None:
-            epoch, step, num_steps = event.step
-            total = trial.run.data.tags.get("epochs_planned", "?")
-            self._show(trial, f"epoch {epoch}/{total} step {step}/{num_steps}")
-
-    def retrying(self, trial: LedgerTrial, reason: str) -> None:
-        """Print why a trial is tried again."""
-        console.print(f"{self._title(trial)}: {reason}; trying again", style="yellow")
-
-    def ended(self, trial: LedgerTrial) -> None:
-        """Print the result of a trial and how it compares."""
-        self._lines.pop(trial.record.sequence, None)
-        if trial.record.status == "failed":
-            reason = trial.run.data.tags.get("status_reason", "")
-            console.print(f"{self._title(trial)}: failed: {reason}", style="yellow")
-        else:
-            score = f"{self._ledger.objective.name} {trial.record.score:.4f}"
-            console.print(f"{self._title(trial)}: {score}  {self._standing()}{self._time_left()}")
-        self._draw()
-
-    def _title(self, trial: LedgerTrial) -> str:
-        total = f"/{self._num_trials}" if self._num_trials else ""
-        return f"trial {trial.record.sequence + 1}{total} ({trial.run.info.run_name})"
-
-    def _standing(self) -> str:
-        best, first = self._ledger.best_first()[0].record, self._ledger.trials[0].record
-        text = f"best {best.score:.4f} (t{best.sequence:03d})"
-        if first.score is None or best.sequence == 0:
-            return text
-        relation = "better than" if best.score != first.score else "not better than"
-        return f"{text}, {relation} {self._trial_0} {first.score:.4f} (t000)"
-
-    def _time_left(self) -> str:
-        num_ended = self._num_ended()
-        num_measured = num_ended - self._num_ended_before
-        if not self._num_trials or not num_measured or num_ended >= self._num_trials:
-            return ""
-        secs_per_trial = (time.monotonic() - self._started) / num_measured
-        return f", about {format_secs(secs_per_trial * (self._num_trials - num_ended))} left"
-
-    def _num_ended(self) -> int:
-        return sum(record.status != "running" for record in self._ledger.records)
-
-    def _show(self, trial: LedgerTrial, text: str) -> None:
-        self._lines[trial.record.sequence] = f"{self._title(trial)}: {text}"
-        self._draw()
-
-    def _draw(self) -> None:
-        self._live.update(Text("\n".join(self._lines.values()), style="cyan"))

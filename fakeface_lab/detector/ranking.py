@@ -1,4 +1,4 @@
-"""Ranks searches and runs by their recorded scores, each set of images separately.
+"""Ranks the configurations of searches and runs by their recorded scores, each set of images separately.
 
 Reads per-image scores from the store; trains nothing and loads no TensorFlow.
 """
@@ -19,15 +19,15 @@ from fakeface_lab.tracking.store import Store
 
 __all__ = [
     "EvaluationSet",
-    "Standing",
+    "ScoredConfiguration",
     "by_evaluation_set",
     "evaluation_set_of",
     "finals_of",
     "is_of_detector",
-    "latest_standings",
-    "named_standings",
+    "latest_configurations",
+    "named_configurations",
+    "ranking_table",
     "require_same_images",
-    "standings_table",
 ]
 
 
@@ -66,8 +66,8 @@ class EvaluationSet:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """A run, or a search represented by its best configuration, with its scores.
+class ScoredConfiguration:
+    """A configuration with its scores: that of a single run, or the best one of a search.
 
     Attributes:
         name: of the run or search.
@@ -91,44 +91,44 @@ class Standing:
         return wilson(int((decisions == self.scored.is_positive).sum()), len(decisions))
 
 
-def named_standings(store: Store, words: Sequence[str]) -> list[Standing]:
-    """Return the standings of searches and runs, given their names or ids (see `find_run`).
+def named_configurations(store: Store, words: Sequence[str]) -> list[ScoredConfiguration]:
+    """Return the configurations of searches and runs, given their names or ids (see `find_run`).
 
     Raises:
         NotFoundError: a name does not identify one run, or a run has no scores.
         SearchError: a search without a score, or one that cannot be compared.
     """
-    return [_standing(store, find_run(store, word)) for word in words]
+    return [_scored_configuration(store, find_run(store, word)) for word in words]
 
 
-def latest_standings(store: Store, limit: int = 20) -> tuple[list[Standing], list[str]]:
-    """Return the standings of the latest searches and baselines, and the reasons why others have none."""
+def latest_configurations(store: Store, limit: int = 20) -> tuple[list[ScoredConfiguration], list[str]]:
+    """Return the configurations of the latest searches and baselines, and the reasons why others have none."""
     runs = latest_runs(store, "search", limit) + latest_runs(store, "baseline", limit)
-    standings, left_out = [], []
+    configurations, left_out = [], []
     for run in runs:
         try:
-            standings.append(_standing(store, run))
+            configurations.append(_scored_configuration(store, run))
         except (NotFoundError, SearchError) as err:
             left_out.append(str(err))
-    return standings, left_out
+    return configurations, left_out
 
 
-def by_evaluation_set(standings: Sequence[Standing]) -> dict[EvaluationSet, list[Standing]]:
-    """Return the standings per set of images, best first; ties stay in the given order."""
-    members: dict[EvaluationSet, list[Standing]] = {}
-    for standing in sorted(standings, key=lambda standing: (standing.evaluated_on, -standing.rate.value)):
-        members.setdefault(standing.evaluated_on, []).append(standing)
+def by_evaluation_set(configurations: Sequence[ScoredConfiguration]) -> dict[EvaluationSet, list[ScoredConfiguration]]:
+    """Return the configurations per set of images, best first; ties stay in the given order."""
+    members: dict[EvaluationSet, list[ScoredConfiguration]] = {}
+    for configuration in sorted(configurations, key=lambda each: (each.evaluated_on, -each.rate.value)):
+        members.setdefault(configuration.evaluated_on, []).append(configuration)
     return members
 
 
-def require_same_images(standings: Sequence[Standing]) -> None:
+def require_same_images(configurations: Sequence[ScoredConfiguration]) -> None:
     """Refuse to rank scores on different images.
 
     Raises:
         SearchError: names the first two that differ, and in what.
     """
-    first = standings[0]
-    for other in standings[1:]:
+    first = configurations[0]
+    for other in configurations[1:]:
         if other.evaluated_on != first.evaluated_on:
             raise SearchError(
                 f"{first.name} and {other.name} cannot be ranked: one is about {first.evaluated_on}, the other about "
@@ -136,7 +136,7 @@ def require_same_images(standings: Sequence[Standing]) -> None:
             )
 
 
-def finals_of(store: Store, search: Run) -> tuple[Standing | None, Standing | None]:
+def finals_of(store: Store, search: Run) -> tuple[ScoredConfiguration | None, ScoredConfiguration | None]:
     """Return the best and the documented configuration of a search on the opened test split, None for a missing one.
 
     The best one is that of the best trial so far; both are the same runs if the documented configuration won.
@@ -157,18 +157,18 @@ def finals_of(store: Store, search: Run) -> tuple[Standing | None, Standing | No
     )
 
 
-def standings_table(standings: Sequence[Standing]) -> Table:
-    """Return a table with one row per standing, in the given order; all are about the same images."""
+def ranking_table(configurations: Sequence[ScoredConfiguration]) -> Table:
+    """Return a table with one row per configuration, in the given order; all are about the same images."""
     table = plain_table("rank", "run", "role", "accuracy", "seeds", "epochs", "parameters", "run id")
-    for rank, standing in enumerate(standings, start=1):
-        first = standing.runs[0]
+    for rank, configuration in enumerate(configurations, start=1):
+        first = configuration.runs[0]
         metrics = first.data.metrics
         table.add_row(
             str(rank),
-            standing.name,
-            standing.role,
-            str(standing.rate),
-            str(len(standing.runs)),
+            configuration.name,
+            configuration.role,
+            str(configuration.rate),
+            str(len(configuration.runs)),
             f"{metrics['num_epochs']:.0f}",
             f"{metrics['num_params']:,.0f}",
             first.info.run_id,
@@ -181,14 +181,14 @@ def is_of_detector(search: Run) -> bool:
     return bool(search.data.tags.get("trial_0", "documented") == "documented")
 
 
-def _standing(store: Store, run: Run) -> Standing:
+def _scored_configuration(store: Store, run: Run) -> ScoredConfiguration:
     role = run.data.tags.get("role", "run")
     if role != "search":
         return _of_runs(store, run.info.run_name, role, [run])
     if not is_of_detector(run):
         raise SearchError(
-            f"search {run.info.run_name}: it ran on a user's own data, so it cannot be compared with other runs; name "
-            f"it alone to see its trials"
+            f"search {run.info.run_name}: it ran on a user's own data, so it cannot be compared with other runs; "
+            f"give only this search to see its trials"
         )
     # Finals first: a trial's own scores are those that it was picked by.
     finals, _ = finals_of(store, run)
@@ -207,9 +207,9 @@ def _best_trial(store: Store, search: Run) -> Run | None:
     return get_run(store, table["run_id"].iloc[0])
 
 
-def _of_runs(store: Store, name: str, role: str, runs: list[Run]) -> Standing:
+def _of_runs(store: Store, name: str, role: str, runs: list[Run]) -> ScoredConfiguration:
     images = evaluation_set_of(runs[0])
-    return Standing(name, role, images, tuple(runs), read_scores(store, runs, images.part))
+    return ScoredConfiguration(name, role, images, tuple(runs), read_scores(store, runs, images.part))
 
 
 def evaluation_set_of(run: Run) -> EvaluationSet:
