@@ -48,15 +48,16 @@ def pytest_runtest_setup() -> None:
 
 # Files that take more than half a minute begin first: one of them begun last keeps one process busy alone.
 SLOWEST_FIRST = (
-    "test_audit_program", "test_fit", "test_tuner", "test_evaluate", "test_tune", "test_hypermodel_work",
-    "test_local_engine", "test_compare", "test_cut_at_every_write",
+    "test_audit_program.py", "detector/test_fit.py", "search/test_tuner.py", "test_evaluate.py", "test_tune.py",
+    "search/test_hypermodel_work.py", "search/run/test_local_engine.py", "test_compare.py",
+    "test_cut_at_every_write.py",
 )  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the slowest files first; xdist gives them out in this order."""
     rank = {name: number for number, name in enumerate(SLOWEST_FIRST)}
-    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+    items.sort(key=lambda item: rank.get(item.path.relative_to(Path(__file__).parent).as_posix(), len(rank)))
 
 
 MakeImages = Callable[..., Path]
