@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from fakeface_lab.backend import tf
 from fakeface_lab.detector.fit import evaluation_batches, training_batches
@@ -51,18 +49,6 @@ def test_every_byte_becomes_what_numpy_makes_of_it() -> None:
     # The trap that the table avoids: a division inside a graph is not the same.
     inside = tf.function(lambda values: tf.cast(values, tf.float32) / 255.0)(pixels).numpy()
     assert (inside != documented).any()
-
-
-@settings(max_examples=50, deadline=None)
-@given(num_images=st.integers(1, 300), seed=st.integers(0, 2**31 - 1), epoch=st.integers(0, 10_000))
-def test_order_is_a_permutation_that_follows_from_seed_and_epoch(num_images: int, seed: int, epoch: int) -> None:
-    order = epoch_order(num_images, seed, epoch)
-    assert sorted(order.tolist()) == list(range(num_images))
-    np.testing.assert_array_equal(order, epoch_order(num_images, seed, epoch))
-    if num_images > 20:
-        assert (order != epoch_order(num_images, seed, epoch + 1)).any()
-        assert (order != epoch_order(num_images, seed + 1, epoch)).any()
-        assert (epoch_order(num_images, seed + 1, epoch) != epoch_order(num_images, seed, epoch + 1)).any()
 
 
 def test_an_epoch_has_each_training_image_once_and_a_smaller_last_batch() -> None:
