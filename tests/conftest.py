@@ -16,6 +16,7 @@ from sqlalchemy.engine import Engine
 
 from fakeface_lab.tracking.store import Store, open_store
 from tests.mlflow_server import Server
+from tests.tracked_model_store import TrackedProject, make_tracked_project
 
 # Set before any test imports TensorFlow or MLflow. On small arrays threads of BLAS and OpenMP only wait for each
 # other, the more so where tests run side by side.
@@ -120,6 +121,19 @@ def new_store(tmp_path: Path, empty_project: Path) -> Callable[[str], Store]:
         return open_store(None, root, name)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def tracked_project(tmp_path_factory: pytest.TempPathFactory) -> TrackedProject:
+    """A project with one tiny tracked model, trained for each file: its tests write to the store."""
+    return make_tracked_project(tmp_path_factory.mktemp("tracked"))
+
+
+@pytest.fixture
+def tracked(tracked_project: TrackedProject, monkeypatch: pytest.MonkeyPatch) -> TrackedProject:
+    """The same as the current project."""
+    tracked_project.enter(monkeypatch)
+    return tracked_project
 
 
 @pytest.fixture(scope="session")
