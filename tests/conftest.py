@@ -49,7 +49,7 @@ def pytest_runtest_setup() -> None:
 
 # Files that take more than half a minute begin first: one of them begun last keeps one process busy alone.
 SLOWEST_FIRST = (
-    "test_audit_program.py", "detector/test_fit.py", "search/test_tuner.py", "test_evaluate.py", "test_tune.py",
+    "assess/test_inspection.py", "detector/test_fit.py", "search/test_tuner.py", "test_evaluate.py", "test_tune.py",
     "search/test_hypermodel_work.py", "search/run/test_local_engine.py", "test_compare.py",
     "test_cut_at_every_write.py",
 )  # fmt: skip
@@ -100,6 +100,21 @@ def make_images(tmp_path: Path) -> MakeImages:
         return root
 
     return make
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clean set of drawn faces."""
+    from tests.plants import draw_faces  # loads SciPy and scikit-learn, which few tests need
+
+    return draw_faces(tmp_path_factory.mktemp("faces") / "clean")
+
+
+@pytest.fixture
+def copied(faces: Path, tmp_path: Path) -> Path:
+    """A copy of them to plant a fault in."""
+    shutil.copytree(faces, tmp_path / "planted")
+    return tmp_path / "planted"
 
 
 @pytest.fixture(scope="session")

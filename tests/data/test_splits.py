@@ -383,3 +383,13 @@ def test_flat_pictures_have_no_details_to_compare() -> None:
     flat = np.full((20, 20, 3), 90, dtype=np.uint8)
     assert correlation(flat, flat) == 0.0
     assert detail_correlations([flat], one_pair().head(0)).shape == (0,)
+
+
+@pytest.mark.real_data
+@pytest.mark.usefixtures("project")
+def test_no_two_real_images_are_taken_for_the_same(real_images: Path, project: Path) -> None:
+    """Aligned faces: many pairs have similar hashes, none has similar details."""
+    images = load_images(find_source(str(real_images), None, project, 300), 300)
+    pairs = closest_pairs(perceptual_hashes(images.pixels), 10)
+    assert len(pairs) > 100
+    assert detail_correlations(images.pixels, pairs).max() < 0.8

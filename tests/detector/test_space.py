@@ -1,8 +1,9 @@
+"""The space of a search holds the documented values, counts parameters as the model does, and refuses what is wrong."""
+
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from fakeface_lab.data.images import load_images
 from fakeface_lab.data.sources import find_source
@@ -12,7 +13,7 @@ from fakeface_lab.detector.space import build_space, num_parameters, to_hyperpar
 from fakeface_lab.detector.work import DetectorWork
 from fakeface_lab.errors import ConfigError, ModelError
 from fakeface_lab.search.run.engine import Assignment
-from fakeface_lab.settings import DEFAULT_SPACE, Hyperparameters, Range, TuneSettings
+from fakeface_lab.settings import DEFAULT_SPACE, Hyperparameters, Range
 from fakeface_lab.training.checkpoint import inherit_checkpoint
 from fakeface_lab.training.objective import VAL_LOSS
 from fakeface_lab.training.outcome import Outcome
@@ -49,28 +50,6 @@ def test_a_stepped_range_reaches_its_maximum_and_keeps_the_documented_value() ->
 def test_a_wrong_space_is_refused(ranges: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         space(**ranges)
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"values": [1, 1]}, "lists a value twice"),
-        ({"min": 1}, "min and max are both required"),
-        ({"min": 0, "max": 1, "sampling": "log"}, "log sampling needs a min above 0"),
-        ({"min": 1, "max": 2, "values": [1, 2]}, "either values, or min and max"),
-        ({"min": 1, "max": 4, "step": 1, "sampling": "log"}, "log sampling takes no step"),
-    ],
-)
-def test_a_wrong_range_is_refused(given: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValidationError, match=message):
-        Range(**given)
-
-
-def test_settings_take_known_objectives_and_model_policies_only() -> None:
-    assert TuneSettings(keep_models="top-3", objective="val_accuracy").keep_models == "top-3"
-    for wrong in ({"keep_models": "top-0"}, {"objective": "val_los"}, {"initial_points": 0}):
-        with pytest.raises(ValidationError):
-            TuneSettings(**wrong)
 
 
 @pytest.mark.parametrize("image_size", [24, 37])
