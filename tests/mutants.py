@@ -74,7 +74,7 @@ MUTANTS = (
         done = """,
         """    if True:
         done = """,
-        ("tests/detector/test_registry.py",),
+        ("tests/detector/test_finals.py",),
     ),
     Mutant(
         "the opening of the test split is recorded after the finals",
