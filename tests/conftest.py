@@ -49,7 +49,7 @@ def pytest_runtest_setup() -> None:
 
 # Files that take more than half a minute begin first: one of them begun last keeps one process busy alone.
 SLOWEST_FIRST = (
-    "assess/test_inspection.py", "detector/test_fit.py", "search/test_tuner.py", "test_evaluate.py", "test_tune.py",
+    "assess/test_inspection.py", "training/test_recorder.py", "search/test_tuner.py", "test_evaluate.py", "test_tune.py",
     "search/test_hypermodel_work.py", "search/run/test_local_engine.py", "test_compare.py",
     "test_cut_at_every_write.py",
 )  # fmt: skip
@@ -100,6 +100,14 @@ def make_images(tmp_path: Path) -> MakeImages:
         return root
 
     return make
+
+
+@pytest.fixture(scope="module")
+def deterministic() -> None:
+    """Train as the programs do, whether or not an earlier test has called `set_up_process`."""
+    from fakeface_lab.backend import tf
+
+    tf.config.experimental.enable_op_determinism()
 
 
 @pytest.fixture(scope="module")
