@@ -89,7 +89,7 @@ MUTANTS = (
         """                self._parent.tag_if_owned(self._tags(self._sign_of_life()))
 """,
         "                pass\n",
-        ("tests/search/ledger/test_ledger.py::test_the_heart_beats",),
+        ("tests/search/ledger/test_heartbeat.py::test_the_heart_beats",),
     ),
     Mutant(
         "a checkpoint is written into the old one",
