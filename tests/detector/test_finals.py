@@ -18,7 +18,7 @@ from fakeface_lab.tracking.models import model_of_run
 from fakeface_lab.tracking.store import Store
 from tests.scored_runs import record, scores_with_wrong
 from tests.search.curve_work import CurveWork, open_ledger
-from tests.search.run.test_trials import run
+from tests.search.run.curve_search import run
 
 SEEDS = range(3, 5)
 TEST_SET = seal_key("d" * 64, "sealed", 3)
