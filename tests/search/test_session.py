@@ -8,15 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from fakeface_lab.backend import tf
+from fakeface_lab.errors import ConfigError
 from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.ledger.resume import open_search
 from fakeface_lab.search.report.leaderboard import leaderboard, trials_table
 from fakeface_lab.search.run.trials import SearchProgress
 from fakeface_lab.search.suggest.suggestion import Suggestion
+from fakeface_lab.search.tuner import Tuner
 from fakeface_lab.terminal import print_places, say, wide_console
 from fakeface_lab.tracking.store import open_store
 from fakeface_lab.tracking.writer import PatientWriter
 from fakeface_lab.training.objective import VAL_LOSS
+from tests.search.tiny_tuner import X, Y, random_oracle, runs_of, small
 
 
 def a_ledger(project: Path, trial_0: str) -> Iterator[Ledger]:
@@ -108,3 +112,19 @@ def test_trials_in_a_process_that_has_begun_to_work_take_its_threads() -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     assert "threads = 1: TensorFlow already runs with" in done.stdout
     assert done.stdout.endswith("in this process; use that number, or restart Python (in a notebook, its kernel)\n")
+
+
+def test_a_data_set_is_trained_on_in_this_process_with_a_notice(
+    project_with_tables: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    batches = tf.data.Dataset.from_tensor_slices((X, Y)).batch(16)
+    tuner = Tuner(random_oracle(2), small)
+    tuner.search(batches, validation_data=batches, epochs=2)
+    assert "trials run in this process: what search() was given" in capsys.readouterr().out
+    assert [run.info.status for run in runs_of(tuner)] == ["FINISHED", "FINISHED"]
+
+
+def test_local_engine_names_what_cannot_be_sent(project_with_tables: Path) -> None:
+    batches = tf.data.Dataset.from_tensor_slices((X, Y)).batch(16)
+    with pytest.raises(ConfigError, match=r"engine='local': what search\(\) was given .* cannot be sent"):
+        Tuner(random_oracle(), small, engine="local").search(batches, epochs=1)

@@ -211,11 +211,11 @@ def test_a_damaged_package_is_noticed(packed: Path, name: str) -> None:
 
 
 def test_a_model_is_deleted_from_a_folder_with_a_space(
-    tmp_path: Path, empty_database: Path, writer: PatientWriter
+    tmp_path: Path, empty_project: Path, writer: PatientWriter
 ) -> None:
     project = tmp_path / "my faces é"
     project.mkdir()
-    shutil.copy(empty_database, project / "mlflow.db")
+    shutil.copy(empty_project / "mlflow.db", project / "mlflow.db")
     store = open_store(None, project, "faces")
     run = TrackedRun.create(store, writer, "baseline", {})
     half = store.client.create_logged_model(store.experiment_id, name="model", source_run_id=run.run_id)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,9 +23,9 @@ from fakeface_lab.detector.search import SearchResult
 from fakeface_lab.detector.stress import stress_scores as score_under_stress
 from fakeface_lab.errors import NotFoundError, SearchError
 from fakeface_lab.evaluation.stress.comparison import compare_under_stress
-from fakeface_lab.evaluation.stress.objective import OBJECTIVES, stress_selection_corrected
+from fakeface_lab.evaluation.stress.objective import stress_selection_corrected
 from fakeface_lab.evaluation.stress.suite import SEARCH_CONDITIONS
-from fakeface_lab.settings import ObjectiveName, Range, TuneSettings
+from fakeface_lab.settings import Range, TuneSettings
 from fakeface_lab.tracking.lookup import children_of, find_model, find_run, open_for_models, open_for_reading
 from fakeface_lab.tracking.scores import read_stress_scores
 from fakeface_lab.tracking.store import Store
@@ -86,10 +86,6 @@ def rows_of(searched: Searched, run: Run) -> tuple[list[str], list[list[str]]]:
     with Path(path).open(newline="") as file:
         heading, *rows = csv.reader(file)
     return heading, rows
-
-
-def test_the_words_are_the_same_everywhere() -> None:
-    assert set(OBJECTIVES) < set(get_args(ObjectiveName))
 
 
 def test_each_trial_keeps_its_scores_under_each_change(searched: Searched) -> None:

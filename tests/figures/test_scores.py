@@ -1,45 +1,15 @@
 """Figures of scores, read back from their axes."""
 
-import io
-
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
-from PIL import Image
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from fakeface_lab.evaluation.stress.suite import CONDITIONS, StressReport, stress_report
 from fakeface_lab.figures.scores import confusion_figure, documented_figure, robustness_curves, roc_figure
 from fakeface_lab.training.outcome import curve_figures
+from tests.figures.drawn import HISTORY, is_drawn, lines
 
-HISTORY = {
-    "loss": [0.65, 0.14, 0.1],
-    "accuracy": [0.8, 0.95, 0.96],
-    "val_loss": [0.24, 0.2, 0.17],
-    "val_accuracy": [0.98, 0.94, 0.97],
-    "learning_rate": [1e-4] * 3,
-}
 TRAINING_ONLY = {"loss": [0.65, 0.14], "accuracy": [0.8, 0.95]}
-
-
-def lines(figure: Figure) -> dict[str, tuple[str, list[float], list[float]]]:
-    """Label to colour, x and y of every line in every axes."""
-    return {
-        str(line.get_label()): (
-            str(line.get_color()),
-            np.asarray(line.get_xdata()).tolist(),
-            np.asarray(line.get_ydata()).tolist(),
-        )
-        for axes in figure.axes
-        for line in axes.get_lines()
-    }
-
-
-def is_drawn(figure: Figure) -> bool:
-    target = io.BytesIO()
-    figure.savefig(target, format="png", dpi=40)
-    pixels = np.asarray(Image.open(target).convert("L"))
-    return bool(pixels.min() < 128 < pixels.max())
 
 
 def test_the_documents_figure_has_its_axes_colours_and_title() -> None:
@@ -62,19 +32,6 @@ def test_without_validation_only_training_curves_are_drawn() -> None:
     assert set(lines(documented_figure(TRAINING_ONLY))) == {"Training Accuracy", "Training Loss"}
     figures = curve_figures(TRAINING_ONLY, 1)
     assert set(lines(figures["loss"])) == {"training", "kept weights: epoch 1"}
-
-
-def test_curves_mark_the_kept_epoch() -> None:
-    figures = curve_figures(HISTORY, kept_epoch=2)
-    assert set(figures) == {"loss", "accuracy"}
-    for name, figure in figures.items():
-        drawn = lines(figure)
-        assert drawn["training"][1:] == ([1, 2, 3], HISTORY[name])
-        assert drawn["validation"][1:] == ([1, 2, 3], HISTORY[f"val_{name}"])
-        assert drawn["kept weights: epoch 2"][1] == [2, 2]
-        assert figure.axes[0].get_ylabel() == name
-        assert is_drawn(figure)
-    assert figures["loss"].axes[0].get_ylim()[0] == 0
 
 
 def test_one_epoch_can_be_drawn() -> None:

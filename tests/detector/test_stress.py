@@ -1,4 +1,4 @@
-"""The explained share: computed on the run's own split, kept beside the pixels, told in a sentence."""
+"""Scores of a model under stress, and the share of its accuracy that a shortcut explains."""
 
 import json
 import time
@@ -9,13 +9,78 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
+from fakeface_lab.assess.tracked_model import load_tracked_model
 from fakeface_lab.data.images import ImageSet, load_images
 from fakeface_lab.data.sources import find_source
 from fakeface_lab.data.splits import Split, make_split
 from fakeface_lab.detector import stress as shortcuts
-from fakeface_lab.detector.stress import best_shortcut, compare_with_shortcut
+from fakeface_lab.detector.fit import predict
+from fakeface_lab.detector.stress import best_shortcut, compare_with_shortcut, is_collapse, stress_scores
 from fakeface_lab.evaluation.probes import probe_on_split
+from fakeface_lab.evaluation.stress.changes import apply
+from fakeface_lab.evaluation.stress.suite import CONDITIONS, stress_report
+from fakeface_lab.tracking.lookup import find_model, open_for_models
+from tests.tracked_model_store import SIZE_PX, TrackedProject
+
+
+def test_scores_under_stress_do_not_depend_on_what_else_is_scored(
+    tracked: TrackedProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_tracked_model(find_model(open_for_models(None, tracked.project), "tiny"))
+    images = load_images(find_source(str(tracked.images), None, tracked.project, SIZE_PX), SIZE_PX)
+    rows = np.arange(5, 75, 2)
+    conditions = [condition for condition in CONDITIONS if condition.name in ("noise_10", "crop_70")]
+    whole = stress_scores(model.network, images, rows, conditions)
+    monkeypatch.setattr("fakeface_lab.detector.stress._CHUNK_NUM_IMAGES", 8)
+    some = np.random.default_rng(0).permutation(len(rows))[:20]
+    for name, scores in stress_scores(model.network, images, rows[some], conditions).items():
+        np.testing.assert_allclose(scores, whole[name][some], atol=1e-6)
+
+
+def test_pictures_are_changed_at_their_own_size(tracked: TrackedProject, tmp_path: Path) -> None:
+    model = load_tracked_model(find_model(open_for_models(None, tracked.project), "tiny"))
+    large = tmp_path / "large"
+    for label in ("fake", "real"):
+        (large / label).mkdir(parents=True)
+        for number in range(5):
+            with Image.open(tracked.images / label / f"{label}_{number}.png") as image:
+                image.resize((3 * SIZE_PX, 2 * SIZE_PX), Image.Resampling.BICUBIC).save(large / label / f"{number}.png")
+    images = load_images(find_source(str(large), None, tracked.project, SIZE_PX), SIZE_PX)
+    (blur,) = (condition for condition in CONDITIONS if condition.name == "blur_2")
+    expected = []
+    for file in images.files:
+        with Image.open(file.path) as image:
+            pixels = gaussian_filter(np.asarray(image, dtype=np.float32), (2, 2, 0), mode="nearest")
+        picture = Image.fromarray(np.rint(pixels).astype(np.uint8))
+        expected.append(np.asarray(picture.resize((SIZE_PX, SIZE_PX), Image.Resampling.NEAREST)))
+    scores = stress_scores(model.network, images, np.arange(10), [blur])["blur_2"]
+    own = predict(model.network, np.stack(expected), np.arange(10))[:, 0]
+    np.testing.assert_allclose(scores, own, atol=1e-6)
+    resized_first = np.stack([apply(blur, pixels) for pixels in images.pixels])
+    assert np.abs(predict(model.network, resized_first, np.arange(10))[:, 0] - own).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("num_found", "expected"),
+    [(100, False), (95, False), (91, False), (80, True), (30, True)],
+)
+def test_collapse_is_a_large_fall_beyond_chance(num_found: int, expected: bool) -> None:
+    labels = np.repeat([0, 1], 100)
+    clean = np.where(labels == 0, 0.9, 0.1)
+    cropped = clean.copy()
+    cropped[num_found:100] = 0.2
+    assert is_collapse(stress_report(("fake", "real"), labels, {"clean": clean, "crop_70": cropped})) is expected
+
+
+def test_fall_of_few_images_is_not_a_collapse() -> None:
+    labels = np.repeat([0, 1], 4)
+    clean = np.where(labels == 0, 0.9, 0.1)
+    clean[3] = 0.4
+    cropped = clean.copy()
+    cropped[2] = 0.4  # 2 of 4 instead of 3 of 4: a large fall, but within chance
+    assert not is_collapse(stress_report(("fake", "real"), labels, {"clean": clean, "crop_70": cropped}))
 
 
 @pytest.fixture
