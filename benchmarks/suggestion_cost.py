@@ -16,8 +16,9 @@ from dataclasses import replace
 
 import keras_tuner
 
-from fakeface_lab.detector.space import Algorithm, OracleSpec, build_oracle
+from fakeface_lab.detector.space import OracleSpec, build_oracle
 from fakeface_lab.search.suggest.suggestion import Suggestion, TrialRecord, failed_parent, suggest
+from fakeface_lab.settings import Algorithm
 
 __all__: list[str] = []
 

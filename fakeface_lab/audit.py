@@ -18,7 +18,7 @@ from fakeface_lab.terminal import run_program
 
 __all__ = ["AuditResult", "main", "run_audit"]
 
-# Not 2, which is a wrong call: a job that guards a data set must be able to tell them apart.
+# Not 2, which is a user error: a job that guards a data set must be able to tell them apart.
 EXIT_VOID = 3
 
 
@@ -53,7 +53,7 @@ def run_audit(settings: AuditProgramSettings) -> AuditResult:
     from fakeface_lab.assess.inspection import audit_note, headline, inspect_images, print_card
     from fakeface_lab.data.images import load_images
     from fakeface_lab.data.sources import find_source
-    from fakeface_lab.data.splits import make_split, write_ledger
+    from fakeface_lab.data.splits import make_split, write_split
     from fakeface_lab.detector.mlflow_run import log_start
     from fakeface_lab.detector.printing import print_data_card
     from fakeface_lab.evaluation.audit import AuditSettings
@@ -83,7 +83,7 @@ def run_audit(settings: AuditProgramSettings) -> AuditResult:
         card = inspection.card
         with tempfile.TemporaryDirectory() as folder:
             inspection.write(images, Path(folder))
-            write_ledger(split, images, Path(folder) / "split.csv")
+            write_split(split, images, Path(folder) / "split.csv")
             run.upload(Path(folder))
         run.log_metrics(inspection.metrics(), 0, time.time_ns() // 1_000_000)
         verdict = {"audit_worst": card.worst or "", "audit_verdict": headline(card)}

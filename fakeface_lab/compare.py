@@ -16,13 +16,13 @@ from fakeface_lab.terminal import run_program
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fakeface_lab.detector.standings import Standing
+    from fakeface_lab.detector.ranking import ScoredConfiguration
     from fakeface_lab.tracking.lookup import Run
     from fakeface_lab.tracking.store import Store
 
 __all__ = ["CompareResult", "main", "run_compare"]
 
-# Not 2, which is a wrong call.
+# Not 2, which is a user error.
 EXIT_NOT_BETTER = 3
 
 
@@ -49,14 +49,14 @@ def run_compare(settings: CompareSettings) -> CompareResult:
         FakefaceLabError: a subclass; the message is one line that says what to do.
     """
     from fakeface_lab.detector.judging import judge
-    from fakeface_lab.detector.standings import latest_standings, named_standings
+    from fakeface_lab.detector.ranking import latest_configurations, named_configurations
     from fakeface_lab.terminal import console, say
     from fakeface_lab.tracking.lookup import find_run, open_for_reading
 
     store = open_for_reading(settings.tracking_uri, find_project())
     if not settings.runs:
-        standings, left_out = latest_standings(store)
-        _print_standings(store, standings)
+        configurations, left_out = latest_configurations(store)
+        _print_rankings(store, configurations)
         for reason in left_out:
             console.print(f"left out  {reason}", style="dim")
         return CompareResult()
@@ -65,9 +65,9 @@ def run_compare(settings: CompareSettings) -> CompareResult:
         search = find_run(store, settings.runs[0])
         if search.data.tags.get("role") == "search":
             return _show_search(store, search)
-    standings = named_standings(store, settings.runs)
-    _print_standings(store, standings)
-    judged = judge(standings)
+    configurations = named_configurations(store, settings.runs)
+    _print_rankings(store, configurations)
+    judged = judge(configurations)
     for one in judged:
         say("verdict", one.sentence)
     if len(judged) > 1:
@@ -77,7 +77,7 @@ def run_compare(settings: CompareSettings) -> CompareResult:
 
 def _show_search(store: "Store", search: "Run") -> CompareResult:
     from fakeface_lab.detector.judging import judge_finals
-    from fakeface_lab.detector.standings import finals_of, is_of_detector
+    from fakeface_lab.detector.ranking import finals_of, is_of_detector
     from fakeface_lab.search.report.leaderboard import read_leaderboard, trial_0_name, trials_table
     from fakeface_lab.terminal import say, wide_console
 
@@ -91,21 +91,21 @@ def _show_search(store: "Store", search: "Run") -> CompareResult:
     elif best.runs == documented.runs:
         say("verdict", "none: the documented configuration is itself the best trial")
     else:
-        _print_standings(store, [best, documented])
+        _print_rankings(store, [best, documented])
         comparison = judge_finals(store, best.runs, documented.runs)
         say("verdict", comparison.sentence("the best configuration", "the documented one"))
         return CompareResult((comparison.verdict,))
     return CompareResult()
 
 
-def _print_standings(store: "Store", standings: "Sequence[Standing]") -> None:
-    from fakeface_lab.detector.standings import by_evaluation_set, standings_table
+def _print_rankings(store: "Store", configurations: "Sequence[ScoredConfiguration]") -> None:
+    from fakeface_lab.detector.ranking import by_evaluation_set, ranking_table
     from fakeface_lab.terminal import say, wide_console
     from fakeface_lab.tracking.datasets import describe_openings
 
-    for images, members in by_evaluation_set(standings).items():
+    for images, members in by_evaluation_set(configurations).items():
         say(str(images), f" ({images.caution})" if images.caution else "", style="yellow")
-        wide_console.print(standings_table(members))
+        wide_console.print(ranking_table(members))
         if images.test_set is not None:
             say("seal", describe_openings(store, images.test_set))
 

@@ -1,4 +1,4 @@
-"""The exceptions a user can meet. Each message is one line: what, where, what is allowed, what to do."""
+"""All user-facing exceptions. Each message is one line: what, where, what is allowed, what to do."""
 
 import re
 
@@ -50,7 +50,7 @@ class DataError(FakefaceLabError):
 
 
 class ModelError(FakefaceLabError):
-    """A tracked model cannot be loaded, or not be applied to the given images."""
+    """A tracked model cannot be loaded, or cannot be applied to the given images."""
 
 
 class NotFoundError(FakefaceLabError):

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 __all__ = ["FileView", "file_view", "pickle_mapped", "replace_text", "sync", "unpickle_mapped"]
 
-# Arrays above this size are pickled as files of their own, which every reader maps instead of copying.
+# Arrays above this size are pickled as separate files, which every reader maps instead of copying.
 _MAPPED_BYTES = 1 << 16
 
 

@@ -12,27 +12,15 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from pydantic import Field
-from pydantic_settings import CliPositionalArg
-
-from fakeface_lab.config import Settings, find_project
+from fakeface_lab.config import find_project
 from fakeface_lab.errors import DataError
+from fakeface_lab.settings import PredictSettings
 from fakeface_lab.terminal import run_program
 
 if TYPE_CHECKING:
     from fakeface_lab.assess.application import Decision
 
-__all__ = ["PredictSettings", "Predictions", "main", "run_prediction"]
-
-
-class PredictSettings(Settings):
-    """Settings of `python -m fakeface_lab.predict`."""
-
-    model: CliPositionalArg[str] = Field(description="run id, run name, models:/..., NAME@ALIAS or alias")
-    files: CliPositionalArg[list[str]] = Field(min_length=1, description="image files")
-    # Not named `json`, which would hide a method of pydantic's.
-    as_json: bool = Field(False, alias="json", description="print JSON instead of a table")
-    threads: int = Field(0, ge=0, le=1024, description="threads of the model; 0: all cores")
+__all__ = ["Predictions", "main", "run_prediction"]
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ __all__ = [
     "DataSettings",
     "EvaluateSettings",
     "Hyperparameters",
+    "PredictSettings",
     "Range",
     "RunSettings",
     "TrainingSettings",
@@ -24,7 +25,7 @@ __all__ = [
 ]
 
 Algorithm = Literal["random", "grid", "bayesian", "hyperband"]
-Objective = Literal["val_loss", "val_accuracy", "worst_stress", "mean_stress"]
+ObjectiveName = Literal["val_loss", "val_accuracy", "worst_stress", "mean_stress"]
 
 
 class Hyperparameters(BaseModel):
@@ -155,15 +156,13 @@ class TuneSettings(TrainingSettings):
         description="number of trials, including the documented one (default 12; Hyperband sets its own)",
     )
     hours: float | None = Field(None, gt=0, description="stop after this many hours, over all restarts")
-    objective: Objective = Field(
+    objective: ObjectiveName = Field(
         "val_loss",
         description="metric to optimize; worst_stress and mean_stress: balanced accuracy on changed images",
     )
     # On two cores, two workers of one thread each train 4 to 6 % more steps than one of two threads, but need twice the
     # memory.
-    workers: int = Field(
-        1, ge=1, le=256, description="trials to run in parallel, each on a GPU of its own if there are any"
-    )
+    workers: int = Field(1, ge=1, le=256, description="trials to run in parallel, each on its own GPU if there are any")
     engine: Literal["inline", "local"] = Field(
         "local", description="local: worker processes, so a crash costs one attempt; inline: this process"
     )
@@ -173,7 +172,7 @@ class TuneSettings(TrainingSettings):
         3,
         ge=0,
         le=100,
-        description="number of seeds to retrain the best and the documented configuration with; 0: no final",
+        description="number of seeds to retrain the best and the documented configuration with; 0: no final trainings",
     )
     # All 14 models of a search on the documented images took 2.7 GB (docs/search.md).
     keep_models: str = Field(
@@ -224,6 +223,16 @@ class EvaluateSettings(Settings):
     positive: str | None = Field(None, description="class folder to detect; required for unknown folder names")
     stress: bool = Field(False, description="also score the images under JPEG, blur, crop, padding and other changes")
     name: str | None = Field(None, min_length=1, max_length=200, description="name of the run")
+    threads: int = Field(0, ge=0, le=1024, description="threads of the model; 0: all cores")
+
+
+class PredictSettings(Settings):
+    """Apply a tracked model to image files (`python -m fakeface_lab.predict`)."""
+
+    model: CliPositionalArg[str] = Field(description="run id, run name, models:/..., NAME@ALIAS or alias")
+    files: CliPositionalArg[list[str]] = Field(min_length=1, description="image files")
+    # Not named `json`, which would hide a method of pydantic's.
+    as_json: bool = Field(False, alias="json", description="print JSON instead of a table")
     threads: int = Field(0, ge=0, le=1024, description="threads of the model; 0: all cores")
 
 

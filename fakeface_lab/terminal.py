@@ -18,7 +18,7 @@ from rich.text import Text
 from fakeface_lab.config import Settings, load_settings
 from fakeface_lab.errors import FakefaceLabError
 
-__all__ = ["console", "format_secs", "print_places", "run_program", "say", "wide_console"]
+__all__ = ["console", "format_secs", "format_value", "print_places", "run_program", "say", "wide_console"]
 
 # No markup and no emoji codes: foreign text (`[/job:localhost/...]`, `:key:`) is printed verbatim and cannot raise.
 # Soft wrap: rich would break paths and commands at the width of the terminal, and users copy them.
@@ -40,6 +40,11 @@ def format_secs(secs: float) -> str:
     if secs < 3600:
         return f"{secs // 60:.0f} min {secs % 60:02.0f} s"
     return f"{secs // 3600:.0f} h {secs % 3600 // 60:02.0f} min"
+
+
+def format_value(value: object, num_digits: int) -> str:
+    """Return a hyperparameter as text, a float with `num_digits` significant digits."""
+    return f"{value:.{num_digits}g}" if isinstance(value, float) else str(value)
 
 
 class _Store(Protocol):
@@ -106,7 +111,7 @@ def run_program(
         print("error: internal error; please report it with the traceback above", file=sys.stderr)
         return EXIT_BUG
     finally:
-        # The caller may be a notebook or a test that lives on.
+        # The caller may be a notebook or a test, which outlives the program.
         signal.signal(signal.SIGTERM, handler_before)
 
 

@@ -16,6 +16,7 @@ from sqlalchemy.engine import Engine
 
 from fakeface_lab.tracking.store import Store, open_store
 from tests.mlflow_server import Server
+from tests.tracked_model_store import TrackedProject, make_tracked_project
 
 # Set before any test imports TensorFlow or MLflow. On small arrays threads of BLAS and OpenMP only wait for each
 # other, the more so where tests run side by side.
@@ -48,15 +49,16 @@ def pytest_runtest_setup() -> None:
 
 # Files that take more than half a minute begin first: one of them begun last keeps one process busy alone.
 SLOWEST_FIRST = (
-    "test_audit_program", "test_fit", "test_tuner", "test_evaluate", "test_tune", "test_hypermodel_work",
-    "test_local_engine", "test_compare", "test_cut_at_every_write",
+    "assess/test_inspection.py", "test_planted_faults.py", "training/test_recorder.py", "search/test_tuner.py",
+    "test_tune.py", "search/test_hypermodel_work.py", "search/run/test_local_engine.py", "test_compare.py",
+    "test_cut_at_every_write.py",
 )  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the slowest files first; xdist gives them out in this order."""
     rank = {name: number for number, name in enumerate(SLOWEST_FIRST)}
-    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+    items.sort(key=lambda item: rank.get(item.path.relative_to(Path(__file__).parent).as_posix(), len(rank)))
 
 
 MakeImages = Callable[..., Path]
@@ -100,12 +102,48 @@ def make_images(tmp_path: Path) -> MakeImages:
     return make
 
 
+@pytest.fixture(scope="module")
+def deterministic() -> None:
+    """Train as the programs do, whether or not an earlier test has called `set_up_process`."""
+    from fakeface_lab.backend import tf
+
+    tf.config.experimental.enable_op_determinism()
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clean set of drawn faces."""
+    from tests.plants import draw_faces  # loads SciPy and scikit-learn, which few tests need
+
+    return draw_faces(tmp_path_factory.mktemp("faces") / "clean")
+
+
+@pytest.fixture
+def copied(faces: Path, tmp_path: Path) -> Path:
+    """A copy of them to plant a fault in."""
+    shutil.copytree(faces, tmp_path / "planted")
+    return tmp_path / "planted"
+
+
 @pytest.fixture(scope="session")
 def empty_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project folder whose store has its tables and no run."""
     root = tmp_path_factory.mktemp("empty")
     open_store(None, root, "curves")
     return root
+
+
+@pytest.fixture
+def project_with_tables(project: Path, empty_project: Path) -> Path:
+    """The current project folder, whose store has its tables already: making them takes seconds."""
+    shutil.copy(empty_project / "mlflow.db", project / "mlflow.db")
+    return project
+
+
+@pytest.fixture
+def local_store(project_with_tables: Path) -> Store:
+    """A store of its own in the current project folder."""
+    return open_store(None, project_with_tables, "faces")
 
 
 @pytest.fixture
@@ -119,6 +157,19 @@ def new_store(tmp_path: Path, empty_project: Path) -> Callable[[str], Store]:
         return open_store(None, root, name)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def tracked_project(tmp_path_factory: pytest.TempPathFactory) -> TrackedProject:
+    """A project with one tiny tracked model, trained for each file: its tests write to the store."""
+    return make_tracked_project(tmp_path_factory.mktemp("tracked"))
+
+
+@pytest.fixture
+def tracked(tracked_project: TrackedProject, monkeypatch: pytest.MonkeyPatch) -> TrackedProject:
+    """The same as the current project."""
+    tracked_project.enter(monkeypatch)
+    return tracked_project
 
 
 @pytest.fixture(scope="session")

@@ -74,7 +74,7 @@ MUTANTS = (
         done = """,
         """    if True:
         done = """,
-        ("tests/detector/test_registry.py",),
+        ("tests/detector/test_finals.py",),
     ),
     Mutant(
         "the opening of the test split is recorded after the finals",
@@ -86,10 +86,10 @@ MUTANTS = (
     Mutant(
         "the heartbeat does nothing",
         "fakeface_lab/search/ledger/heartbeat.py",
-        """                self._parent.tag_if_owned(self._tags(self._sign_of_life()))
+        """                self._parent.tag_if_owned(self._tags(self._heartbeat()))
 """,
         "                pass\n",
-        ("tests/search/ledger/test_ledger.py::test_the_heart_beats",),
+        ("tests/search/ledger/test_heartbeat.py::test_the_heart_beats",),
     ),
     Mutant(
         "a checkpoint is written into the old one",

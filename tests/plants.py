@@ -10,16 +10,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fakeface_lab.data.demo import MIN_SIZE_PX
+from fakeface_lab.data.demo import MIN_SIZE_PX, generate_demo
 from fakeface_lab.data.images import ImageSet, load_images
 from fakeface_lab.data.sources import find_source
 from fakeface_lab.data.splits import Split, make_split
-from tests.changes import (
-    QUALITY,
-    open_image,
-    save_jpeg,
-)
+from tests.changes import QUALITY, open_image, save_jpeg
 
+SIZE_PX, NUM_PER_CLASS = 64, 80  # of the drawn faces that tests plant faults in
 NUM_COPIES = 20
 NUM_UNDER_BOTH_LABELS = 5
 
@@ -27,6 +24,11 @@ CLASSES = ("fake", "real")
 
 Change = Callable[[Image.Image], Image.Image]
 Pairs = set[frozenset[str]]  # of files, named as in findings; a single file if the fault concerns only one
+
+
+def draw_faces(root: Path, seed: int = 0) -> Path:
+    """Draw a clean set."""
+    return generate_demo(root, NUM_PER_CLASS, SIZE_PX, seed)
 
 
 def load(root: Path, size_px: int) -> tuple[ImageSet, Split]:

@@ -1,16 +1,18 @@
-"""Runs with known scores, recorded as the programs do."""
+"""Runs with known scores, recorded as the programs do, and what `compare` says of them."""
 
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
+from fakeface_lab.compare import main
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.scores import ScoredImage, write_scores
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.tracking.writer import PatientWriter
 
-__all__ = ["IS_POSITIVE", "NUM_IMAGES", "record", "scores_with_wrong"]
+__all__ = ["IS_POSITIVE", "NUM_IMAGES", "output_of", "record", "scores_with_wrong"]
 
 Scores = npt.NDArray[np.float64]
 NUM_IMAGES = 100
@@ -56,3 +58,10 @@ def record(
     run.upload(folder)
     run.end("FINISHED")
     return run.run_id
+
+
+def output_of(capsys: pytest.CaptureFixture[str], *argv: str, code: int = 0) -> tuple[str, str]:
+    """Run `compare`, which must end with this exit code, and return what it prints: output and errors."""
+    assert main(list(argv)) == code
+    captured = capsys.readouterr()
+    return captured.out, captured.err

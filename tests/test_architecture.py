@@ -249,8 +249,9 @@ def test_listed_names_exist() -> None:
 
 @pytest.mark.parametrize("path", sorted((PROJECT / "tests").rglob("test_*.py")), ids=_named)
 def test_test_files_have_names_of_their_own(path: Path) -> None:
-    same = [other for other in (PROJECT / "tests").rglob(path.name) if other != path]
-    assert same == [], "pytest would load one in place of the other"
+    folders = [folder for folder in path.parents if folder.is_relative_to(PROJECT / "tests")]
+    missing = [_named(folder) for folder in folders if not (folder / "__init__.py").exists()]
+    assert missing == [], "outside a package, pytest would load one file in place of another of its name"
 
 
 PATH_IN_TEXT = re.compile(r"`((?:fakeface_lab|experiments|tests|benchmarks|docs)/[\w./*-]*)`")

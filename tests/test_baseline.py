@@ -20,10 +20,8 @@ from PIL import Image
 
 from fakeface_lab.data.images import ImageSet, load_images
 from fakeface_lab.data.sources import find_source
-from fakeface_lab.data.splits import read_ledger
+from fakeface_lab.data.splits import read_split
 from fakeface_lab.tracking.store import Store, open_store
-from fakeface_lab.training.outcome import Outcome
-from fakeface_lab.training.recorder import EpochRecord
 
 EPOCHS = 3
 ARTIFACTS = {
@@ -173,7 +171,7 @@ def test_the_last_epoch_is_kept_as_documented(run: Run) -> None:
 
 def test_the_logged_model_scores_what_the_run_says(finished: tuple[Place, str], run: Run, images: ImageSet) -> None:
     place = finished[0]
-    split = read_ledger(artifact(place, run, "split.csv"), images)
+    split = read_split(artifact(place, run, "split.csv"), images)
     batch = np.stack([np.asarray(Image.open(images.files[row].path)) for row in split.test]).astype(np.float64) / 255
     labels = images.labels[split.test]
     (output,) = run.outputs.model_outputs
@@ -250,12 +248,6 @@ def test_stopped_by_sigterm_the_run_is_killed(tmp_path: Path) -> None:
     assert process.returncode == 143, errors
     (stopped,) = place.runs()
     assert (stopped.info.status, stopped.data.tags["status_reason"]) == ("KILLED", "stopped by SIGTERM")
-
-
-def test_end_figures_carry_the_time_of_the_kept_epoch() -> None:
-    records = [EpochRecord(epoch, 1000 * epoch, {"loss": 1.0}) for epoch in (1, 2, 3)]
-    # With the last epoch's time the run would get a second point for the kept epoch.
-    assert Outcome(records, kept_epoch=2, metrics={}).ended_at_ms == 2000
 
 
 @pytest.mark.slow

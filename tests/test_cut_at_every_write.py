@@ -11,7 +11,7 @@ PROJECT = Path(__file__).parents[1]
 # In the order of a search's life: each kills one life of the same search.
 MOMENTS = [
     r"INSERT experiments ",
-    r"INSERT runs .* make_once <- runs",  # the search's own
+    r"INSERT runs .* find_or_create <- runs",  # the search's own
     r"INSERT runs .* child",
     r"count_start",
     r"INSERT tags .* end <- trials",  # the score is there, the files are not

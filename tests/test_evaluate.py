@@ -1,4 +1,4 @@
-"""A tracked model on its own sealed test split, on another folder, and under stress."""
+"""A tracked model on its own sealed test split and on another folder, as a program."""
 
 import csv
 import re
@@ -10,31 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image, ImageOps
-from scipy.ndimage import gaussian_filter
 from sklearn.metrics import accuracy_score, roc_auc_score
 
-from fakeface_lab.assess.tracked_model import choose_images, load_tracked_model, own_split
-from fakeface_lab.data.images import load_images
-from fakeface_lab.data.sources import find_source
-from fakeface_lab.detector.fit import predict
-from fakeface_lab.detector.stress import is_collapse, stress_scores
 from fakeface_lab.evaluate import main, run_evaluation
-from fakeface_lab.evaluation.stress.changes import apply
-from fakeface_lab.evaluation.stress.suite import CONDITIONS, SEARCH_CONDITIONS, objective_values, stress_report
 from fakeface_lab.settings import EvaluateSettings
 from fakeface_lab.tracking.datasets import num_openings, seal_key
 from fakeface_lab.tracking.lookup import find_evaluations, find_model, open_for_models
-from tests.tracked_model_store import SIZE_PX, TrackedProject, draw, make_tracked_project
+from tests.tracked_model_store import TrackedProject, draw
 
-
-@pytest.fixture(scope="module")
-def tracked(tmp_path_factory: pytest.TempPathFactory) -> TrackedProject:
-    return make_tracked_project(tmp_path_factory.mktemp("evaluate"))
-
-
-@pytest.fixture(autouse=True)
-def _in_project(tracked: TrackedProject, monkeypatch: pytest.MonkeyPatch) -> None:
-    tracked.enter(monkeypatch)
+pytestmark = pytest.mark.usefixtures("tracked")
 
 
 def openings(tracked: TrackedProject) -> int:
@@ -102,7 +86,7 @@ def test_second_look_is_called_one(tracked: TrackedProject, capsys: pytest.Captu
     (newest, *_) = find_evaluations(store, tracked.run_id)
     store.client.delete_run(newest.info.run_id)
     assert openings(tracked) == before + 2, "a deleted run has looked all the same"
-    assert f"{len(ledger(tracked, 'test'))} test images of its own ledger." in output
+    assert f"{len(ledger(tracked, 'test'))} test images of the model's own split." in output
 
 
 def test_other_folder_is_scored_at_the_same_threshold_without_images_it_knows(
@@ -143,165 +127,6 @@ def test_other_folder_is_scored_at_the_same_threshold_without_images_it_knows(
     assert re.search(r"Worst of \d+ groups: .*allows for the choice", run.data.tags["mlflow.note.content"])
 
 
-def save_noise(root: Path, seed: int, qualities: tuple[int, int], num_per_class: int = 40) -> Path:
-    """Draw two classes from one distribution and save each as JPEG with its own quality."""
-    rng = np.random.default_rng(seed)
-    for name, quality in zip(("fake", "real"), qualities, strict=True):
-        (root / name).mkdir(parents=True)
-        for number in range(num_per_class):
-            pixels = np.clip(rng.normal(120, 40, (3, 3, 3)), 0, 255).astype(np.uint8)
-            picture = Image.fromarray(pixels).resize((SIZE_PX, SIZE_PX), Image.Resampling.BICUBIC)
-            picture.save(root / name / f"{name}_{number}.jpg", quality=quality)
-    return root
-
-
-def test_figure_on_a_folder_whose_classes_were_saved_differently_is_void(
-    tracked: TrackedProject, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    result = run_evaluation(EvaluateSettings(model="tiny", data=str(save_noise(tmp_path / "other", 3, (95, 80), 80))))
-    (accuracy,) = [sentence for sentence in result.sentences if sentence.startswith("Accuracy ")]
-    assert " This figure is void: " in accuracy
-    assert "jpeg_quality" in accuracy
-    assert "This figure is void" in " ".join(capsys.readouterr().out.split())
-    client = open_for_models(None, tracked.project).client
-    tags = client.get_run(result.run_id).data.tags
-    assert tags["external_audit_worst"] == "fail"
-    assert "jpeg_quality" in tags["external_audit_verdict"]
-    assert "This figure is void" in tags["mlflow.note.content"]
-    assert {"card.md", "card.json"} <= {artifact.path for artifact in client.list_artifacts(result.run_id)}
-
-
-def test_figure_on_a_folder_without_findings_has_no_caveat(tracked: TrackedProject, tmp_path: Path) -> None:
-    result = run_evaluation(EvaluateSettings(model="tiny", data=str(save_noise(tmp_path / "other", 4, (95, 95)))))
-    (accuracy,) = [sentence for sentence in result.sentences if sentence.startswith("Accuracy ")]
-    assert "void" not in accuracy
-    assert "with care" not in accuracy
-    tags = open_for_models(None, tracked.project).client.get_run(result.run_id).data.tags
-    assert tags["external_audit_worst"] == ""
-    assert tags["external_audit_verdict"].startswith("Nothing was found that gives the label away")
-
-
-def test_folder_too_small_for_probes_is_evaluated(tracked: TrackedProject, tmp_path: Path) -> None:
-    result = run_evaluation(EvaluateSettings(model="tiny", data=str(save_noise(tmp_path / "other", 5, (95, 95), 1))))
-    assert result.metrics["external_accuracy_num_total"] == 2
-    tags = open_for_models(None, tracked.project).client.get_run(result.run_id).data.tags
-    assert "no probe was run" in tags["external_audit_verdict"]
-
-
-def test_folder_of_known_images_is_refused(
-    tracked: TrackedProject, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for label in ("fake", "real"):
-        (tmp_path / "part" / label).mkdir(parents=True)
-        for number in range(5):
-            shutil.copy(tracked.images / label / f"{label}_{number}.png", tmp_path / "part" / label)
-    assert main(["tiny", "--data", str(tmp_path / "part")]) == 2
-    assert "all 10 images are in the model's own data; leave --data out" in capsys.readouterr().err
-
-
-def test_stress_shows_the_fall(tracked: TrackedProject, capsys: pytest.CaptureFixture[str]) -> None:
-    result = run_evaluation(EvaluateSettings(model="tiny", stress=True))
-    store = open_for_models(None, tracked.project)
-    model = load_tracked_model(find_model(store, "tiny"))
-    images = load_images(find_source(str(tracked.images), None, tracked.project, SIZE_PX), SIZE_PX)
-    rows = own_split(model, images).test
-    scores = stress_scores(model.network, images, rows, SEARCH_CONDITIONS)
-    objectives = objective_values(images.labels[rows], scores)
-    assert {name: result.metrics[name] for name in objectives} == objectives
-
-    table = pd.read_csv(mlflow.artifacts.download_artifacts(f"runs:/{result.run_id}/stress.csv"), index_col="condition")
-    assert list(table.index) == [condition.name for condition in CONDITIONS]
-    assert table.loc["clean", "accuracy"] == result.metrics["test_accuracy"]
-    assert table.loc["clean", "flip_rate"] == 0
-    assert result.metrics["stress_crop_70_recall_fake"] == table.loc["crop_70", "recall_fake"]
-    for_search = table.loc[[condition.name for condition in SEARCH_CONDITIONS], "balanced_accuracy"]
-    assert objectives["worst_stress"] == pytest.approx(for_search.min())
-    assert objectives["mean_stress"] == pytest.approx(for_search.mean())
-    (newest, *_) = find_evaluations(store, tracked.run_id)
-    assert newest.info.run_id == result.run_id
-    sentence = newest.data.tags["stress_sentence"]
-    assert f"Under stress: {sentence}" in capsys.readouterr().out
-    everything = stress_scores(model.network, images, rows, CONDITIONS)
-    collapses = is_collapse(stress_report(model.class_names, images.labels[rows], everything))
-    assert newest.data.tags["stress_collapse"] == ("true" if collapses else "false")
-
-
-def test_scores_under_stress_do_not_depend_on_what_else_is_scored(
-    tracked: TrackedProject, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = load_tracked_model(find_model(open_for_models(None, tracked.project), "tiny"))
-    images = load_images(find_source(str(tracked.images), None, tracked.project, SIZE_PX), SIZE_PX)
-    rows = np.arange(5, 75, 2)
-    conditions = [condition for condition in CONDITIONS if condition.name in ("noise_10", "crop_70")]
-    whole = stress_scores(model.network, images, rows, conditions)
-    monkeypatch.setattr("fakeface_lab.detector.stress._CHUNK_NUM_IMAGES", 8)
-    some = np.random.default_rng(0).permutation(len(rows))[:20]
-    for name, scores in stress_scores(model.network, images, rows[some], conditions).items():
-        np.testing.assert_allclose(scores, whole[name][some], atol=1e-6)
-
-
-def test_pictures_are_changed_at_their_own_size(tracked: TrackedProject, tmp_path: Path) -> None:
-    model = load_tracked_model(find_model(open_for_models(None, tracked.project), "tiny"))
-    large = tmp_path / "large"
-    for label in ("fake", "real"):
-        (large / label).mkdir(parents=True)
-        for number in range(5):
-            with Image.open(tracked.images / label / f"{label}_{number}.png") as image:
-                image.resize((3 * SIZE_PX, 2 * SIZE_PX), Image.Resampling.BICUBIC).save(large / label / f"{number}.png")
-    images = load_images(find_source(str(large), None, tracked.project, SIZE_PX), SIZE_PX)
-    (blur,) = (condition for condition in CONDITIONS if condition.name == "blur_2")
-    expected = []
-    for file in images.files:
-        with Image.open(file.path) as image:
-            pixels = gaussian_filter(np.asarray(image, dtype=np.float32), (2, 2, 0), mode="nearest")
-        picture = Image.fromarray(np.rint(pixels).astype(np.uint8))
-        expected.append(np.asarray(picture.resize((SIZE_PX, SIZE_PX), Image.Resampling.NEAREST)))
-    scores = stress_scores(model.network, images, np.arange(10), [blur])["blur_2"]
-    own = predict(model.network, np.stack(expected), np.arange(10))[:, 0]
-    np.testing.assert_allclose(scores, own, atol=1e-6)
-    resized_first = np.stack([apply(blur, pixels) for pixels in images.pixels])
-    assert np.abs(predict(model.network, resized_first, np.arange(10))[:, 0] - own).max() > 1e-4
-
-
-@pytest.mark.parametrize(
-    ("num_found", "expected"),
-    [(100, False), (95, False), (91, False), (80, True), (30, True)],
-)
-def test_collapse_is_a_large_fall_beyond_chance(num_found: int, expected: bool) -> None:
-    labels = np.repeat([0, 1], 100)
-    clean = np.where(labels == 0, 0.9, 0.1)
-    cropped = clean.copy()
-    cropped[num_found:100] = 0.2
-    assert is_collapse(stress_report(("fake", "real"), labels, {"clean": clean, "crop_70": cropped})) is expected
-
-
-def test_fall_of_few_images_is_not_a_collapse() -> None:
-    labels = np.repeat([0, 1], 4)
-    clean = np.where(labels == 0, 0.9, 0.1)
-    clean[3] = 0.4
-    cropped = clean.copy()
-    cropped[2] = 0.4  # 2 of 4 instead of 3 of 4: a large fall, but within chance
-    assert not is_collapse(stress_report(("fake", "real"), labels, {"clean": clean, "crop_70": cropped}))
-
-
-def test_model_has_many_names(tracked: TrackedProject) -> None:
-    store = open_for_models(None, tracked.project)
-    address = find_model(store, "tiny").uri
-    store.client.create_registered_model("faces")
-    version = store.client.create_model_version("faces", address, tracked.run_id).version
-    store.client.set_registered_model_alias("faces", "champion", version)
-    for word in (tracked.run_id, "tiny", address, f"models:/faces/{version}", "faces@champion", "champion"):
-        found = find_model(store, word)
-        assert found.run.info.run_id == tracked.run_id, word
-        assert found.metadata["class_names"] == ["fake", "real"], word
-        assert found.store.experiment_name == "images", word
-    store.client.create_registered_model("others")
-    other = store.client.create_model_version("others", address, tracked.run_id).version
-    store.client.set_registered_model_alias("others", "champion", other)
-    with pytest.raises(Exception, match="2 registered models have this alias; say faces@champion or another"):
-        find_model(store, "champion")
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -326,31 +151,6 @@ def test_run_without_a_model_says_so(tracked: TrackedProject, capsys: pytest.Cap
     store.client.create_run(store.experiment_id, tags=tags)
     assert main(["bare"]) == 2
     assert "this search has logged no model; name one of its trials, or NAME@candidate" in capsys.readouterr().err
-
-
-def test_images_that_moved_are_asked_for(tracked: TrackedProject, capsys: pytest.CaptureFixture[str]) -> None:
-    away = tracked.images.rename(tracked.images.with_name("away"))
-    try:
-        assert main(["tiny"]) == 2
-        message = "the images of run tiny are not where they were; say where they are with --data FOLDER"
-        assert message in capsys.readouterr().err
-        model = load_tracked_model(find_model(open_for_models(None, tracked.project), "tiny"))
-        assert choose_images(model, str(away), None, tracked.project).part == "test"
-        other = draw(tracked.images.with_name("other"), seed=2, names=("fake", "real"), num_per_class=3)
-        sentences = choose_images(model, str(other), None, tracked.project).sentences
-        assert "The model's own images are not at hand: known pictures in new files could not be left out." in sentences
-    finally:
-        away.rename(tracked.images)
-
-
-def test_images_that_changed_are_refused(tracked: TrackedProject, capsys: pytest.CaptureFixture[str]) -> None:
-    extra = tracked.images / "fake" / "extra.png"
-    Image.new("RGB", (SIZE_PX, SIZE_PX), "red").save(extra)
-    try:
-        assert main(["tiny"]) == 2
-        assert "the images of run tiny have changed since" in capsys.readouterr().err
-    finally:
-        extra.unlink()
 
 
 def test_store_without_runs_is_not_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

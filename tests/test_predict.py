@@ -12,22 +12,14 @@ import pytest
 from PIL import Image
 
 from fakeface_lab.audit import run_audit
-from fakeface_lab.predict import PredictSettings, main, run_prediction
-from fakeface_lab.settings import AuditProgramSettings
+from fakeface_lab.predict import main, run_prediction
+from fakeface_lab.settings import AuditProgramSettings, PredictSettings
 from fakeface_lab.tracking.lookup import find_model, open_for_models
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.writer import PatientWriter
-from tests.tracked_model_store import SIZE_PX, TrackedProject, make_tracked_project
+from tests.tracked_model_store import SIZE_PX, TrackedProject
 
-
-@pytest.fixture(scope="module")
-def tracked(tmp_path_factory: pytest.TempPathFactory) -> TrackedProject:
-    return make_tracked_project(tmp_path_factory.mktemp("predict"))
-
-
-@pytest.fixture(autouse=True)
-def _in_project(tracked: TrackedProject, monkeypatch: pytest.MonkeyPatch) -> None:
-    tracked.enter(monkeypatch)
+pytestmark = pytest.mark.usefixtures("tracked")
 
 
 def as_json(words: list[str], capsys: pytest.CaptureFixture[str]) -> Any:

@@ -73,7 +73,7 @@ def test_a_search_to_its_verdict_then_shown_again_then_continued(scratch: Path) 
 
     other = tune(scratch, config, "--engine", "inline", "--epochs", "4")
     assert other.returncode == 2
-    assert "search 'kill test' exists with other settings (epochs: 3 there, 4 now)" in other.stderr
+    assert "search 'kill test' exists with other settings (epochs: 3 recorded, 4 given)" in other.stderr
     assert other.stderr.count("\n") == 1
 
 

@@ -43,7 +43,7 @@ from fakeface_lab.terminal import console, say, wide_console
 
 __all__ = ["Inspection", "audit_note", "headline", "inspect_images", "print_card", "write_card"]
 
-NUM_FOLDS = 5  # of the probes' cross-validation
+_NUM_PROBE_FOLDS = 5  # of the probes' cross-validation
 
 _STYLES = {"fail": "bold white on red", "warn": "bold yellow", "info": "dim"}
 
@@ -143,11 +143,11 @@ def inspect_images(
     pairs["correlation"] = detail_correlations(images.pixels, pairs)
     # The correlation decides what is the same picture, and the sheet shows only the first pairs.
     pairs = pairs.sort_values("correlation", ascending=False, kind="stable", ignore_index=True)
-    # A copy in another fold would be recognised, and the probe would seem to see a trace.
+    # A copy in another fold would be recognized, and the probe would seem to see a trace.
     groups = near_duplicate_groups(hashes, NEAR_DUPLICATE_DISTANCE)
     show("training probes")
     # Each fold must score an image of each class.
-    num_folds = min(NUM_FOLDS, *images.class_counts().values())
+    num_folds = min(_NUM_PROBE_FOLDS, *images.class_counts().values())
     folds, probes = _probes(images, properties, groups, num_folds, seed)
     inputs = AuditInputs(
         names=[file.name for file in images.files],
@@ -195,7 +195,7 @@ def _skipped_findings(images: ImageSet) -> list[Finding]:
     for reason, num_files in Counter(skipped.reason for skipped in images.skipped).items():
         is_contradiction = reason == IN_BOTH_CLASSES
         counted = "1 file is" if num_files == 1 else f"{num_files} files are"
-        because = "at least one label of each pair is wrong, and nobody knows which" if is_contradiction else ""
+        because = "at least one label of each pair is wrong, and it is unknown which" if is_contradiction else ""
         findings.append(
             Finding(
                 # Not a "fail": these files are left out, so they void nothing.

@@ -18,7 +18,7 @@ import pandas as pd
 from fakeface_lab.backend import keras
 from fakeface_lab.data.images import ImageSet, load_images
 from fakeface_lab.data.sources import find_source
-from fakeface_lab.data.splits import HASH_KINDS, NEAR_DUPLICATE_DISTANCE, Split, perceptual_hashes, read_ledger
+from fakeface_lab.data.splits import HASH_KINDS, NEAR_DUPLICATE_DISTANCE, Split, perceptual_hashes, read_split
 from fakeface_lab.detector.stress import compare_with_shortcut
 from fakeface_lab.errors import DataError, FakefaceLabError
 from fakeface_lab.tracking.datasets import describe_openings, record_opening, seal_key
@@ -83,7 +83,7 @@ def load_tracked_model(found: FoundModel) -> TrackedModel:
 def _connected(loaded: keras.Model) -> keras.Model:
     """Return a copy whose layers form one graph, as HiResCAM needs it.
 
-    When Keras reads a Sequential from a file it builds it anew for each layer, which leaves the layers' inputs and
+    When Keras reads a Sequential from a file it rebuilds it for each layer, which leaves the layers' inputs and
     outputs unconnected.
     """
     network = keras.models.clone_model(loaded)
@@ -107,19 +107,19 @@ def own_images(model: TrackedModel, project: Path) -> ImageSet:
             continue
         if images.digest == model.data_digest:
             return images
-    problem = "are not where they were" if images is None else "have changed since"
-    raise DataError(f"the images of run {run.info.run_name} {problem}; say where they are with --data FOLDER")
+    problem = "cannot be found" if images is None else "have changed"
+    raise DataError(f"the images of run {run.info.run_name} {problem}; give their folder with --data FOLDER")
 
 
 def own_split(model: TrackedModel, images: ImageSet) -> Split:
     """Return the split that the model's run has logged, as rows of `images`.
 
     Raises:
-        ModelError: the run has no ledger.
-        DataError: the ledger lists other images.
+        NotFoundError: the run has no split file.
+        DataError: the file lists other images.
     """
     with tempfile.TemporaryDirectory() as folder:
-        return read_ledger(model.found.artifact("split.csv", folder), images)
+        return read_split(model.found.artifact("split.csv", folder), images)
 
 
 def unseen_rows(model: TrackedModel, images: ImageSet, own: ImageSet | None) -> npt.NDArray[np.int64]:
@@ -255,7 +255,7 @@ def choose_images(model: TrackedModel, data: str | None, positive: str | None, p
     if known:
         sentences.append(f"{known} more are in the model's own data, or look like a picture that is, and are left out.")
     if own is None:
-        sentences.append("The model's own images are not at hand: known pictures in new files could not be left out.")
+        sentences.append("The model's own images are not available: only equal files could be left out.")
     if images.source.class_names != model.class_names:
         pairs = zip(images.source.class_names, model.class_names, strict=True)
         sentences.append("Classes: " + ", ".join(f"{theirs} is taken as {ours}" for theirs, ours in pairs) + ".")
@@ -264,7 +264,9 @@ def choose_images(model: TrackedModel, data: str | None, positive: str | None, p
 
 def _own_test(model: TrackedModel, images: ImageSet) -> ChosenImages:
     split = own_split(model, images)
-    return ChosenImages(images, split.test, "test", split, (f"{len(split.test)} test images of its own ledger.",))
+    return ChosenImages(
+        images, split.test, "test", split, (f"{len(split.test)} test images of the model's own split.",)
+    )
 
 
 def _names(metrics: Mapping[str, float], part: str) -> list[str]:

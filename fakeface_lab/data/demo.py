@@ -317,7 +317,7 @@ def generate_demo(
 
 def _require(name: str, value: int, minimum: int, more: str) -> None:
     if value < minimum:
-        raise DataError(f"demo: {name} is {value}; allowed is {minimum} or more, ask for {more}")
+        raise DataError(f"demo: {name} is {value}; expected {minimum} or more, ask for {more}")
 
 
 def _is_complete(root: Path, settings: dict[str, int]) -> bool:

@@ -133,7 +133,7 @@ def decode_image(path: Path, size_px: int | None) -> tuple[npt.NDArray[np.uint8]
             rgb = image.convert("RGB") if image.mode != "RGB" else image
             pixels = np.asarray(rgb, dtype=np.uint8)
             return (pixels if size_px is None else resize(pixels, size_px)), remarks
-    # A lack of memory is no fault of the file; the cache would leave it out for good.
+    # A lack of memory is not the file's fault; the cache would leave it out permanently.
     except (UnusableImageError, MemoryError):
         raise
     except UnidentifiedImageError as err:

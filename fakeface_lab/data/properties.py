@@ -36,7 +36,7 @@ FILE_COLUMNS = (
 """Columns of `file_properties`."""
 
 CONTENT_COLUMNS = ("bytes", "bytes_per_pixel")
-"""Columns that depend on how well a picture compresses, hence on its content, not only on how the file was saved."""
+"""Columns that depend on how well a picture compresses, so on its content, not only on how the file was saved."""
 
 PIXEL_COLUMNS = ("is_gray", "saturation", "colourfulness", "mean_red", "mean_green", "mean_blue")
 """Columns of `pixel_properties`."""
@@ -125,7 +125,7 @@ def _jpeg_quality(image: Image.Image) -> float:
     tables: dict[int, list[int]] = getattr(image, "quantization", {})
     if 0 not in tables:
         return float("nan")
-    # Encoders other than the IJG's have tables of their own, which match no quality exactly.
+    # Encoders other than the IJG's have their own tables, which match no quality exactly.
     distance = ((_luma_tables() - np.asarray(tables[0])) ** 2).mean(axis=1)
     return float(np.argmin(distance) + 1)
 

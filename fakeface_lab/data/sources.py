@@ -143,7 +143,7 @@ def _walk(folder: Path) -> Iterator[Path]:
     paths = (path for path in folder.rglob("*") if path.is_file() or (path.is_symlink() and not path.exists()))
     # Hidden files are those of the system and of other programs, such as `.DS_Store`.
     visible = (path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts))
-    # As strings, hence fake_10 before fake_2: the documented split shuffles the files in this order.
+    # As strings, so fake_10 before fake_2: the documented split shuffles the files in this order.
     yield from sorted(visible, key=lambda path: path.relative_to(folder).as_posix())
 
 

@@ -1,4 +1,4 @@
-"""Splits, the ledger that records them, and the look-alikes that must not end up on two sides of a split.
+"""Splits, the file that records one, and the look-alikes that must not end up on two sides of a split.
 
 The `documented` split is 80/20, and its test images are also the validation images. The `sealed` split is 64/16/20, has
 a test split that only a final evaluation opens, and keeps near-duplicates together. Look-alikes are found by perceptual
@@ -42,8 +42,8 @@ __all__ = [
     "near_duplicate_groups",
     "perceptual_hashes",
     "pixel_digests",
-    "read_ledger",
-    "write_ledger",
+    "read_split",
+    "write_split",
 ]
 
 TRAIN: Final = "train"
@@ -53,9 +53,9 @@ TEST: Final = "test"
 DOCUMENTED_TRAIN_FRACTION = 0.8
 
 # Five folds give 20 % for the test split, and five of the rest 16 % for the validation split.
-NUM_FOLDS = 5
+NUM_SPLIT_FOLDS = 5
 
-LEDGER_COLUMNS = ("file", "sha256", "label", "split")
+SPLIT_COLUMNS = ("file", "sha256", "label", "split")
 
 # Largest Hamming distance between two 64-bit perceptual hashes that still count as the same picture.
 # The nearest two of the 1,289 documented images are 6 bits apart, upright or mirrored, and they are not the same.
@@ -103,7 +103,7 @@ def near_duplicate_groups(hashes: NDArray[np.uint64], max_distance: int = 4) -> 
 
     Returns:
         int64 (N,): group ids 0, 1, ... in the order of their first member. A picture without near-duplicates is a
-        group of its own.
+        separate group.
     """
     if len(hashes) == 0:
         return np.zeros(0, dtype=np.int64)
@@ -287,20 +287,20 @@ def _one_fold(
     rows: npt.NDArray[np.int64], images: ImageSet, groups: npt.NDArray[np.int64], seed: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     smallest = min(int((images.labels[rows] == label).sum()) for label in (0, 1))
-    if smallest < NUM_FOLDS:
+    if smallest < NUM_SPLIT_FOLDS:
         raise DataError(f"{images.source.root}: a sealed split needs more images; a class is down to {smallest}")
     num_groups = len(np.unique(groups[rows]))
-    if num_groups < NUM_FOLDS:
+    if num_groups < NUM_SPLIT_FOLDS:
         raise DataError(
             f"{images.source.root}: a sealed split keeps near-duplicates together, and there are only {num_groups} "
             f"different pictures; give more of them"
         )
-    folds = StratifiedGroupKFold(NUM_FOLDS, shuffle=True, random_state=seed)
+    folds = StratifiedGroupKFold(NUM_SPLIT_FOLDS, shuffle=True, random_state=seed)
     kept, held_out = next(iter(folds.split(rows, images.labels[rows], groups[rows])))
     return rows[kept], rows[held_out]
 
 
-def write_ledger(split: Split, images: ImageSet, path: Path) -> None:
+def write_split(split: Split, images: ImageSet, path: Path) -> None:
     """Write one row per image (file, sha256, label, split), in the order of the split."""
     parts = [(TRAIN, split.train), (TEST, split.test)]
     if not split.test_is_validation:
@@ -308,19 +308,19 @@ def write_ledger(split: Split, images: ImageSet, path: Path) -> None:
     # Names may contain bytes that are not UTF-8; reading restores them.
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = csv.writer(file)
-        # In the header, because a comment line of its own would be a row of the table to pandas.
-        rows.writerow((*LEDGER_COLUMNS, f"# split={split.name} seed={split.seed}"))
+        # In the header, because a separate comment line would be a row of the table to pandas.
+        rows.writerow((*SPLIT_COLUMNS, f"# split={split.name} seed={split.seed}"))
         for part, members in parts:
             for row in members:
                 image = images.files[row]
                 rows.writerow((image.name, image.sha256, images.source.class_names[image.label], part))
 
 
-def read_ledger(path: Path, images: ImageSet) -> Split:
-    """Return the split in a ledger, as rows of `images`.
+def read_split(path: Path, images: ImageSet) -> Split:
+    """Return the split that `write_split` wrote, as rows of `images`.
 
     Raises:
-        DataError: the file is not a ledger, or it names an image that is missing from the set or has changed.
+        DataError: the file is not a split file, or it names an image that is missing from the set or has changed.
     """
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -329,7 +329,7 @@ def read_ledger(path: Path, images: ImageSet) -> Split:
         split_name, seed = facts["split"], int(facts["seed"])
         entries = [((name, sha256), part) for name, sha256, _, part in lines]
     except (OSError, ValueError, LookupError, csv.Error) as err:
-        raise DataError(f"{path}: not a split ledger ({err}); give the split.csv of a run") from err
+        raise DataError(f"{path}: not a split file ({err}); give the split.csv of a run") from err
     rows_by_file = {(file.name, file.sha256): row for row, file in enumerate(images.files)}
     members: dict[str, list[int]] = {TRAIN: [], VALIDATION: [], TEST: []}
     for (name, sha256), part in entries:
@@ -339,8 +339,8 @@ def read_ledger(path: Path, images: ImageSet) -> Split:
                 f"give the data set that the run was made with"
             )
         if part not in members:
-            raise DataError(f"{path.name}: {name} is in split {part!r}; allowed are {', '.join(members)}")
+            raise DataError(f"{path.name}: {name} is in split {part!r}; expected {', '.join(members)}")
         members[part].append(rows_by_file[name, sha256])
     train, validation, test = (np.array(members[part], dtype=np.int64) for part in (TRAIN, VALIDATION, TEST))
-    # The ledger of a documented split lists its images once, as test images.
+    # The file of a documented split lists its images once, as test images.
     return Split(split_name, seed, train, validation if len(validation) else test, test)

@@ -99,15 +99,15 @@ class _Retraining(Driver[LedgerRun]):
         self, ledger: Ledger, work: Work, make_engine: EngineMaker, assignments: Mapping[str, Assignment],
         show: Callable[[str], None],
     ) -> None:  # fmt: skip
-        super().__init__(ledger, work, make_engine, _Shown(show))
+        super().__init__(ledger, work, make_engine, _RetrainingProgress(show))
         self._runs = self._find_or_make(assignments)
-        waiting = {place: run for place, run in self._runs.items() if run.info.status != "FINISHED"}
-        self._waiting = deque((LedgerRun.from_run(run), assignments[place]) for place, run in waiting.items())
+        waiting = {slot: run for slot, run in self._runs.items() if run.info.status != "FINISHED"}
+        self._waiting = deque((LedgerRun.from_run(run), assignments[slot]) for slot, run in waiting.items())
 
     def runs(self) -> dict[str, Run]:
-        """Return the runs by their place, as they are now."""
+        """Return the runs by their slot, as they are now."""
         parent = self.ledger.parent
-        return {place: StoredRun(parent.store, parent.writer, run).read() for place, run in self._runs.items()}
+        return {slot: StoredRun(parent.store, parent.writer, run).read() for slot, run in self._runs.items()}
 
     def next(self) -> tuple[LedgerRun, Assignment] | None:
         """Return the next unfinished final."""
@@ -126,7 +126,7 @@ class _Retraining(Driver[LedgerRun]):
     def fail(self, child: LedgerRun, reason: str) -> None:
         """End the run as failed, and the search with it."""
         parent = self.ledger.parent
-        # Parameters that are still on their way would never be written: no restart repeats the writes of a failed run.
+        # Parameters that are still queued would never be written: no restart repeats the writes of a failed run.
         self.uploads.wait_for(child)
         stored = StoredRun(parent.store, parent.writer, child.run)
         stored.set_tags({"status_reason": reason})
@@ -139,24 +139,24 @@ class _Retraining(Driver[LedgerRun]):
             remove_folder(self.ledger.parent.store.work_folder / child.run_id)
 
     def _find_or_make(self, assignments: Mapping[str, Assignment]) -> dict[str, Run]:
-        """Return the run of each place (tag `final`); runs of earlier finals lose their role."""
+        """Return the run of each slot (tag `final`, such as `best-0`); runs of earlier finals lose their role."""
         parent = self.ledger.parent
         keys = [assignment.key for assignment in assignments.values()]
         for run in self.ledger.children("tags.role = 'final'"):
             if run.data.tags["final_key"] not in keys:
                 StoredRun(parent.store, parent.writer, run).set_tags({"role": "former-final"})
         runs = {}
-        for place, assignment in assignments.items():
-            tags = {"role": "final", "final": place, "final_key": assignment.key, "seed": str(assignment.seed)}
+        for slot, assignment in assignments.items():
+            tags = {"role": "final", "final": slot, "final_key": assignment.key, "seed": str(assignment.seed)}
             run = self.ledger.child("final_key", assignment.key.replace("-", " "), tags)
             # A run that was found may have lost the role when fewer seeds were asked for.
-            StoredRun(parent.store, parent.writer, run).set_tags({"role": "final", "final": place})
-            runs[place] = run
+            StoredRun(parent.store, parent.writer, run).set_tags({"role": "final", "final": slot})
+            runs[slot] = run
         return runs
 
 
 @dataclass(frozen=True)
-class _Shown:
+class _RetrainingProgress:
     """Shows which final starts, and which is retried."""
 
     show: Callable[[str], None]
@@ -174,7 +174,7 @@ class _Shown:
 
 
 def verdict(store: Store, finals: Finals) -> Judgement | None:
-    """Compare best and documented on the opened test split, by what the search has optimised; see `judge_finals`.
+    """Compare best and documented on the opened test split, by what the search has optimized; see `judge_finals`.
 
     None where there is nothing to compare: trial 0 is the best itself, or failed.
     """
@@ -277,7 +277,7 @@ def _plan(store: Store, finals: Finals, name: str, objective: str) -> dict[str, 
 def _challenge(store: Store, name: str, best: Sequence[Run], champion: int, objective: str) -> str:
     """Return the verdict of the best against the champion, or why there is none."""
     version = get_version(store, name, champion)
-    # A version that somebody registered by hand has no such tag; then its own run is all there is to judge.
+    # A version that was registered by hand has no such tag; then only its own run can be judged.
     run_ids = json.loads(version.tags.get(_JUDGED_TAG, json.dumps([version.run_id])))
     try:
         champions = [get_run(store, run_id) for run_id in run_ids]

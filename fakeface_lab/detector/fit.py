@@ -19,7 +19,7 @@ from fakeface_lab.training.objective import VAL_LOSS, Objective
 from fakeface_lab.training.outcome import epoch_order
 from fakeface_lab.training.recorder import Listener, TrainingRecorder
 
-__all__ = ["STRESS_OBJECTIVES", "Training", "evaluation_batches", "predict", "train", "training_batches"]
+__all__ = ["Training", "evaluation_batches", "predict", "train", "training_batches"]
 
 # Inside a tf.function, division becomes multiplication and differs from NumPy's `pixels / 255` in 126 of 256 values; a
 # table computed by NumPy has the documented values.
@@ -139,15 +139,16 @@ class Training:
     keep: Literal["last", "best"] = "last"
     objective: Objective = VAL_LOSS
 
-    def judge(self) -> Objective:
-        """Return what judges an epoch."""
+    @property
+    def epoch_objective(self) -> Objective:
+        """The metric that picks the best epoch."""
         if self.objective.name in STRESS_OBJECTIVES:  # measured once, on the kept weights
             return VAL_LOSS
         return self.objective
 
     @property
     def picks_epoch(self) -> bool:
-        """Whether the score is a figure of the validation images that chose the epoch as well: the best of several."""
+        """Whether the score was measured on the images that picked the epoch: it is then the best of several."""
         return self.keep == "best" and self.objective.name.startswith("val_")
 
     def build(self) -> keras.Model:
@@ -185,7 +186,7 @@ def train(
     score = None
     if validation_rows is not None and training.picks_epoch:
         score = partial(_positive_scores, pixels=pixels, rows=validation_rows)
-    recorder = TrainingRecorder(folder, listener, training.judge(), keep=training.keep, score=score)
+    recorder = TrainingRecorder(folder, listener, training.epoch_objective, keep=training.keep, score=score)
     done = recorder.restore(model)
     if done < training.epochs:
         batches = training_batches(

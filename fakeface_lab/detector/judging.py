@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fakeface_lab.config import Value
-from fakeface_lab.detector.standings import Standing, evaluation_set_of, require_same_images
+from fakeface_lab.detector.ranking import ScoredConfiguration, evaluation_set_of, require_same_images
 from fakeface_lab.errors import SearchError
 from fakeface_lab.evaluation.comparison import Comparison, Judgement, adjusted, compare, log_losses
 from fakeface_lab.evaluation.intervals import THRESHOLD
@@ -35,11 +35,11 @@ __all__ = ["Judged", "ScoredTrial", "SelectionReport", "judge", "judge_finals", 
 
 @dataclass(frozen=True)
 class Judged:
-    """Two standings compared.
+    """Two configurations compared.
 
     Attributes:
-        candidate: name of the one, with the seeds that were compared if it has more.
-        reference: name of the other, likewise.
+        candidate: name of the candidate, with the compared seeds unless all of its seeds were.
+        reference: name of the reference, likewise.
         comparison: of the two.
     """
 
@@ -53,20 +53,20 @@ class Judged:
         return self.comparison.sentence(self.candidate, self.reference)
 
 
-def judge(standings: Sequence[Standing]) -> list[Judged]:
+def judge(configurations: Sequence[ScoredConfiguration]) -> list[Judged]:
     """Compare the first with each of the others by the verdict rule, with Holm-adjusted p-values.
 
     Raises:
         SearchError: they were scored on different images.
     """
-    require_same_images(standings)
-    candidate, *references = standings
+    require_same_images(configurations)
+    candidate, *references = configurations
     judged = [_judge_two(candidate, reference) for reference in references]
     comparisons = adjusted([one.comparison for one in judged])
     return [replace(one, comparison=comparison) for one, comparison in zip(judged, comparisons, strict=True)]
 
 
-def _judge_two(candidate: Standing, reference: Standing) -> Judged:
+def _judge_two(candidate: ScoredConfiguration, reference: ScoredConfiguration) -> Judged:
     if reference.scored.files != candidate.scored.files:
         raise SearchError(f"{candidate.name} and {reference.name}: their scores are of different images")
     of_candidate, of_reference = _equal_seeds(candidate.runs, reference.runs)
@@ -143,11 +143,11 @@ def _seed_of(run: Run) -> str:
     return str(run.data.params.get("seed", "unknown"))
 
 
-def _named(standing: Standing, rows: Sequence[int]) -> str:
-    if len(rows) == len(standing.runs):
-        return standing.name
-    seeds = ", ".join(_seed_of(standing.runs[row]) for row in rows)
-    return f"{standing.name} (seed {seeds} of its {len(standing.runs)})"
+def _named(configuration: ScoredConfiguration, rows: Sequence[int]) -> str:
+    if len(rows) == len(configuration.runs):
+        return configuration.name
+    seeds = ", ".join(_seed_of(configuration.runs[row]) for row in rows)
+    return f"{configuration.name} (seed {seeds} of its {len(configuration.runs)})"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Prints a training to the terminal: its data, layers, progress and result."""
+"""Prints a training to the terminal (data, layers, progress, result), and estimates the cost of a search."""
 
 import math
 import shlex
@@ -187,12 +187,8 @@ def _documented_table(outcome: Outcome) -> Table:
 
 # A step of the documented CNN, about 104 GFLOP, takes 0.72 to 0.93 s on two threads of a 2020s server CPU.
 _FLOP_PER_SEC_AND_THREAD = 65e9
-
-
 # Starting a process or trial, scoring, figures, and uploading a model.
 _OVERHEAD_SECS = 5.0
-
-
 # Enough for an estimate that is within a factor of two anyway.
 _NUM_SAMPLES = 200
 _WEIGHT_BYTES, _CHECKPOINT_BYTES = 4, 16  # float32; with Adam's two moments and the weights of the best epoch

@@ -22,7 +22,7 @@ from fakeface_lab.search.report.leaderboard import trial_0_name, trials_table
 from fakeface_lab.search.report.report import publish_report
 from fakeface_lab.search.run.engine import EngineMaker
 from fakeface_lab.search.run.local_engine import make_engine
-from fakeface_lab.search.session import run_trials
+from fakeface_lab.search.run.progress import run_trials
 from fakeface_lab.settings import TuneSettings
 from fakeface_lab.terminal import console, print_places, say, wide_console
 from fakeface_lab.tracking.datasets import OPENED_TAG, describe_openings, record_opening
@@ -148,12 +148,12 @@ def _search(
     )  # fmt: skip
     best = ledger.best_first()[0]
     assert best.record.score is not None  # the best trial is a finished one
-    text = _conclude(settings, ledger, work, engine, best) if settings.final_seeds else ""
-    _close(ledger, settings, best, text)
+    text = _judge_best(settings, ledger, work, engine, best) if settings.final_seeds else ""
+    _publish_result(ledger, settings, best, text)
     return SearchResult(parent.run_id, dict(best.record.values), best.record.score, text)
 
 
-def _conclude(
+def _judge_best(
     settings: TuneSettings, ledger: Ledger, work: DetectorWork, engine: EngineMaker, best: LedgerTrial
 ) -> str:
     """Retrain, open the test split, judge, register; return the verdict in words."""
@@ -171,7 +171,7 @@ def _conclude(
     return text
 
 
-def _close(ledger: Ledger, settings: TuneSettings, best: LedgerTrial, verdict: str) -> None:
+def _publish_result(ledger: Ledger, settings: TuneSettings, best: LedgerTrial, verdict: str) -> None:
     """Record and print the result of a search; repeated after a restart, it is the same.
 
     Args:
@@ -187,7 +187,7 @@ def _close(ledger: Ledger, settings: TuneSettings, best: LedgerTrial, verdict: s
     metrics = {name: score for name, score in scores.items() if score is not None}
     # A time from the store: written again after a restart, the points are the same.
     parent.log_metrics(metrics | selection.metrics, 0, int(best.run.info.start_time))
-    seal = _seal(ledger)
+    seal = _openings(ledger)
     table = publish_report(ledger, " ".join([verdict, seal, *selection.sentences]).strip(), write_best_settings)
     wide_console.print(trials_table(table, trial_0_name(parent.run)))
     logged = [trial.run_id for trial in ledger.trials if trial.tags.get("model") == "logged"]
@@ -202,7 +202,7 @@ def _close(ledger: Ledger, settings: TuneSettings, best: LedgerTrial, verdict: s
         say("seal", seal)
 
 
-def _seal(ledger: Ledger) -> str:
+def _openings(ledger: Ledger) -> str:
     """Return how often the test images were opened; empty if this search has not opened them."""
     parent = ledger.parent
     opened = parent.read().data.tags.get(OPENED_TAG)

@@ -1,4 +1,4 @@
-"""What a search of the detector may try: its space, the oracle that suggests, the settings that train the winner."""
+"""The search space of the detector, the oracle that samples it, and the settings that retrain the best trial."""
 
 import json
 import sys
@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
@@ -19,13 +19,12 @@ from fakeface_lab.data.sources import DOCUMENTED_NAME
 from fakeface_lab.errors import ConfigError, SearchError
 from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.suggest.oracles import far_apart_seed, refuse_repeated_choices
-from fakeface_lab.settings import Hyperparameters, Range
+from fakeface_lab.settings import Algorithm, Hyperparameters, Range
 from fakeface_lab.tracking.lookup import Run, fetch_artifact
 from fakeface_lab.tracking.store import join_text
 from fakeface_lab.training.objective import VAL_LOSS, Objective
 
 __all__ = [
-    "Algorithm",
     "OracleSpec",
     "build_oracle",
     "build_space",
@@ -33,8 +32,6 @@ __all__ = [
     "to_hyperparameters",
     "write_best_settings",
 ]
-
-Algorithm = Literal["random", "grid", "bayesian", "hyperband"]
 
 
 @dataclass(frozen=True)
@@ -142,7 +139,7 @@ def build_space(space: Mapping[str, Range], fixed: Mapping[str, Value]) -> keras
     for name, value in fixed.items():
         if name in space:
             _check(name, space[name])
-            _open(hp, name, space[name], value)
+            _declare_searched(hp, name, space[name], value)
         else:
             hp.Fixed(name, value)
     return hp
@@ -162,7 +159,7 @@ def _check(name: str, given: Range) -> None:
             raise ConfigError(f"space.{name}: {value!r} {allowed}") from err
 
 
-def _open(hp: keras_tuner.HyperParameters, name: str, given: Range, default: Value) -> None:
+def _declare_searched(hp: keras_tuner.HyperParameters, name: str, given: Range, default: Value) -> None:
     kind = type(default)
     grid = given.grid()
     if grid is not None:

@@ -107,7 +107,7 @@ def score_for_search(
     Args:
         model: as in `stress_scores`.
         images: all images.
-        split: who is in which split.
+        split: the rows of each split.
         scored: split name to rows and class probabilities (num_images, 2) of the clean images.
 
     Returns:
@@ -240,7 +240,7 @@ def _write(path: Path, probe: ProbeResult) -> None:
         "scores": probe.scores.tolist(),
     }
     try:
-        # A name of its own, because several workers may compute the same probe at the same time.
+        # A unique name, because several workers may compute the same probe at the same time.
         handle, partial = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".partial")
         with os.fdopen(handle, "w") as file:
             json.dump(content, file)

@@ -12,18 +12,20 @@ import psutil
 
 from fakeface_lab.backend import keras
 from fakeface_lab.data.images import ImageSet
-from fakeface_lab.data.splits import TEST, VALIDATION, Split, write_ledger
+from fakeface_lab.data.splits import TEST, VALIDATION, Split, write_split
 from fakeface_lab.detector import mlflow_run
-from fakeface_lab.detector.fit import STRESS_OBJECTIVES, Training, predict, train
+from fakeface_lab.detector.fit import Training, predict, train
 from fakeface_lab.detector.space import num_parameters, to_hyperparameters
 from fakeface_lab.detector.stress import Scored, compare_with_shortcut, score_for_search
 from fakeface_lab.errors import ModelError
 from fakeface_lab.evaluation.intervals import THRESHOLD
 from fakeface_lab.evaluation.scores import detection_scores, documented_scores
+from fakeface_lab.evaluation.stress.objective import OBJECTIVES as STRESS_OBJECTIVES
 from fakeface_lab.evaluation.stress.suite import SEARCH_CONDITIONS
 from fakeface_lab.figures import FIGURE_DPI
 from fakeface_lab.figures.scores import confusion_figure, documented_figure, roc_figure
 from fakeface_lab.search.run.engine import Assignment
+from fakeface_lab.terminal import format_value
 from fakeface_lab.tracking.datasets import seal_key
 from fakeface_lab.tracking.models import package_model
 from fakeface_lab.tracking.runs import TrackedRun
@@ -60,9 +62,9 @@ def produce_outcome(
         model: untrained, as `training.build()` returns it; ends with its kept weights.
         training: the configuration.
         images: all images.
-        split: who is in which split; trained on train, judged on validation.
+        split: the rows of each split; trained on train, judged on validation.
         folder: of the run; it exists. Checkpoints go here as well.
-        listener: is told about each step and epoch.
+        listener: is called after each step and epoch.
         open_test: whether the test split may be looked at.
 
     Raises:
@@ -83,7 +85,7 @@ def _write_outcome(
     *,
     open_test: bool,
 ) -> Outcome:
-    """Score the kept weights; write artifacts, the packed model and, last, the outcome."""
+    """Score the kept weights; write artifacts, the packaged model and, last, the outcome."""
     artifacts = empty_artifacts(folder)
     history = _history(recorder.records)
     metrics = _training_metrics(recorder, model)
@@ -106,7 +108,7 @@ def _write_outcome(
         conditions = [condition.name for condition in SEARCH_CONDITIONS]
         write_scores(artifacts / "stress_scores.csv", conditions, _scored_images(stressed, images))
     (artifacts / "metrics.json").write_text(json.dumps(metrics, indent=2))
-    write_ledger(split, images, artifacts / "split.csv")
+    write_split(split, images, artifacts / "split.csv")
     write_layers(model, artifacts / "layers.txt")
     package_model(
         model,
@@ -123,7 +125,7 @@ def _write_outcome(
 
 
 def _explanation(scored: Scored, images: ImageSet, split: Split) -> tuple[dict[str, float], str]:
-    """Return how much of the accuracy a simple shortcut has too: metrics and a sentence, empty without scores."""
+    """Return how much of the accuracy a simple shortcut also reaches: metrics and a sentence, empty without scores."""
     parts: tuple[Literal["test", "validation"], ...] = (TEST, VALIDATION)
     for part in parts:
         if part in scored:
@@ -134,7 +136,7 @@ def _explanation(scored: Scored, images: ImageSet, split: Split) -> tuple[dict[s
 
 
 def _model_metadata(images: ImageSet, training: Training, split: Split) -> dict[str, Any]:
-    """Return what whoever applies the model must know."""
+    """Return what is needed to apply the model to other images."""
     return {
         "class_names": list(images.source.class_names),
         "positive_class": images.source.class_names[0],
@@ -229,7 +231,7 @@ class DetectorWork:
 
     Attributes:
         images: all images.
-        split: who is in which split.
+        split: the rows of each split.
         objective: the metric that is the score.
         searched: names of the hyperparameters that are searched.
         num_threads: threads of one training.
@@ -274,7 +276,7 @@ class DetectorWork:
         """Return the searched values, short enough for the legend of a chart."""
         short = {"filters_1": "f", "filters_2": "-", "dense_units": " d", "conv_dropout": " cd", "dense_dropout": " dd",
                  "learning_rate": " lr", "batch_size": " b", "augmentation": " aug", "precision": " "}  # fmt: skip
-        words = [f"{mark}{_short(values[name])}" for name, mark in short.items() if name in self.searched]
+        words = [f"{mark}{format_value(values[name], 2)}" for name, mark in short.items() if name in self.searched]
         return "".join(words).strip()
 
     def begin(self, run: TrackedRun, assignment: Assignment) -> None:
@@ -303,10 +305,6 @@ class DetectorWork:
             return self.split
         both = np.concatenate([self.split.train, self.split.validation])
         return replace(self.split, train=both, validation=np.empty(0, dtype=np.int64))
-
-
-def _short(value: object) -> str:
-    return f"{value:.2g}" if isinstance(value, float) else str(value)
 
 
 def _require_memory(num_params: int) -> None:

@@ -209,8 +209,8 @@ class AuditSettings:
     significance: float = 0.0001
     min_slice_fraction: float = 0.01
     min_slice_purity: float = 0.95  # takes at least 73 images, all of one class
-    # A white square in a corner of 30 % of a class makes all of the 38 images pure that the corner probe is surest of;
-    # the interval of 38 in 38 begins at 0.908 (docs/truth.md).
+    # With a white square in a corner of 30 % of a class, the 38 images that the corner probe is most confident about
+    # are pure; the interval of 38 in 38 begins at 0.908 (docs/truth.md).
     min_end_purity: float = 0.9
     fail_slice_fraction: float = 0.5
     # 287 pairs of the documented images are within 10 bits; their largest correlation is 0.74 (docs/truth.md).

@@ -134,7 +134,7 @@ class Card:
         ]
         lines += [f"- **{finding.severity}** ({finding.check}): {finding.sentence}" for finding in self.findings]
         lines += [] if self.findings else ["None."]
-        lines += ["", "## What little is enough", ""]
+        lines += ["", "## Probes", ""]
         lines += _table(
             ["probe", "kind", "sees only", "accuracy", "AUC"],
             ([probe.name, probe.kind, probe.sees, str(probe.accuracy), f"{probe.auc:.3f}"] for probe in self.probes),
@@ -151,7 +151,7 @@ class Card:
             "Two pictures look the same when that is confirmed on their pixels: pHash at most "
             f"{self.settings['max_bits']:g} of 64 bits apart, and details that correlate by "
             f"{self.settings['min_correlation']:g} or more. Details are the gray pictures at 64x64 pixels without "
-            "what a Gaussian of 3 pixels leaves of them, one of them mirrored if need be, at the best of five scales "
+            "what a Gaussian of 3 pixels leaves of them, one of them mirrored if necessary, at the best of five scales "
             "from 0.95 to 1.05 and of shifts up to 4 pixels.",
         ]
         return "\n".join(lines) + "\n"

@@ -24,6 +24,7 @@ from fakeface_lab.evaluation.intervals import (
     check_mask,
 )
 from fakeface_lab.evaluation.significance import (
+    POWER,
     SIGNIFICANCE,
     SeedTest,
     detectable_difference,
@@ -46,8 +47,6 @@ __all__ = [
 Verdict = Literal["better", "worse", "not distinguishable", "cannot be decided"]
 # With five discordant images, all on one side, p is 0.0625: no outcome could be significant.
 MIN_DISCORDANT = 6
-# The usual convention (Cohen 1988).
-_POWER = 0.8
 # Keras clips probabilities at this value before it takes their logarithm.
 _SMALLEST_PROBABILITY = 1e-7
 
@@ -93,7 +92,7 @@ class PairedTest:
     @property
     def verdict(self) -> Verdict:
         """Whether A is better than B, at p < 0.05."""
-        # A verdict of its own, because no division of so few images could have been significant.
+        # A separate verdict, because no division of so few images could have been significant.
         if self.num_discordant < self.min_discordant:
             return "cannot be decided"
         if self.p_value >= SIGNIFICANCE:
@@ -110,7 +109,7 @@ class PairedTest:
         # For a better model with one error that is 0.0370 on 258 images and 0.0075 on 1,289 (docs/truth.md).
         fewest_errors = self.num_neither + min(self.num_only_a, self.num_only_b)
         return detectable_difference(
-            self.num_images, fewest_errors / self.num_images, SIGNIFICANCE / self.num_comparisons, _POWER
+            self.num_images, fewest_errors / self.num_images, SIGNIFICANCE / self.num_comparisons, POWER
         )
 
 
@@ -138,7 +137,7 @@ def mcnemar(is_correct_a: ArrayLike, is_correct_b: ArrayLike) -> PairedTest:
 
 @dataclass(frozen=True)
 class LogLoss:
-    """The log loss of two models on the same images, which training minimises. No verdict depends on it.
+    """The log loss of two models on the same images, which training minimizes. No verdict depends on it.
 
     Attributes:
         candidate: mean over the images, in nats.
@@ -183,7 +182,7 @@ class Comparison:
         """Whether the candidate is better than the reference."""
         # With three seeds per side the images alone call two equal configurations different in 3.4 % of cases, both
         # tests together in 0.6 % (docs/truth.md).
-        return self.test.verdict if self.seeds.is_apart else _unsure(self.test.verdict)
+        return self.test.verdict if self.seeds.is_separated else _unsure(self.test.verdict)
 
     def sentence(self, candidate: str = "the candidate", reference: str = "the reference") -> str:
         """The verdict, its evidence, and the difference that these images could have shown, on one line."""
@@ -234,7 +233,7 @@ def compare(
     The probabilities are first averaged over the seeds of each side, so that the paired test sees one decision per
     image and side, and several seeds do not count as more images. That test alone is about the trained models. If
     retrained with other seeds they would differ again, so "better" and "worse" also require the seeds to be separated
-    (Bouthillier et al. 2021: a comparison must randomise the sources of variation that it makes a claim about).
+    (Bouthillier et al. 2021: a comparison must randomize the sources of variation that it makes a claim about).
 
     Args:
         is_positive: bool (N,).
@@ -253,7 +252,7 @@ def compare(
     for name, scores in (("candidate_scores", candidate_scores), ("reference_scores", reference_scores)):
         rows = np.asarray(scores, dtype=np.float64)
         if rows.ndim != 2 or rows.shape[0] == 0:
-            raise DataError(f"{name} have shape {rows.shape}, needed is (num_seeds, {truth.size}), a row per seed")
+            raise DataError(f"{name} have shape {rows.shape}, expected (num_seeds, {truth.size}), a row per seed")
         for row in rows:
             check_detection(truth, row)
         sides.append(rows)

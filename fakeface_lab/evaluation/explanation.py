@@ -145,7 +145,7 @@ def _split_model(model: "keras.Model") -> tuple["keras.Model", Callable[[ArrayLi
 
     if not model.built or model.output_shape[-1] != 2:
         raise ModelError(
-            f"model {model.name!r} is not a built model with two outputs: needed is a softmax over two classes; "
+            f"model {model.name!r} is not a built model with two outputs: expected a softmax over two classes; "
             "call it once on an image to build it"
         )
     # By type, because Keras numbers its automatic names on with each model that a process builds.
@@ -156,7 +156,7 @@ def _split_model(model: "keras.Model") -> tuple["keras.Model", Callable[[ArrayLi
     )
     if not flattens or not is_softmax:
         raise ModelError(
-            f"model {model.name!r} cannot be explained by HiResCAM: needed is a flatten layer after the "
+            f"model {model.name!r} cannot be explained by HiResCAM: expected a flatten layer after the "
             "convolutions and a softmax at the end, its layers are "
             f"{', '.join(type(layer).__name__ for layer in model.layers)}"
         )
@@ -223,7 +223,7 @@ def explain_by_probe(probe: ProbeResult, labels: NDArray[np.int64], is_correct: 
     accuracy, majority = wilson(int(model.sum()), model.size), float(by_majority.mean())
     sees = f"A simple model that sees only {probe.sees}"
     share = explained_share(probe.accuracy.value, accuracy.value, majority)
-    # A gain that may be chance is no denominator: the share could come out at any value.
+    # A gain that may be due to chance cannot be the denominator: the share could take any value.
     if share is None or accuracy.low <= majority:
         sentence = (
             f"An accuracy of {accuracy} is not better than always naming the larger class ({majority:.3f}). "
@@ -255,7 +255,7 @@ def explained_share(probe_accuracy: float, accuracy: float, majority: float) -> 
     """
     for name, value in (("probe_accuracy", probe_accuracy), ("accuracy", accuracy), ("majority", majority)):
         if not 0.0 <= value <= 1.0:
-            raise DataError(f"{name} is {value}, allowed is 0 to 1; pass a share, not a percentage")
+            raise DataError(f"{name} is {value}, expected 0 to 1; pass a share, not a percentage")
     if accuracy <= majority:
         return None
     share = (probe_accuracy - majority) / (accuracy - majority)

@@ -39,7 +39,7 @@ _RESIDUAL_STEP = 2.0  # gray levels; coarser than a camera's noise, finer than a
 # Two, as in the rich models: the 125 triples share the 7,680 samples of a picture of 64 px.
 _RESIDUAL_STEPS = 2  # on either side of 0; larger residuals are clipped
 _BLOCK_PX = 8  # of JPEG
-# Of JPEG's 63 AC coefficients the coarse ones are most often not 0, so their histograms show the quantiser best;
+# Of JPEG's 63 AC coefficients the coarse ones are most often not 0, so their histograms show the quantizer best;
 # subsampling of the chroma removes the fine ones.
 _COARSE_MODES = ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (2, 1), (1, 2), (0, 3), (3, 0))
 _FINE_MODES = ((7, 7), (0, 7), (7, 0), (4, 4), (5, 0), (0, 5))
@@ -56,7 +56,7 @@ _HISTOGRAM_BINS = 16
 def spectrum_features(pixels: NDArray[np.uint8]) -> FloatArray:
     """Log of the power averaged over each ring of spatial frequency, (64,) (Durall et al. 2019, section 3)."""
     gray = _luma_and_chroma(pixels)[0]
-    # Without the mean, or the lowest ring would measure brightness, which is no forensic trace.
+    # Without the mean, or the lowest ring would measure brightness, which is not a forensic trace.
     # Divided by the number of pixels, with which the power of noise grows.
     power = np.abs(fft.rfft2(gray - gray.mean())) ** 2 / gray.size
     vertical, horizontal = fft.fftfreq(gray.shape[0]), fft.rfftfreq(gray.shape[1])
@@ -71,7 +71,7 @@ def spectrum_features(pixels: NDArray[np.uint8]) -> FloatArray:
 def residual_features(pixels: NDArray[np.uint8]) -> FloatArray:
     """How often three neighbouring second differences occur together, (125,): resampling, blur and sharpening.
 
-    Co-occurrences of quantised, clipped residuals along rows and columns, symmetrised under reversal and change of sign
+    Co-occurrences of quantized, clipped residuals along rows and columns, symmetrized under reversal and change of sign
     (Fridrich and Kodovsky 2012, "Rich Models for Steganalysis"); square roots of their shares.
     """
     gray, num_values = _luma_and_chroma(pixels)[0], 2 * _RESIDUAL_STEPS + 1
@@ -89,9 +89,9 @@ def residual_features(pixels: NDArray[np.uint8]) -> FloatArray:
 
 
 def block_features(pixels: NDArray[np.uint8]) -> FloatArray:
-    """Histograms of cosine coefficients of the 8x8 blocks, (459,): the grid, quantiser and chroma of earlier JPEGs.
+    """Histograms of cosine coefficients of the 8x8 blocks, (459,): the grid, quantizer and chroma of earlier JPEGs.
 
-    Coefficients that were quantised, once or twice, fall on a comb (Fridrich and Lukas 2003, "Estimation of Primary
+    Coefficients that were quantized, once or twice, fall on a comb (Fridrich and Lukas 2003, "Estimation of Primary
     Quantization Matrix in Double Compressed JPEG Images"), and cropping or scaling moves it off the grid. Square roots
     of the shares.
     """
@@ -116,7 +116,7 @@ def level_features(pixels: NDArray[np.uint8]) -> FloatArray:
 
 
 def _luma_and_chroma(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
-    # Pillow converts as JFIF does, so these are the planes that an earlier JPEG quantised.
+    # Pillow converts as JFIF does, so these are the planes that an earlier JPEG quantized.
     planes = np.asarray(Image.fromarray(pixels).convert("YCbCr"), dtype=np.float32)
     missing = [(0, max(0, _BLOCK_PX - side)) for side in pixels.shape[:2]]
     return tuple(np.pad(planes[..., index], missing, mode="edge") for index in range(3))

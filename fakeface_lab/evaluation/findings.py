@@ -190,14 +190,14 @@ def likely_wrong_labels(
     """
     voting = [probe.scores for probe in probes if probe.kind != "majority" and probe.auc >= min_probe_auc]
     is_positive = positives(labels)
-    nobody = Suspects(np.empty(0, dtype=np.int64), np.empty(0))
+    no_suspects = Suspects(np.empty(0, dtype=np.int64), np.empty(0))
     if not voting:
-        return nobody
+        return no_suspects
     positive = np.mean(voting, axis=0)
     own, other = np.where(is_positive, [positive, 1 - positive], [1 - positive, positive])
     # If the probes rank this poorly, most contradictions are their own errors.
     if roc_auc_score(is_positive, positive) < min_auc:
-        return nobody
+        return no_suspects
     usual = np.array([own[is_positive].mean(), own[~is_positive].mean()])
     # An average may lie below one half, where an image's own label is still the likelier one.
     # Of 30 planted wrong labels of drawn faces this finds 20, of 64 of photographs 42, and no other image
@@ -272,7 +272,7 @@ def pure_slice_findings(
 def slice_names(column: pd.Series) -> pd.Series:
     """The slice of each image as text: its value, or the tenth ("from a to b") of a measured number.
 
-    Missing values form a slice of their own, "missing".
+    Missing values form a separate slice, "missing".
     """
     # To pandas a bool is numeric, but it has two values and no tenths.
     is_number = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)

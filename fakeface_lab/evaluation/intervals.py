@@ -59,9 +59,9 @@ def check_mask(values: ArrayLike, name: str, num_images: int | None = None) -> B
     """
     mask = np.asarray(values)
     if mask.ndim != 1 or mask.size == 0:
-        raise DataError(f"{name} has shape {mask.shape}, needed is (num_images,) with at least one image")
+        raise DataError(f"{name} has shape {mask.shape}, expected (num_images,) with at least one image")
     if mask.dtype != np.bool_:
-        raise DataError(f"{name} has dtype {mask.dtype}, needed is bool; compare class indices first (label == 0)")
+        raise DataError(f"{name} has dtype {mask.dtype}, expected bool; compare class indices first (label == 0)")
     if num_images is not None and mask.size != num_images:
         raise DataError(f"{name} has {mask.size} images, the others have {num_images}; pass the same images")
     return mask
@@ -82,7 +82,7 @@ def check_detection(is_positive: ArrayLike, scores: ArrayLike) -> tuple[BoolArra
         first = int(np.argmax(bad))
         raise DataError(
             f"{int(bad.sum())} of {values.size} scores are not probabilities (first: image {first}, "
-            f"{values[first]}); allowed is 0 to 1"
+            f"{values[first]}); expected 0 to 1"
         )
     return truth, values
 
@@ -94,7 +94,7 @@ def check_fraction(value: float, name: str) -> float:
         ConfigError: it does not.
     """
     if not 0.0 < value < 1.0:
-        raise ConfigError(f"{name} is {value}, allowed is more than 0 and less than 1")
+        raise ConfigError(f"{name} is {value}, expected more than 0 and less than 1")
     return value
 
 
@@ -175,7 +175,7 @@ def wilson(num_correct: int, num_total: int, confidence: float = 0.95) -> Rate:
     if num_total < 1:
         raise DataError(f"a rate over {num_total} images does not exist; pass at least one image")
     if not 0 <= num_correct <= num_total:
-        raise DataError(f"{num_correct} of {num_total} images is not a rate, allowed is 0 to {num_total}")
+        raise DataError(f"{num_correct} of {num_total} images is not a rate, expected 0 to {num_total}")
     # SciPy's default is the exact interval (Clopper-Pearson), which is wider than its confidence requires.
     # For 257 of 258 both begin at 0.98, a percentile bootstrap at 0.99.
     interval = stats.binomtest(num_correct, num_total).proportion_ci(confidence, method="wilson")
@@ -309,7 +309,7 @@ def slice_accuracies(is_correct: ArrayLike, slices: Mapping[str, ArrayLike], min
         ConfigError: a minimum below 1, or two names with the same metric key.
     """
     if min_images < 1:
-        raise ConfigError(f"min_images is {min_images}, allowed is 1 or more")
+        raise ConfigError(f"min_images is {min_images}, expected 1 or more")
     if len({metric_key(name) for name in slices}) < len(slices):
         raise ConfigError(f"two of the groups {', '.join(slices)} have the same metric name; rename one")
     correct = check_mask(is_correct, "is_correct")

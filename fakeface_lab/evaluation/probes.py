@@ -5,7 +5,7 @@ file; forensic probes see the traces that generators and processing leave in pix
 for the data set.
 
 A probe of pixels is `StandardScaler` + `LogisticRegression`, one of a table `HistGradientBoostingClassifier`
-(scikit-learn). Classes are not weighted: the figure to beat is an accuracy, so the probes maximise accuracy too.
+(scikit-learn). Classes are not weighted: the figure to beat is an accuracy, so the probes maximize accuracy too.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ __all__ = [
 
 IntArray = NDArray[np.int64]
 
-_MIN_VALUE_FRACTION = 0.01  # of the images; rarer texts do not get a category of their own
+_MIN_VALUE_FRACTION = 0.01  # of the images; rarer texts share one category
 _FILE_SEES = "the file's shape, format and metadata"
 _COLOUR_COLUMNS = ["is_gray", "saturation", "colourfulness", "mean_red", "mean_green", "mean_blue"]
 
@@ -173,7 +173,7 @@ def stratified_folds(labels: IntArray, groups: IntArray, num_folds: int = 5, see
     """
     if not 2 <= num_folds <= _smallest(labels):
         raise DataError(
-            f"{num_folds} folds cannot be made: allowed are 2 to the size of the smallest class, here "
+            f"{num_folds} folds cannot be made: expected 2 to the size of the smallest class, here "
             f"{_smallest(labels)}; add pictures or use fewer folds"
         )
     folds = np.zeros(len(labels), dtype=np.int64)
@@ -257,7 +257,7 @@ def _check(num_images: int, labels: IntArray, folds: IntArray | None = None) -> 
         if values is not None and len(values) != num_images:
             raise DataError(f"{num_images} images but {len(values)} {name}; pass one per image")
     if set(np.unique(labels)) != {0, 1}:
-        raise DataError(f"labels are {sorted(set(labels.tolist()))}, needed are both 0 (positive) and 1 (negative)")
+        raise DataError(f"labels are {sorted(set(labels.tolist()))}, expected both 0 (positive) and 1 (negative)")
     if folds is not None:
         for fold in np.unique(folds):
             if len(np.unique(labels[folds != fold])) < 2:

@@ -59,9 +59,9 @@ def documented_scores(probabilities: ArrayLike, labels: ArrayLike) -> dict[str, 
     """
     outputs, classes = np.asarray(probabilities), np.asarray(labels)
     if outputs.ndim != 2 or outputs.shape[1] != 2 or outputs.shape[0] == 0:
-        raise DataError(f"probabilities have shape {outputs.shape}, needed is (num_images, 2), at least one image")
+        raise DataError(f"probabilities have shape {outputs.shape}, expected (num_images, 2), at least one image")
     if classes.shape != outputs.shape[:1]:
-        raise DataError(f"labels have shape {classes.shape}, needed is {outputs.shape[:1]}: one per image")
+        raise DataError(f"labels have shape {classes.shape}, expected {outputs.shape[:1]}: one per image")
     if not np.issubdtype(classes.dtype, np.integer) or not np.isin(classes, (0, 1)).all():
         raise DataError("labels hold values other than the class indices 0 and 1; pass int (num_images,)")
     if not ((outputs >= 0) & (outputs <= 1)).all():
@@ -104,7 +104,7 @@ class DetectionScores:
         tn: negatives decided negative.
         accuracy: share of right decisions.
         recall_positive: share of positives found (true positive rate); None without positives.
-        recall_negative: share of negatives recognised (true negative rate); None without negatives.
+        recall_negative: share of negatives recognized (true negative rate); None without negatives.
         precision_positive: share of right decisions among those for "positive"; None without any.
         precision_negative: the same for "negative".
         balanced_accuracy: mean of both recalls, in [0, 1].

@@ -122,7 +122,7 @@ def selection_corrected(
     check_fraction(confidence, "confidence")
     matrix: FloatArray = np.asarray(scores, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[0] < 2 or matrix.shape[1] == 0:
-        raise DataError(f"scores have shape {matrix.shape}, needed is (num_images, num_columns), at least 2 images")
+        raise DataError(f"scores have shape {matrix.shape}, expected (num_images, num_columns), at least 2 images")
     if not np.isfinite(matrix).all():
         raise DataError("scores hold NaN or infinity; leave out the trials that have no score for each image")
     num_images, num_columns = matrix.shape
@@ -174,11 +174,11 @@ def expected_best(trial_scores: ArrayLike, algorithm: str, maximize: bool = True
     if algorithm != "random":
         raise ConfigError(
             f"the expected best after fewer trials is undefined for algorithm {algorithm!r}, whose trials are not "
-            f"independent draws; allowed is 'random'"
+            f"independent draws; expected 'random'"
         )
     values: FloatArray = np.asarray(trial_scores, dtype=np.float64)
     if values.ndim != 1 or values.size == 0:
-        raise DataError(f"trial scores have shape {values.shape}, needed is (num_trials,), at least one trial")
+        raise DataError(f"trial scores have shape {values.shape}, expected (num_trials,), at least one trial")
     if not np.isfinite(values).all():
         raise DataError("trial scores hold NaN or infinity; leave out the trials that failed")
     ascending = np.sort(values) if maximize else np.sort(values)[::-1]
@@ -265,7 +265,7 @@ def _position(name: str, value: float, searched: SearchRange) -> float:
     low, high = searched.low, searched.high
     if not -math.inf < low < high < math.inf or (searched.is_log and low <= 0):
         needed = "0 < low < high" if searched.is_log else "low < high"
-        raise ConfigError(f"range of {name} is {low} to {high}, needed is {needed}")
+        raise ConfigError(f"range of {name} is {low} to {high}, expected {needed}")
     if not low <= value <= high:
         raise ConfigError(f"{name} = {value} lies outside its range {low} to {high}; pass the range searched")
     if searched.is_log:

@@ -13,9 +13,11 @@ from scipy.stats import binom
 from fakeface_lab.errors import DataError
 from fakeface_lab.evaluation.intervals import FloatArray, Interval, check_fraction
 
-__all__ = ["SIGNIFICANCE", "SeedTest", "detectable_difference", "holm", "mcnemar_power", "seed_test"]
+__all__ = ["POWER", "SIGNIFICANCE", "SeedTest", "detectable_difference", "holm", "mcnemar_power", "seed_test"]
 
 SIGNIFICANCE = 0.05
+# The usual convention (Cohen 1988).
+POWER = 0.8
 # Of two equal configurations 4.3 % get a false verdict with two seeds per side, 0.6 % with three (docs/truth.md).
 MIN_CONFIGURATION_SEEDS = 3
 
@@ -46,7 +48,7 @@ def mcnemar_power(num_images: int, error_rate_a: float, error_rate_b: float, alp
     check_fraction(alpha, "alpha")
     if num_images < 1 or not (0 <= error_rate_a <= 1 and 0 <= error_rate_b <= 1):
         raise DataError(
-            f"{num_images} images with error rates {error_rate_a} and {error_rate_b}: needed are at least one image "
+            f"{num_images} images with error rates {error_rate_a} and {error_rate_b}: expected at least one image "
             f"and rates from 0 to 1"
         )
     only_a, only_b = error_rate_b * (1 - error_rate_a), error_rate_a * (1 - error_rate_b)
@@ -63,7 +65,9 @@ def mcnemar_power(num_images: int, error_rate_a: float, error_rate_b: float, alp
     return float(np.asarray(binom.pmf(num_discordant, num_images, only_a + only_b)) @ seen)
 
 
-def detectable_difference(num_images: int, error_rate: float, alpha: float = 0.05, power: float = 0.8) -> float | None:
+def detectable_difference(
+    num_images: int, error_rate: float, alpha: float = 0.05, power: float = POWER
+) -> float | None:
     """Smallest true difference in error rate that the exact McNemar test detects with this power.
 
     Args:
@@ -117,7 +121,7 @@ class SeedTest:
         return max(SIGNIFICANCE, 2 / comb(2 * self.num_seeds, self.num_seeds))
 
     @property
-    def is_apart(self) -> bool:
+    def is_separated(self) -> bool:
         """Whether the sides differ by more than their own seeds do; always true with a single seed per side."""
         # The smallest possible p-value is computed in two ways, which may differ in the last bit.
         return self.num_seeds == 1 or self.p_value <= self.max_p_value + 1e-12
@@ -187,7 +191,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """
     values: FloatArray = np.asarray(p_values, dtype=np.float64)
     if not ((values >= 0.0) & (values <= 1.0)).all():
-        raise DataError(f"p-values are {list(p_values)}, allowed is 0 to 1")
+        raise DataError(f"p-values are {list(p_values)}, expected 0 to 1")
     order = np.argsort(values, kind="stable")
     factors = np.arange(values.size, 0, -1)
     adjusted = np.empty_like(values)

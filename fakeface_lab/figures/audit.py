@@ -59,7 +59,7 @@ def thumbnail_weights_figure(weights: ArrayLike, class_names: Sequence[str]) -> 
         _draw_signed(panel, layer)
         panel.set(title=name, xticks=[], yticks=[])
     bar = figure.colorbar(
-        # Each panel has a scale of its own, so the bar says only which side is which.
+        # Each panel has its own scale, so the bar says only which side is which.
         ScalarMappable(Normalize(-1, 1), SIGNED_COLOURS),
         ax=list(panels),
         shrink=0.7,

@@ -1,4 +1,4 @@
-"""Pictures of a search: scores in their order, what mattered, what it cost."""
+"""Figures of a search: the score of each trial, hyperparameter importance, training time."""
 
 import math
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ def history_figure(
     """Return the score of each trial in order, the best so far, and that of trial 0 as a line.
 
     Args:
-        scores: by trial, from trial 0; None for one without a score, which is marked at the foot.
+        scores: by trial, from trial 0; None for one without a score, which is marked at the bottom.
         objective: name of the score.
         direction: whether a larger or a smaller score is better.
         trial_0: what the configuration of trial 0 is called.
@@ -42,8 +42,8 @@ def history_figure(
     if not has_score.all():
         failed = trials[~has_score]
         # Its height is a fraction of the axis, because there is no score to put it at.
-        at_foot = axes.get_xaxis_transform()
-        axes.plot(failed, np.full(len(failed), 0.03), color=FAILED_COLOUR, transform=at_foot, label="without a score")
+        at_bottom = axes.get_xaxis_transform()
+        axes.plot(failed, np.full(len(failed), 0.03), color=FAILED_COLOUR, transform=at_bottom, label="without a score")
     found = values[has_score]
     if len(found) and found.min() > 0 and found.max() > _LOG_FACTOR * found.min():
         axes.set_yscale("log")
@@ -57,7 +57,7 @@ def history_figure(
 def importance_figure(
     names: Sequence[str], means: Sequence[float], spreads: Sequence[float], warning: str = ""
 ) -> Figure:
-    """Return how much each hyperparameter mattered, the largest on top, with the warning written into the picture.
+    """Return the importance of each hyperparameter, the largest on top, with the warning as its title.
 
     Args:
         names: hyperparameters.

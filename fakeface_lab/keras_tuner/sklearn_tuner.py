@@ -20,9 +20,9 @@ from fakeface_lab.errors import ConfigError, ModelError
 from fakeface_lab.search.hypermodel_work import HypermodelWork
 from fakeface_lab.search.ledger.resume import choose_threads, find_search
 from fakeface_lab.search.run.engine import Assignment
-from fakeface_lab.search.session import choose_placement, open_tuner_search, run_tuner_search
 from fakeface_lab.search.store_tuner import Options, StoreTuner, patient_writer
 from fakeface_lab.search.suggest.oracles import reseeded
+from fakeface_lab.search.tuner_search import choose_placement, open_tuner_search, run_tuner_search
 from fakeface_lab.tracking.sklearn_models import load_sklearn_model, package_sklearn_model
 from fakeface_lab.training.executions import train_trial
 from fakeface_lab.training.fit_arguments import pass_through

@@ -1,4 +1,4 @@
-"""Hyperparameter search for any Keras model: KerasTuner suggests, the MLflow store remembers.
+"""Hyperparameter search for any Keras model: KerasTuner suggests trials, MLflow stores them.
 
 `Tuner` runs a search, `Search` reads one. Importing this package loads no TensorFlow; accessing these names does.
 """

@@ -1,7 +1,7 @@
 """What `Tuner` trains: any hypermodel, on the data given to `search`; and what its runs record.
 
 A trial resumes from its last epoch if the order of its data is under our control: arrays, no callbacks, and no
-`HyperModel.fit` of the user's own. Otherwise it restarts at its first epoch, and ends with the same result if the data
+custom `HyperModel.fit`. Otherwise it restarts at its first epoch, and ends with the same result if the data
 come in the same order again.
 """
 
@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from fakeface_lab.backend import keras_tuner
 from fakeface_lab.search.ledger.executions import BEST_EXECUTION, execution_run
 from fakeface_lab.search.run.engine import Assignment
+from fakeface_lab.terminal import format_value
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.training.executions import CrossValidation, best_execution, train_trial, training_of_fold
 from fakeface_lab.training.fit_arguments import FitArguments
@@ -89,8 +90,7 @@ class HypermodelWork:
 
     def label(self, values: Mapping[str, Any]) -> str:
         """Return the values as a short text."""
-        short = {name: f"{value:.2g}" if isinstance(value, float) else value for name, value in values.items()}
-        return " ".join(f"{name} {value}" for name, value in short.items())[:60]
+        return " ".join(f"{name} {format_value(value, 2)}" for name, value in values.items())[:60]
 
     def begin(self, run: TrackedRun, assignment: Assignment) -> None:
         """Write parameters, data, settings and machine."""

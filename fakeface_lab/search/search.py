@@ -23,7 +23,7 @@ _PATIENCE_SECS = 60.0
 
 
 class Search:
-    """What the store held of one search when it was read; `refresh` reads it again.
+    """A snapshot of one search in the store; `refresh` reads it again.
 
     Args:
         name: of the search (`Tuner(project_name=)`), or the id of its parent run.

@@ -1,4 +1,4 @@
-"""KerasTuner's `Tuner` with the MLflow store as its memory: any hypermodel, any oracle, the user's own data.
+"""KerasTuner's `Tuner` with its state in the MLflow store: any hypermodel, any oracle, the user's own data.
 
     tuner = fakeface_lab.Tuner(keras_tuner.oracles.RandomSearchOracle("val_loss", max_trials=10), build)
     tuner.search(x, y, epochs=5, validation_split=0.2)
@@ -26,10 +26,10 @@ from fakeface_lab.search.hypermodel_work import HypermodelWork
 from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.ledger.resume import choose_threads, find_search
 from fakeface_lab.search.run.engine import Assignment, Placement
-from fakeface_lab.search.session import choose_placement, open_tuner_search, run_tuner_search
 from fakeface_lab.search.store_tuner import Options, StoreTuner, patient_writer
 from fakeface_lab.search.suggest.growth import grown_space, set_growth
 from fakeface_lab.search.suggest.oracles import reseeded
+from fakeface_lab.search.tuner_search import choose_placement, open_tuner_search, run_tuner_search
 from fakeface_lab.tracking.lookup import fetch_artifact, get_run
 from fakeface_lab.tracking.models import as_model_input, fetch_model, load_logged_model, package_model
 from fakeface_lab.training.executions import CrossValidation, require_foldable, train_trial
@@ -44,7 +44,7 @@ _HANG_SECS = 1800.0
 
 
 class Tuner(StoreTuner, keras_tuner.Tuner):
-    """KerasTuner's Tuner; every trial is a run in MLflow, and the store is the only memory.
+    """KerasTuner's Tuner; every trial is a run in MLflow, and the store holds all state.
 
     The arguments up to `executions_per_trial` are KerasTuner's.
 

@@ -1,9 +1,8 @@
 """Everything that is written to or read from MLflow.
 
-`store` opens the store and pages through its runs, `writer` retries writes, `runs` writes one run, `owner` tells which
-process writes it, `models` logs, loads and registers models, `scores` writes and reads per-image scores, `lookup` finds
-runs and models by name, `datasets` finds audits and counts openings of test images, `provenance` describes code and
-machine.
+`store` opens the store and pages through its runs, `writer` retries writes, `runs` writes one run, `owner` records its
+code, machine and process, `models` logs, loads and registers models, `scores` writes and reads per-image scores,
+`lookup` finds runs and models by name, `datasets` finds audits and counts openings of test images.
 """
 
 import os
@@ -14,7 +13,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # program prints.
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-# The programs print their own links (`Store.places`); with a server MLflow adds one at the end of every run, hence of
+# The programs print their own links (`Store.places`); with a server MLflow adds one at the end of every run, so of
 # every trial.
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 # `writer` retries instead: MLflow's seven attempts stall for four minutes without a message, and they repeat a request

@@ -2,7 +2,7 @@
 
 Openings belong to a test set, not to a run: a search, a baseline and an evaluation may all look at the same images.
 Each run records its own openings in its tags before it looks; the total is their sum, so that no two processes write
-one counter. Deleted runs count too: they have looked all the same. Loads no TensorFlow.
+one counter. Deleted runs count too: they have looked at the images. Loads no TensorFlow.
 """
 
 import json

@@ -34,19 +34,19 @@ __all__ = [
     "FoundModel",
     "Run",
     "children_of",
+    "duplicates_of",
     "fetch_artifact",
     "find_evaluations",
     "find_latest",
     "find_model",
     "find_run",
-    "furthest",
     "get_run",
     "latest_runs",
     "load_keras_model",
     "logged_models",
+    "most_complete",
     "open_for_models",
     "open_for_reading",
-    "twins_of",
 ]
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -115,7 +115,7 @@ def find_run(store: Store, word: str) -> Run:
 
 
 def find_model(store: Store, word: str) -> "FoundModel":
-    """Return the model that `word` means.
+    """Return the model that `word` names.
 
     Args:
         store: any experiment of the store; the others are searched too.
@@ -138,7 +138,7 @@ def find_model(store: Store, word: str) -> "FoundModel":
     aliased = [model.name for model in registered if word in model.aliases]
     if len(aliased) > 1:
         raise NotFoundError(
-            f"{word}: {len(aliased)} registered models have this alias; say {aliased[0]}@{word} or another"
+            f"{word}: {len(aliased)} registered models have this alias; give {aliased[0]}@{word} or another"
         )
     if not aliased:
         raise NotFoundError(f"{word}: no run, model or alias of that name in {store.uri}{_suggestion(store, word)}")
@@ -146,7 +146,7 @@ def find_model(store: Store, word: str) -> "FoundModel":
 
 
 def _named(store: Store, word: str) -> list[Run]:
-    """Return the runs with this name, searches first, newest first; without superseded searches and twins."""
+    """Return the runs with this name, searches first, newest first; without superseded searches and duplicates."""
     everywhere = all_experiments(store.client)
     # A search keeps its name in a tag, whatever its run is renamed to.
     queries = (f"tags.search = {quote(word)} and tags.role = 'search'", f"attributes.run_name = {quote(word)}")
@@ -154,7 +154,7 @@ def _named(store: Store, word: str) -> list[Run]:
     # A restarted search has the name of the one that it supersedes.
     by_id = {run.info.run_id: run for run in found if "superseded_by" not in run.data.tags}
     runs = list(by_id.values())
-    return [run for run in runs if run is furthest(twins_of(run, runs))]
+    return [run for run in runs if run is most_complete(duplicates_of(run, runs))]
 
 
 def _only(runs: list[Run], word: str) -> Run:
@@ -204,7 +204,7 @@ def fetch_artifact(store: Store, run: Run, name: str, folder: str | Path) -> Pat
     try:
         return Path(store.client.download_artifacts(run.info.run_id, name, str(folder)))
     except (MlflowException, OSError) as err:
-        if is_transient_error(err):  # whoever waits for the store waits for this too
+        if is_transient_error(err):  # the caller retries it like any other request
             raise
         raise NotFoundError(f"run {run.info.run_name}: has no {name}; was it stopped before its end?") from err
 
@@ -298,27 +298,27 @@ def logged_models(store: Store, run_id: str, experiment_id: str | None = None) -
     return sorted(found, key=lambda model: (model.status != LoggedModelStatus.READY, model.creation_timestamp))
 
 
-# Given by whoever makes a run, so that it is found again where the store's answer got lost.
+# Chosen by the creator of a run, so that the run is found again if the store's answer is lost.
 KEY_TAG = "run_key"
 
 
-def furthest(runs: Sequence[Run]) -> Run:
-    """Return the one of several runs that are meant to be one: only one of them was ever written to."""
-    # Kept by chance, it was the empty one in 7 of 12 cases, and a finished trial was lost.
+def most_complete(runs: Sequence[Run]) -> Run:
+    """Return the run that was written to among the duplicates of one run; the others are empty."""
+    # An arbitrary choice kept an empty one in 7 of 12 cases, and a finished trial was lost.
     return max(
         runs,
         key=lambda run: (len(run.data.tags) + len(run.data.params) + len(run.data.metrics), -run.info.start_time),
     )
 
 
-def twins_of(run: Run, runs: Sequence[Run]) -> list[Run]:
-    """Return those of the runs, itself included, that a lost answer of the store made of one."""
+def duplicates_of(run: Run, runs: Sequence[Run]) -> list[Run]:
+    """Return the duplicates of a run among `runs`, itself included: a lost answer of the store created it twice."""
     key = run.data.tags.get(KEY_TAG)
     return [run] if key is None else [other for other in runs if other.data.tags.get(KEY_TAG) == key]
 
 
 def find_latest(store: Store, fingerprint: str) -> Run | None:
-    """Return the newest run with this fingerprint, finished or to be continued; None if there is none."""
+    """Return the newest run with this fingerprint, finished or to be resumed; None if there is none."""
     query = f"tags.fingerprint = '{fingerprint}'"
     found = [
         run
@@ -326,4 +326,4 @@ def find_latest(store: Store, fingerprint: str) -> Run | None:
         # A training that diverged would diverge again.
         if "diverged" not in run.data.tags.get("status_reason", "")
     ]
-    return furthest(twins_of(found[0], found)) if found else None
+    return most_complete(duplicates_of(found[0], found)) if found else None

@@ -206,9 +206,9 @@ def log_model(
                 params={key: str(value) for key, value in params.items()},
                 model_type=model_type,
             )
-        kept, *twins = logged_models(store, run.run_id)
-        for twin in twins:
-            _delete(store, twin)
+        kept, *duplicates = logged_models(store, run.run_id)
+        for duplicate in duplicates:
+            _delete(store, duplicate)
         return kept
 
     model = run.writer.call(find_or_make)
@@ -225,7 +225,7 @@ def log_model(
             Metric(key, value, timestamp_ms, step, model.model_id, dataset[0], dataset[1][:32])
             for key, value in metrics.items()
         ]
-        # READY comes last: whoever finds a READY model goes on to read its files.
+        # READY comes last: the files of a READY model are read by other programs.
         run.writer.call(lambda: client.log_model_artifacts(model.model_id, str(folder)))
         run.writer.call(lambda: client.log_batch(run.run_id, metrics=entities))
         run.writer.call(lambda: client.finalize_logged_model(model.model_id, LoggedModelStatus.READY))

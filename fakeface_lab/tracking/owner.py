@@ -1,4 +1,4 @@
-"""Where a run comes from: its code, packages and machine; which process writes it, and runs whose process is gone.
+"""Where a run comes from (code, packages, machine), which process writes it, and ending runs whose process is gone.
 
 Every process has a random token, in the run's tag `owner` and in a file of the run's work folder, next to a lock that
 the process holds while it lives. Clocks, host names and process ids are not used: containers may share them. Loads no
@@ -156,7 +156,7 @@ def sweep_dead_runs(store: Store) -> list[str]:
     Only runs last written by a process of this project folder: the state of others is unknown. Also removes the work
     folders of finished runs whose process was killed before it could.
     """
-    _remove_left_folders(store)
+    _remove_leftover_folders(store)
     swept = []
     for run in search_runs(store.client, [store.experiment_id], "attributes.status = 'RUNNING'"):
         with owner_state(run, store.work_folder / run.info.run_id) as state:
@@ -168,7 +168,7 @@ def sweep_dead_runs(store: Store) -> list[str]:
     return swept
 
 
-def _remove_left_folders(store: Store) -> None:
+def _remove_leftover_folders(store: Store) -> None:
     for folder in store.work_folder.glob("*/"):
         try:
             run = store.client.get_run(folder.name)

@@ -15,12 +15,13 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
 from fakeface_lab.errors import FakefaceLabError, TrackingError, without_credentials
-from fakeface_lab.tracking.lookup import KEY_TAG, furthest
+from fakeface_lab.tracking.duplicates import find_or_create
+from fakeface_lab.tracking.lookup import KEY_TAG
 from fakeface_lab.tracking.owner import OWNER_TAG, PROCESS, code_tags, lock_of, note_owner, remove_folder
-from fakeface_lab.tracking.store import MAX_TAG_CHARS, Store, as_entities, quote, search_runs
+from fakeface_lab.tracking.store import MAX_TAG_CHARS, Store, as_entities
 from fakeface_lab.tracking.writer import PatientWriter
 
-__all__ = ["Run", "StoredRun", "TrackedRun", "end_at_once", "make_once", "point", "remove_twins", "with_tags"]
+__all__ = ["Run", "StoredRun", "TrackedRun", "end_at_once", "point", "with_tags"]
 
 PARTIAL_UPLOAD = ".artifact.uploading."  # how MLflow begins the name of an artifact that it is still writing
 _MAX_POINTS = 1000  # in one write
@@ -84,10 +85,10 @@ class StoredRun:
         """Write parameters."""
         self.write(params=params)
 
-    def copy_figures(self, source: Run) -> None:
-        """Copy the parameters and all metric points of another run to this one."""
+    def copy_results(self, source: Run) -> None:
+        """Copy the parameters and all metric points of another run."""
         client, run_id = self.store.client, source.info.run_id
-        # Read anew: the metrics of `source` may have been uploaded after it was read.
+        # Read again: the metrics of `source` may have been uploaded after it was read.
         done = self.writer.call(lambda: client.get_run(run_id))
         self.log_params(done.data.params)
         for key in done.data.metrics:
@@ -136,7 +137,7 @@ class TrackedRun(StoredRun):
             all_tags["mlflow.parentRunId"] = parent_run_id
         if existing_run_id is None:
             all_tags[KEY_TAG] = uuid.uuid4().hex
-            return cls._open(store, writer, make_once(store, writer, all_tags, KEY_TAG))
+            return cls._open(store, writer, find_or_create(store, writer, all_tags, KEY_TAG))
         try:
             run = writer.call(lambda: store.client.get_run(existing_run_id))
         except TrackingError as err:
@@ -161,7 +162,7 @@ class TrackedRun(StoredRun):
         tracked = cls._open(store, writer, run)
         tracked._note_written()
         writer.call(lambda: store.client.update_run(tracked.run_id, status="RUNNING"))
-        # A run that was created but never opened has no count: opening it is no restart.
+        # A run that was created but never opened has no count: opening it is not a restart.
         num_restarts = int(run.data.tags.get("num_restarts", "-1")) + 1
         if num_restarts:
             tracked._remove_partial_uploads()
@@ -193,7 +194,7 @@ class TrackedRun(StoredRun):
             folder: with the child's files.
         """
         identity = {"mlflow.runName": name, "mlflow.parentRunId": self.run_id, OWNER_TAG: PROCESS}
-        child = make_once(self.store, self.writer, {**identity, **code_tags(), **tags}, key)
+        child = find_or_create(self.store, self.writer, {**identity, **code_tags(), **tags}, key)
         part = replace(self, run=child, folder=folder, written=set())
         if child.data.metrics:
             part._note_written()
@@ -338,31 +339,3 @@ def with_tags(run: Run, tags: Mapping[str, str]) -> Run:
 def _is_number(value: object) -> bool:
     # To Python a bool is a number too, but it makes no axis.
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def make_once(store: Store, writer: PatientWriter, tags: Mapping[str, str], key: str) -> Run:
-    """Return the run, among the children of its parent, whose tag `key` equals that in `tags`; created if missing.
-
-    The server or the network may fail after a run is created and before the answer arrives. So each attempt searches
-    first, and of several such runs all but one are deleted.
-    """
-    query = f"tags.`{key}` = {quote(tags[key])}"
-    if "mlflow.parentRunId" in tags:
-        query += f" and tags.`mlflow.parentRunId` = '{tags['mlflow.parentRunId']}'"
-
-    def find_or_make() -> Run:
-        client, places = store.client, [store.experiment_id]
-        if not search_runs(client, places, query):
-            client.create_run(store.experiment_id, tags=dict(tags))
-        return remove_twins(store, search_runs(client, places, query))
-
-    return writer.call(find_or_make)
-
-
-def remove_twins(store: Store, runs: Sequence[Run]) -> Run:
-    """Delete all but one of several runs that a lost answer has duplicated; return the remaining one."""
-    kept = furthest(runs)
-    for run in runs:
-        if run is not kept:
-            store.client.delete_run(run.info.run_id)
-    return kept

@@ -148,7 +148,7 @@ class PatientWriter:
             except Exception as err:  # raised again on the training's thread
                 self._failure = err
             finally:
-                # In any case, or `drain` would wait for ever.
+                # In any case, or `drain` would wait forever.
                 self._queue.task_done()
 
     def _persist(self, action: Callable[[], T]) -> T:

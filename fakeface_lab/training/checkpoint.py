@@ -55,7 +55,7 @@ class Snapshot:
         Of the documented network it takes 553 MB and 0.03 s (docs/search.md), in which the training stands still.
         """
         self.weights = _copy(model.variables, self.weights)
-        # A training loop of the user's own may do without a Keras optimizer.
+        # A custom training loop may do without a Keras optimizer.
         self.slots = _copy(getattr(getattr(model, "optimizer", None), "variables", []), self.slots)
         return self
 
@@ -67,8 +67,8 @@ class BackgroundWriter:
     """
 
     def __init__(self) -> None:
-        # Its thread is no daemon, unlike those of `tracking.writer`: an exit waits for half a second of a checkpoint,
-        # not for minutes of an upload.
+        # Its thread is not a daemon, unlike those of `tracking.writer`: an exit waits half a second for a checkpoint,
+        # not minutes for an upload.
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: tuple[Future[None], Callable[[], None]] | None = None
 

@@ -1,7 +1,7 @@
 """Normalizes the arguments of `Tuner.search` so that a trial replays in the same data order, and digests the data.
 
 Keras shuffles arrays with a state that a restart loses. Here arrays reach `fit` in an order that is a pure function of
-seed and epoch; anything else (data sets, generators, the arguments of a user's own `HyperModel.fit`) is passed through.
+seed and epoch; anything else (data sets, generators, the arguments of a custom `HyperModel.fit`) is passed through.
 """
 
 import hashlib
@@ -52,7 +52,7 @@ class FitArguments:
     """The arguments of `HyperModel.fit`, without those that the search sets itself.
 
     Attributes:
-        args: positional arguments; empty unless `HyperModel.fit` is the user's own.
+        args: positional arguments; empty unless `HyperModel.fit` is overridden.
         kwargs: keyword arguments.
         train: (x, y, sample_weight) as arrays, as far as given; None if the data are not all arrays.
         shuffle: whether `train` is shuffled in each epoch.
@@ -155,7 +155,7 @@ def bind_fit_arguments(
     except TypeError as err:
         raise ConfigError(f"search(): {err}; it takes what keras.Model.fit takes") from err
     named = dict(list(bound.arguments.items())[1:])
-    # Once more: it may have been a positional argument.
+    # Again: it may have been a positional argument.
     named.pop("verbose", None)
     epochs = named.pop("epochs", None)
     batch_size = named.get("batch_size") or _DEFAULT_BATCH_SIZE

@@ -115,7 +115,7 @@ def read_outcome(folder: Path) -> Outcome | None:
     """Return what `write_outcome` left in `folder`; None if the training is not finished, or the file is damaged."""
     try:
         return Outcome.from_json(json.loads((folder / _OUTCOME).read_text()))
-    # The file of another version has other fields. In either case the training goes on from its checkpoint, with the
+    # The file of another version has other fields. In either case the training resumes from its checkpoint, with the
     # same result.
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None

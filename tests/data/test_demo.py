@@ -218,7 +218,7 @@ def test_a_forensic_detector_finds_the_traces_through_the_jpeg(demo_root: Path) 
 
 @pytest.mark.parametrize("size_px", [31, 0, -4])
 def test_the_error_about_a_small_size_says_what_is_allowed(tmp_path: Path, size_px: int) -> None:
-    message = rf"^demo: size_px is {size_px}; allowed is 32 or more, ask for a larger size$"
+    message = rf"^demo: size_px is {size_px}; expected 32 or more, ask for a larger size$"
     with pytest.raises(DataError, match=message):
         draw_face(0, size_px, fake=False)
     with pytest.raises(DataError, match=message):
@@ -227,7 +227,7 @@ def test_the_error_about_a_small_size_says_what_is_allowed(tmp_path: Path, size_
 
 
 def test_the_error_about_too_few_faces_says_what_is_allowed(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"^demo: num_per_class is 4; allowed is 5 or more, ask for more faces$"):
+    with pytest.raises(DataError, match=r"^demo: num_per_class is 4; expected 5 or more, ask for more faces$"):
         generate_demo(tmp_path / "faces", MIN_NUM_PER_CLASS - 1)
 
 

@@ -1,21 +1,14 @@
-from pathlib import Path
+"""The space of a search holds the documented values, counts parameters as the model does, and refuses what is wrong."""
+
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
-from fakeface_lab.data.images import load_images
-from fakeface_lab.data.sources import find_source
-from fakeface_lab.data.splits import make_split
 from fakeface_lab.detector.model import build_model, fixed_hyperparameters
-from fakeface_lab.detector.space import build_space, num_parameters, to_hyperparameters
-from fakeface_lab.detector.work import DetectorWork
-from fakeface_lab.errors import ConfigError, ModelError
-from fakeface_lab.search.run.engine import Assignment
-from fakeface_lab.settings import DEFAULT_SPACE, Hyperparameters, Range, TuneSettings
-from fakeface_lab.training.checkpoint import inherit_checkpoint
-from fakeface_lab.training.objective import VAL_LOSS
-from fakeface_lab.training.outcome import Outcome
+from fakeface_lab.detector.space import OracleSpec, build_oracle, build_space, num_parameters, to_hyperparameters
+from fakeface_lab.errors import ConfigError, SearchError
+from fakeface_lab.settings import DEFAULT_SPACE, Hyperparameters, Range
+from tests.search.suggest.simulated_search import small_space, spec_of
 
 DOCUMENTED = Hyperparameters().model_dump()
 
@@ -51,28 +44,6 @@ def test_a_wrong_space_is_refused(ranges: dict[str, Any], message: str) -> None:
         space(**ranges)
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"values": [1, 1]}, "lists a value twice"),
-        ({"min": 1}, "min and max are both required"),
-        ({"min": 0, "max": 1, "sampling": "log"}, "log sampling needs a min above 0"),
-        ({"min": 1, "max": 2, "values": [1, 2]}, "either values, or min and max"),
-        ({"min": 1, "max": 4, "step": 1, "sampling": "log"}, "log sampling takes no step"),
-    ],
-)
-def test_a_wrong_range_is_refused(given: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValidationError, match=message):
-        Range(**given)
-
-
-def test_settings_take_known_objectives_and_model_policies_only() -> None:
-    assert TuneSettings(keep_models="top-3", objective="val_accuracy").keep_models == "top-3"
-    for wrong in ({"keep_models": "top-0"}, {"objective": "val_los"}, {"initial_points": 0}):
-        with pytest.raises(ValidationError):
-            TuneSettings(**wrong)
-
-
 @pytest.mark.parametrize("image_size", [24, 37])
 def test_parameters_are_counted_as_the_model_has_them(image_size: int) -> None:
     values = Hyperparameters(filters_1=5, filters_2=7, dense_units=11)
@@ -81,50 +52,25 @@ def test_parameters_are_counted_as_the_model_has_them(image_size: int) -> None:
     assert num_parameters(Hyperparameters(), 300) == 46_099_778
 
 
-class Silent:
-    def step_ended(self, epoch: int, step: int, num_steps: int) -> None: ...
-
-    def epoch_ended(self, record: Any) -> None: ...
-
-
-@pytest.fixture
-def work(make_images: Any, project: Path) -> DetectorWork:
-    images = load_images(find_source(str(make_images()), None, project, 24), 24)
-    return DetectorWork(images, make_split(images, "sealed", 0), VAL_LOSS, (), 1, {})
-
-
-def test_a_model_larger_than_the_memory_is_refused_before_it_is_built(work: DetectorWork, tmp_path: Path) -> None:
-    values = {**DOCUMENTED, "filters_2": 1024, "dense_units": 8192}
-    huge = DetectorWork(**{**vars(work), "images": _SizedLike(work.images, 2048)})
-    with pytest.raises(ModelError, match=r"model too large: 2,199,\d+,\d+,?\d* parameters need .* GB to train"):
-        huge(Assignment("trial-1", values, 1, 0), tmp_path, Silent())
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (spec_of("random", seed=-1), "search seed: -1 is negative; give 0 or a larger integer"),
+        (
+            spec_of("hyperband", max_epochs=None),
+            "hyperband: max_epochs None, .*give max_epochs of at least 1",
+        ),
+        (spec_of("hyperband", factor=1), "a factor of at least 2"),
+        (spec_of("hyperband", iterations=0), "at least 1 iteration"),
+    ],
+)
+def test_wrong_settings_are_refused(spec: OracleSpec, message: str) -> None:
+    with pytest.raises(SearchError, match=message):
+        build_oracle(spec)
 
 
-class _SizedLike:
-    """The images, as if they were larger."""
-
-    def __init__(self, images: Any, size_px: int) -> None:
-        self._images, self.size_px = images, size_px
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._images, name)
-
-
-def test_a_promoted_training_is_bit_equal_to_one_from_scratch(work: DetectorWork, tmp_path: Path) -> None:
-    values = {**DOCUMENTED, "filters_1": 4, "filters_2": 4, "dense_units": 8, "batch_size": 8, "learning_rate": 0.003}
-    folders = {name: tmp_path / name for name in ("parent", "promoted", "scratch")}
-    for folder in folders.values():
-        folder.mkdir()
-    work(Assignment("trial-1", values, 2, 0), folders["parent"], Silent())
-    inherit_checkpoint(folders["parent"], folders["promoted"])
-    outcomes: list[Outcome] = [
-        work(Assignment("trial-2", values, 5, 0), folders[name], Silent()) for name in ("promoted", "scratch")
-    ]
-    measured = {"epoch_secs", "train_secs", "peak_rss_bytes"}
-    for first, second in zip(outcomes[0].records, outcomes[1].records, strict=True):
-        assert {key: first.metrics[key] for key in set(first.metrics) - measured} == {
-            key: second.metrics[key] for key in set(second.metrics) - measured
-        }
-    assert outcomes[0].kept_epoch == outcomes[1].kept_epoch
-    scores = [(folders[name] / "artifacts" / "scores.csv").read_bytes() for name in ("promoted", "scratch")]
-    assert scores[0] == scores[1]
+def test_an_unknown_algorithm_is_refused() -> None:
+    unknown: Any = "genetic"
+    message = "algorithm: 'genetic' is unknown; choose one of random, grid, bayesian, hyperband"
+    with pytest.raises(SearchError, match=message):
+        build_oracle(OracleSpec(unknown, small_space()))

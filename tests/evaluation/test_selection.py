@@ -120,7 +120,7 @@ def test_two_images_are_enough_to_run() -> None:
 @pytest.mark.parametrize(
     ("scores", "message"),
     [
-        (np.zeros(3), r"shape \(3,\), needed is \(num_images, num_columns\)"),
+        (np.zeros(3), r"shape \(3,\), expected \(num_images, num_columns\)"),
         (np.zeros((1, 3)), "at least 2 images"),
         (np.zeros((3, 0)), r"shape \(3, 0\)"),
         (np.full((3, 2), np.nan), "leave out the trials"),
@@ -151,7 +151,7 @@ def test_expected_best_of_thousands_of_trials_does_not_overflow() -> None:
 
 @pytest.mark.parametrize("algorithm", ["bayesian", "hyperband", "grid", ""])
 def test_expected_best_refuses_trials_that_are_not_independent_draws(algorithm: str) -> None:
-    with pytest.raises(ConfigError, match="not independent draws; allowed is 'random'"):
+    with pytest.raises(ConfigError, match="not independent draws; expected 'random'"):
         expected_best([0.5, 0.6], algorithm)
 
 
@@ -197,8 +197,8 @@ def test_edges_are_named_and_choices_ignored() -> None:
     [
         (2.0, SearchRange(0, 1), "x = 2.0 lies outside its range 0 to 1"),
         (float("nan"), SearchRange(0, 1), "lies outside"),
-        (0.5, SearchRange(1, 0), "range of x is 1 to 0, needed is low < high"),
-        (0.5, SearchRange(0, 1, is_log=True), "needed is 0 < low < high"),
+        (0.5, SearchRange(1, 0), "range of x is 1 to 0, expected low < high"),
+        (0.5, SearchRange(0, 1, is_log=True), "expected 0 < low < high"),
     ],
 )
 def test_edges_refuse_invalid_ranges(value: float, searched: SearchRange, message: str) -> None:

@@ -168,3 +168,9 @@ def open_ledger(store: Store, name: str = "curves", restart: bool = False, **ide
     """The ledger of a search, new or resumed."""
     writer = PatientWriter(120)
     return open_search(store, writer, name, {"seed": 3} | identity, VAL_LOSS.tags(), restart=restart)
+
+
+def reopened(ledger: Ledger, **identity: Any) -> Ledger:
+    """The same ledger, as another process reads it."""
+    ledger.parent.lock.release()
+    return open_ledger(ledger.parent.store, **identity)

@@ -1,16 +1,10 @@
 """`Tuner` as a user of KerasTuner meets it: every oracle, any model and data, refusals, and restarts."""
 
 import os
-import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
 import keras_tuner
 import numpy as np
 import pandas as pd
@@ -20,71 +14,13 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 import fakeface_lab
-from fakeface_lab.backend import keras, tf
+from fakeface_lab.backend import keras
 from fakeface_lab.compare import main as compare
 from fakeface_lab.errors import AllTrialsFailedError, ConfigError, SearchError
 from fakeface_lab.search.tuner import Tuner
+from tests.search.tiny_tuner import EAGERLY, FIT, X, Y, build, history, inline, random_oracle, runs_of, small
 
-RNG = np.random.default_rng(3)
-X = RNG.normal(size=(60, 4)).astype(np.float32)
-Y = (X[:, :2].sum(axis=1) > 0).astype(np.float32)
-
-ROOT = Path(fakeface_lab.__file__).parents[1]
-
-EAGERLY = True  # for so little training, tracing a graph would take longer
-
-FIT = {"epochs": 2, "batch_size": 16, "validation_split": 0.25, "verbose": 0}
-
-
-@pytest.fixture
-def project(project: Path, empty_project: Path) -> Path:
-    shutil.copy(empty_project / "mlflow.db", project / "mlflow.db")  # creating the tables takes seconds
-    return project
-
-
-def build(hp: keras_tuner.HyperParameters) -> keras.Model:
-    """Two activations, one with its own hyperparameter; the number of layers sets the number of hyperparameters."""
-    model = keras.Sequential([keras.Input((4,))])
-    for number in range(hp.Choice("layers", [1, 2])):
-        model.add(keras.layers.Dense(hp.Choice(f"units_{number}", [2, 4])))
-        if hp.Choice("activation", ["relu", "leaky"]) == "leaky":
-            with hp.conditional_scope("activation", ["leaky"]):
-                model.add(keras.layers.LeakyReLU(hp.Choice("slope", [0.1, 0.3])))
-        else:
-            model.add(keras.layers.ReLU())
-    model.add(keras.layers.Dropout(0.2))
-    model.add(keras.layers.Dense(1, activation="sigmoid"))
-    model.compile("adam", "binary_crossentropy", metrics=["accuracy"], run_eagerly=EAGERLY)
-    return model
-
-
-def small(hp: keras_tuner.HyperParameters) -> keras.Model:
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(hp.Choice("units", [2, 4, 13]))])
-    model.add(keras.layers.Dense(1, activation="sigmoid"))
-    model.compile("adam", "binary_crossentropy", metrics=["accuracy"], run_eagerly=EAGERLY)
-    return model
-
-
-def random_oracle(max_trials: int = 3, objective: Any = "val_loss") -> keras_tuner.Oracle:
-    return oracles.RandomSearchOracle(objective, max_trials=max_trials, seed=5)
-
-
-def inline(build: Any = build, oracle: keras_tuner.Oracle | None = None, **kwargs: Any) -> Tuner:
-    return Tuner(oracle or random_oracle(), build, engine="inline", **kwargs)
-
-
-def runs_of(tuner: Tuner, role: str = "trial") -> list[Run]:
-    """The runs of a search in MLflow, the oldest first, read with MLflow's own client."""
-    client = MlflowClient(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    found = client.search_runs(experiments, f"tags.role = '{role}'")
-    return sorted(found, key=lambda run: int(run.data.tags.get("trial", "0")))
-
-
-def history(run: Run, key: str) -> list[tuple[int, float]]:
-    client = MlflowClient(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
-    return [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, key)]
-
+pytestmark = pytest.mark.usefixtures("project_with_tables")
 
 ORACLES: dict[str, Callable[[], keras_tuner.Oracle]] = {
     "random": random_oracle,
@@ -277,100 +213,9 @@ def test_best_model_loads_from_mlflow_and_scores_what_the_run_says(shape: str, p
     np.testing.assert_allclose(served.predict(validation[0]), model.predict(validation[0], verbose=0), atol=1e-6)
 
 
-class OwnBatchSize(keras_tuner.HyperModel):
-    def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
-        return small(hp)
-
-    def fit(self, hp: keras_tuner.HyperParameters, model: keras.Model, *args: Any, **kwargs: Any) -> Any:
-        return model.fit(*args, batch_size=hp.Choice("batch_size", [8, 30]), **kwargs)
-
-
-def test_hyperparameters_of_the_users_own_fit_are_searched(project: Path) -> None:
-    tuner = inline(OwnBatchSize(), random_oracle(6))
-    tuner.search(X, Y, epochs=1, validation_split=0.25, verbose=0)
-    assert {run.data.params["batch_size"] for run in runs_of(tuner)} == {"8", "30"}
-
-
-class OwnLoop(keras_tuner.HyperModel):
-    """Trains a model that is not compiled, and returns the objective."""
-
-    def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
-        return keras.Sequential(
-            [keras.Input((4,)), keras.layers.Dense(hp.Choice("units", [2, 4])), keras.layers.Dense(1)]
-        )
-
-    def fit(self, hp: keras_tuner.HyperParameters, model: keras.Model, x: Any, y: Any, callbacks: Any = ()) -> float:
-        optimizer = keras.optimizers.SGD(hp.Float("lr", 1e-3, 1e-1, sampling="log"))
-        for callback in callbacks:
-            callback.set_model(model)
-        loss = float("nan")
-        for epoch in range(2):
-            with tf.GradientTape() as tape:
-                error = tf.reduce_mean((model(x) - y[:, None]) ** 2)
-            optimizer.apply(tape.gradient(error, model.trainable_variables), model.trainable_variables)
-            loss = float(tf.reduce_mean((model(x) - y[:, None]) ** 2))
-            for callback in callbacks:
-                callback.on_epoch_end(epoch, logs={"my_loss": loss})
-        return loss
-
-
-@pytest.mark.parametrize("objective", [None, keras_tuner.Objective("my_loss", "min")], ids=["returned", "reported"])
-def test_a_users_own_training_loop(objective: Any, project: Path) -> None:
-    tuner = inline(OwnLoop(), random_oracle(2, objective))
-    tuner.search(X, Y)
-    for run in runs_of(tuner):
-        curve = [value for _, value in history(run, "my_loss")]
-        assert len(curve) == 2
-        assert run.data.metrics["score"] == pytest.approx(min(curve))
-        assert float(run.data.params["lr"]) > 0
-    (model,) = tuner.get_best_models()
-    assert float(np.mean((model(X)[:, 0] - Y) ** 2)) == pytest.approx(tuner.oracle.get_best_trials()[0].score)
-
-
-def build_failing(hp: keras_tuner.HyperParameters) -> keras.Model:
-    units = hp.Choice("units", [2, 4, 13])
-    if units == 13:
-        raise ValueError("thirteen units are too many\nand more words")
-    return small(hp)
-
-
-def test_a_failing_build_is_a_failed_trial(project: Path) -> None:
-    tuner = inline(build_failing, oracles.GridSearchOracle("val_loss"))
-    tuner.search(X, Y, **FIT)
-    runs = runs_of(tuner)
-    assert [run.info.status for run in runs] == ["FINISHED", "FINISHED", "FAILED"]
-    assert runs[2].data.tags["status_reason"] == "ValueError: thirteen units are too many"
-    assert len(tuner.get_best_hyperparameters(5)) == 2, "KerasTuner would fill up with the failed one"
-
-
 def test_all_trials_failing_is_reported(project: Path) -> None:
     with pytest.raises(AllTrialsFailedError, match=r"all 2 trials failed .*objective val_f1: an epoch has"):
         inline(small, random_oracle(2, keras_tuner.Objective("val_f1", "max"))).search(X, Y, **FIT)
-
-
-def test_a_model_above_the_limit_is_a_failed_trial(project: Path) -> None:
-    tuner = inline(small, oracles.GridSearchOracle("val_loss"), max_model_size=30)
-    tuner.search(X, Y, **FIT)
-    assert runs_of(tuner)[2].data.tags["status_reason"] == "oversized model: 79 parameters, max_model_size is 30"
-
-
-def test_compile_arguments_of_the_tuner_take_precedence(project: Path) -> None:
-    tuner = inline(small, random_oracle(1), loss="mae", metrics=["mse"], optimizer=keras.optimizers.SGD(0.25))
-    tuner.search(X, Y, **FIT)
-    metrics = runs_of(tuner)[0].data.metrics
-    assert {"val_mse", "mse"} < set(metrics)
-    assert "accuracy" not in metrics
-    assert metrics["learning_rate"] == 0.25
-
-
-def test_a_data_set_is_trained_on_in_this_process_with_a_notice(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    batches = tf.data.Dataset.from_tensor_slices((X, Y)).batch(16)
-    tuner = Tuner(random_oracle(2), small)
-    tuner.search(batches, validation_data=batches, epochs=2)
-    assert "trials run in this process: what search() was given" in capsys.readouterr().out
-    assert [run.info.status for run in runs_of(tuner)] == ["FINISHED", "FINISHED"]
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
@@ -414,12 +259,6 @@ def test_bad_arguments_of_search_are_refused(name: str, project: Path) -> None:
         inline(small).search(X, Y, **{name: 1})
 
 
-def test_local_engine_names_what_cannot_be_sent(project: Path) -> None:
-    batches = tf.data.Dataset.from_tensor_slices((X, Y)).batch(16)
-    with pytest.raises(ConfigError, match=r"engine='local': what search\(\) was given .* cannot be sent"):
-        Tuner(random_oracle(), small, engine="local").search(batches, epochs=1)
-
-
 def test_other_data_under_the_same_name_are_refused_and_overwrite_starts_over(project: Path) -> None:
     first = inline(small, random_oracle(1), project_name="mine")
     first.search(X, Y, **FIT)
@@ -451,124 +290,6 @@ def test_project_experiment_and_store_can_be_named(project: Path) -> None:
     experiment = client.get_experiment_by_name("faces")
     names = {run.info.run_name for run in client.search_runs([experiment.experiment_id])}
     assert names == {"mine", "t000 units 2"}
-
-
-class Killer(keras_tuner.HyperModel):
-    def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
-        return small(hp)
-
-    def fit(self, hp: keras_tuner.HyperParameters, model: keras.Model, *args: Any, **kwargs: Any) -> Any:
-        if hp.get("units") == 4:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return model.fit(*args, **kwargs)
-
-
-@pytest.mark.slow
-def test_a_trial_that_kills_its_process_fails_and_the_search_continues(project: Path) -> None:
-    tuner = Tuner(oracles.GridSearchOracle("val_loss"), Killer(), threads=1)
-    tuner.search(X, Y, **FIT)
-    runs = runs_of(tuner)
-    assert [run.info.status for run in runs] == ["FINISHED", "FAILED", "FINISHED"]
-    assert runs[1].data.tags["num_deaths"] == "3"
-    assert "signal 9" in runs[1].data.tags["status_reason"]
-
-
-SCRIPT = """
-import sys
-import keras_tuner
-import numpy as np
-import fakeface_lab
-import test_tuner
-
-def build(hp):
-    model = test_tuner.build(hp)
-    model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
-    return model
-
-x = np.tile(test_tuner.X, (100, 1))
-y = np.tile(test_tuner.Y, 100)
-oracle = keras_tuner.oracles.BayesianOptimizationOracle("val_loss", max_trials=4, num_initial_points=2, seed=5)
-tuner = fakeface_lab.Tuner(oracle, build, threads=1)
-tuner.search(x, y, epochs=4, batch_size=8, validation_split=0.2)
-"""
-
-
-def start(folder: Path) -> "subprocess.Popen[str]":
-    script = folder / "script.py"
-    script.write_text(SCRIPT)
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent}"}
-    return subprocess.Popen(
-        [sys.executable, str(script)], cwd=folder, env=environment, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )  # fmt: skip
-
-
-def recorded(folder: Path) -> list[tuple[dict[str, str], list[tuple[int, float]], str]]:
-    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    runs = client.search_runs(experiments, "tags.role = 'trial'")
-    runs = sorted(runs, key=lambda run: int(run.data.tags["trial"]))
-    curves = [client.get_metric_history(run.info.run_id, "val_loss") for run in runs]
-    return [
-        (run.data.params, [(point.step, point.value) for point in curve], run.data.tags.get("score", ""))
-        for run, curve in zip(runs, curves, strict=True)
-    ]
-
-
-def epochs_done(folder: Path) -> int:
-    return sum(len(curve) for _, curve, _ in recorded(folder))
-
-
-@pytest.mark.timeout(240)
-@pytest.mark.slow
-def test_a_killed_driver_resumes_and_ends_with_the_same_result(tmp_path: Path, empty_project: Path) -> None:
-    cut, whole = tmp_path / "cut", tmp_path / "whole"
-    for folder in (cut, whole):
-        (folder / "experiments").mkdir(parents=True)
-        shutil.copy(empty_project / "mlflow.db", folder / "mlflow.db")
-    driver = start(cut)
-    deadline = time.monotonic() + 100
-    while epochs_done(cut) < 6 and time.monotonic() < deadline and driver.poll() is None:
-        time.sleep(0.1)
-    assert driver.poll() is None, driver.communicate()[1][-2000:]
-    driver.kill()
-    driver.communicate()
-    before = epochs_done(cut)
-    assert 6 <= before < 16, "killed in the middle of a trial"
-    drivers = [start(cut), start(whole)]
-    for process in drivers:
-        _, errors = process.communicate()
-        assert process.returncode == 0, errors[-2000:]
-    assert recorded(cut) == recorded(whole)
-    assert len(recorded(cut)) == 4
-    for _, curve, score in recorded(cut):
-        assert [step for step, _ in curve] == [1, 2, 3, 4]
-        assert float(score) == min(value for _, value in curve)
-
-
-class Sleepy(keras_tuner.HyperModel):
-    """Its training reports nothing for longer than the hang limit."""
-
-    def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
-        return small(hp)
-
-    def fit(self, hp: keras_tuner.HyperParameters, model: keras.Model, *args: Any, **kwargs: Any) -> float:
-        time.sleep(6)
-        return 0.5
-
-
-@pytest.mark.slow
-def test_a_users_own_silent_fit_is_not_considered_hung_unless_asked(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("fakeface_lab.search.tuner._HANG_SECS", 2.0)
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    tuner = Tuner(random_oracle(1), Sleepy(), project_name="patient", engine="local")
-    tuner.search(X, Y, verbose=0)
-    assert [trial.status for trial in tuner.oracle.trials.values()] == ["COMPLETED"]
-    hasty = Tuner(random_oracle(1), Sleepy(), project_name="hasty", engine="local", hang_secs=2.0)
-    with pytest.raises((AllTrialsFailedError, SearchError), match="hung: no training step for 2 s"):
-        hasty.search(X, Y, verbose=0)
 
 
 def test_a_hang_limit_of_zero_is_refused(project: Path) -> None:

@@ -1,16 +1,19 @@
 """A name means one run: searches before runs, never a superseded search, and nothing ambiguous."""
 
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fakeface_lab.errors import ModelError, NotFoundError
-from fakeface_lab.tracking.lookup import KEY_TAG, find_model, find_run, get_run
+from fakeface_lab.tracking.lookup import KEY_TAG, find_latest, find_model, find_run, get_run, open_for_models
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.tracking.writer import PatientWriter
+from tests.tracked_model_store import TrackedProject
+from tests.tracking.made_runs import make_run
 
 
 def named(store: Store, name: str, **tags: str) -> str:
@@ -69,6 +72,39 @@ def test_what_is_not_there(local_store: Store, tmp_path: Path) -> None:
             find(local_store, "basline one")
     with pytest.raises(NotFoundError, match="f{32}: no such run in " + re.escape(local_store.uri)):
         get_run(local_store, "f" * 32)
+
+
+def test_the_latest_is_the_newest_with_the_same_facts(local_store: Store, writer: PatientWriter) -> None:
+    assert find_latest(local_store, "f1") is None
+    make_run(local_store, writer, "other facts", fingerprint="f2").end("KILLED")
+    for name, status in (("older", "FAILED"), ("newer", "KILLED"), ("newest", "FINISHED")):
+        make_run(local_store, writer, name, fingerprint="f1").end(status)
+        found = find_latest(local_store, "f1")
+        assert found is not None
+        assert found.info.run_name == name
+        time.sleep(0.01)
+    make_run(local_store, writer, "hopeless", fingerprint="f1").end("FAILED", "training diverged: loss became nan")
+    found = find_latest(local_store, "f1")
+    assert found is not None
+    assert found.info.run_name == "newest"
+
+
+def test_model_has_many_names(tracked: TrackedProject) -> None:
+    store = open_for_models(None, tracked.project)
+    address = find_model(store, "tiny").uri
+    store.client.create_registered_model("faces")
+    version = store.client.create_model_version("faces", address, tracked.run_id).version
+    store.client.set_registered_model_alias("faces", "champion", version)
+    for word in (tracked.run_id, "tiny", address, f"models:/faces/{version}", "faces@champion", "champion"):
+        found = find_model(store, word)
+        assert found.run.info.run_id == tracked.run_id, word
+        assert found.metadata["class_names"] == ["fake", "real"], word
+        assert found.store.experiment_name == "images", word
+    store.client.create_registered_model("others")
+    other = store.client.create_model_version("others", address, tracked.run_id).version
+    store.client.set_registered_model_alias("others", "champion", other)
+    with pytest.raises(Exception, match="2 registered models have this alias; give faces@champion or another"):
+        find_model(store, "champion")
 
 
 def test_an_alias_beyond_the_first_page_of_models_is_found(local_store: Store) -> None:

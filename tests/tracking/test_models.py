@@ -187,13 +187,13 @@ def test_a_half_logged_model_is_completed(run: TrackedRun, log: Log, packed: Pat
 
 def test_of_models_that_a_lost_answer_doubled_one_is_left_with_its_files(run: TrackedRun, log: Log) -> None:
     client = run.store.client
-    twins = [
+    duplicates = [
         client.create_logged_model(run.store.experiment_id, name="model", source_run_id=run.run_id) for _ in range(2)
     ]
-    client.finalize_logged_model(twins[1].model_id, LoggedModelStatus.READY)
-    assert log() == twins[1].model_id
+    client.finalize_logged_model(duplicates[1].model_id, LoggedModelStatus.READY)
+    assert log() == duplicates[1].model_id
     found = client.search_logged_models([run.store.experiment_id], f"source_run_id = '{run.run_id}'")
-    assert [model.model_id for model in found] == [twins[1].model_id]
+    assert [model.model_id for model in found] == [duplicates[1].model_id]
 
 
 @pytest.mark.parametrize("name", ["MLmodel", "data/model.keras"])
@@ -211,11 +211,11 @@ def test_a_damaged_package_is_noticed(packed: Path, name: str) -> None:
 
 
 def test_a_model_is_deleted_from_a_folder_with_a_space(
-    tmp_path: Path, empty_database: Path, writer: PatientWriter
+    tmp_path: Path, empty_project: Path, writer: PatientWriter
 ) -> None:
     project = tmp_path / "my faces é"
     project.mkdir()
-    shutil.copy(empty_database, project / "mlflow.db")
+    shutil.copy(empty_project / "mlflow.db", project / "mlflow.db")
     store = open_store(None, project, "faces")
     run = TrackedRun.create(store, writer, "baseline", {})
     half = store.client.create_logged_model(store.experiment_id, name="model", source_run_id=run.run_id)

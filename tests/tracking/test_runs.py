@@ -1,11 +1,7 @@
 """Runs on real stores: what is written once stays once, and no run stays RUNNING."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,17 +17,15 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from fakeface_lab.errors import TrackingError, TrainingDivergedError
+from fakeface_lab.tracking.duplicates import find_or_create
 from fakeface_lab.tracking.lookup import KEY_TAG, find_latest
 from fakeface_lab.tracking.owner import sweep_dead_runs
-from fakeface_lab.tracking.runs import PARTIAL_UPLOAD, TrackedRun, make_once
+from fakeface_lab.tracking.runs import PARTIAL_UPLOAD, TrackedRun
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.tracking.writer import PatientWriter
+from tests.tracking.made_runs import make_run, start_program
 
 NOW_MS = 1_760_000_000_000
-
-
-def make_run(store: Store, writer: PatientWriter, name: str = "run 1", **tags: str) -> TrackedRun:
-    return TrackedRun.create(store, writer, name, {"role": "baseline", **tags})
 
 
 def stored(run: TrackedRun) -> Run:
@@ -220,21 +214,6 @@ def test_a_second_writer_is_refused_in_one_line(local_store: Store, writer: Pati
     TrackedRun.reopen(local_store, writer, run.run).end("FINISHED")
 
 
-def test_the_latest_is_the_newest_with_the_same_facts(local_store: Store, writer: PatientWriter) -> None:
-    assert find_latest(local_store, "f1") is None
-    make_run(local_store, writer, "other facts", fingerprint="f2").end("KILLED")
-    for name, status in (("older", "FAILED"), ("newer", "KILLED"), ("newest", "FINISHED")):
-        make_run(local_store, writer, name, fingerprint="f1").end(status)
-        found = find_latest(local_store, "f1")
-        assert found is not None
-        assert found.info.run_name == name
-        time.sleep(0.01)
-    make_run(local_store, writer, "hopeless", fingerprint="f1").end("FAILED", "training diverged: loss became nan")
-    found = find_latest(local_store, "f1")
-    assert found is not None
-    assert found.info.run_name == "newest"
-
-
 def test_an_existing_run_is_used_in_its_own_experiment(
     store: Store, writer: PatientWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,37 +237,6 @@ def test_a_missing_mlflow_run_id_is_refused(store: Store, writer: PatientWriter)
     assert "\n" not in str(err.value)
 
 
-# A program that opens a run and then works until it is stopped.
-PROGRAM = """
-import sys, time
-from pathlib import Path
-from fakeface_lab.terminal import run_program
-from fakeface_lab.settings import BaselineSettings
-from fakeface_lab.tracking.writer import PatientWriter
-from fakeface_lab.tracking.runs import TrackedRun
-from fakeface_lab.tracking.store import open_store
-
-def body(settings):
-    store = open_store(None, Path.cwd(), "faces")
-    run = TrackedRun.create(store, PatientWriter(5), "a run", {"role": "baseline"})
-    with run.ending():
-        print(run.run_id, flush=True)
-        time.sleep(120)
-
-sys.exit(run_program(BaselineSettings, "program", body, []))
-"""
-
-
-def start_program(project: Path) -> tuple["subprocess.Popen[str]", str]:
-    settings = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM], cwd=project, env=settings, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stdout is not None
-    return process, process.stdout.readline().strip()
-
-
 @pytest.mark.parametrize(
     ("number", "exit_code", "reason"),
     [(signal.SIGTERM, 143, "stopped by SIGTERM"), (signal.SIGINT, 130, "stopped by Ctrl-C")],
@@ -303,26 +251,6 @@ def test_a_signal_ends_program_and_run(
     found = local_store.client.get_run(run_id)
     assert (found.info.status, found.data.tags["status_reason"]) == ("KILLED", reason)
     assert "Traceback" not in errors
-
-
-def test_runs_of_dead_processes_are_ended_and_others_are_not(
-    local_store: Store, project: Path, writer: PatientWriter
-) -> None:
-    process, dead_id = start_program(project)
-    of_another_machine = local_store.client.create_run(local_store.experiment_id)
-    mine = make_run(local_store, writer, "mine")
-    assert sweep_dead_runs(local_store) == [], "all are alive, or not ours to judge"
-    process.kill()
-    process.communicate()
-    assert local_store.client.get_run(dead_id).info.status == "RUNNING", "nobody could say a word"
-    assert sweep_dead_runs(local_store) == ["a run"]
-    dead = local_store.client.get_run(dead_id)
-    assert (dead.info.status, dead.data.tags["status_reason"]) == (
-        "KILLED",
-        "process exited without reporting a status",
-    )
-    for run_id in (of_another_machine.info.run_id, mine.run_id):
-        assert local_store.client.get_run(run_id).info.status == "RUNNING"
 
 
 class Forgetful(MlflowClient):
@@ -350,64 +278,17 @@ def test_a_run_whose_answer_was_lost_is_not_created_again(store: Store, writer: 
 def test_of_runs_that_were_created_twice_the_written_one_remains(store: Store, writer: PatientWriter) -> None:
     run = TrackedRun.create(store, writer, "a run", {"fingerprint": "f"})
     tags = store.client.get_run(run.run_id).data.tags
-    twins = [store.client.create_run(store.experiment_id, tags=tags, start_time=time) for time in (1, 2**41)]
+    duplicates = [store.client.create_run(store.experiment_id, tags=tags, start_time=time) for time in (1, 2**41)]
     run.log_params({"a": 1})
     run.log_metrics({"b": 1.0}, 1, 1)
     writer.drain()
     latest = find_latest(store, "f")
     assert latest is not None
     assert latest.info.run_id == run.run_id
-    kept = make_once(store, writer, tags, KEY_TAG)
+    kept = find_or_create(store, writer, tags, KEY_TAG)
     assert kept.info.run_id == run.run_id
-    stages = [store.client.get_run(twin.info.run_id).info.lifecycle_stage for twin in twins]
+    stages = [store.client.get_run(duplicate.info.run_id).info.lifecycle_stage for duplicate in duplicates]
     assert stages == ["deleted", "deleted"]
-
-
-def test_left_over_folders_of_finished_runs_are_removed_and_others_are_not(
-    local_store: Store, writer: PatientWriter
-) -> None:
-    runs = {
-        name: TrackedRun.create(local_store, writer, name, {"role": role})
-        for name, role in (("final", "final"), ("trial", "trial"), ("open", "baseline"), ("held", "final"))
-    }
-    for name in ("final", "trial", "held"):
-        runs[name].end("FINISHED")
-    runs["held"].lock.acquire()
-    (local_store.work_folder / "of another store").mkdir()
-    sweep_dead_runs(local_store)
-    assert [name for name, run in runs.items() if run.folder.exists()] == ["trial", "open", "held"]
-    assert (local_store.work_folder / "of another store").exists()
-    runs["held"].lock.release()
-
-
-def test_a_left_over_lock_file_does_not_end_a_run_that_is_written_elsewhere(
-    local_store: Store, writer: PatientWriter, tmp_path: Path
-) -> None:
-    run = TrackedRun.create(local_store, writer, "a run", {})
-    run.lock.release()  # its process here is gone
-    (tmp_path / "elsewhere").mkdir()
-    elsewhere = replace(local_store, project=tmp_path / "elsewhere")
-    program = (
-        "import sys; from pathlib import Path\n"
-        "from fakeface_lab.tracking.writer import PatientWriter; from fakeface_lab.tracking.runs import TrackedRun\n"
-        "from fakeface_lab.tracking.store import open_store\n"
-        "store = open_store(sys.argv[1], Path(sys.argv[2]), sys.argv[3])\n"
-        "TrackedRun.reopen(store, PatientWriter(20), store.client.get_run(sys.argv[4]))\n"
-        "sys.stdout.write('open'); sys.stdout.flush(); sys.stdin.read()\n"
-    )
-    words = [sys.executable, "-c", program, elsewhere.uri, str(elsewhere.project), elsewhere.experiment_name]
-    other = subprocess.Popen([*words, run.run_id], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        assert other.stdout is not None
-        assert other.stdout.read(4) == "open"
-        assert sweep_dead_runs(local_store) == []
-        assert local_store.client.get_run(run.run_id).info.status == "RUNNING"
-        with pytest.raises(TrackingError, match=r"run a run: another process has taken it over .*; this one stops"):
-            run.require_owned()
-    finally:
-        other.kill()
-        other.communicate()
-    assert sweep_dead_runs(elsewhere) == ["a run"]
 
 
 def test_a_password_reaches_neither_trace_nor_reason(local_store: Store, writer: PatientWriter) -> None:

@@ -71,10 +71,10 @@ def test_the_experiment_of_the_environment_takes_precedence(
 
 
 def test_opening_decides_where_models_are_loaded_from_but_not_where_the_next_program_writes(
-    project_with_tables: Path, empty_database: Path
+    project_with_tables: Path, empty_project: Path
 ) -> None:
     project = project_with_tables
-    shutil.copy(empty_database, project / "first.db")
+    shutil.copy(empty_project / "mlflow.db", project / "first.db")
     first = open_store("sqlite:///first.db", project, "faces")
     assert mlflow.get_tracking_uri() == first.uri
     assert "MLFLOW_TRACKING_URI" not in os.environ
@@ -94,8 +94,8 @@ def test_a_deleted_experiment(local_store: Store) -> None:
     assert_one_line(local_store.project, local_store.uri, restore)
 
 
-def test_an_out_of_date_schema(project: Path, empty_database: Path) -> None:
-    shutil.copy(empty_database, project / "old.db")
+def test_an_out_of_date_schema(project: Path, empty_project: Path) -> None:
+    shutil.copy(empty_project / "mlflow.db", project / "old.db")
     connection = sqlite3.connect(project / "old.db")
     with connection:
         connection.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")

@@ -1,12 +1,48 @@
-"""Errors of a training: what kind each is, and how it is explained."""
+"""What every training shares: the order of its data, the time of its end figures, its curves, its errors explained."""
 
 import errno
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fakeface_lab.backend import tf
 from fakeface_lab.errors import ModelError
-from fakeface_lab.training.outcome import explain_fault, kind_of_fault
+from fakeface_lab.training.outcome import Outcome, curve_figures, epoch_order, explain_fault, kind_of_fault
+from fakeface_lab.training.recorder import EpochRecord
+from tests.figures.drawn import HISTORY, is_drawn, lines
+
+
+@settings(max_examples=50, deadline=None)
+@given(num_images=st.integers(1, 300), seed=st.integers(0, 2**31 - 1), epoch=st.integers(0, 10_000))
+def test_order_is_a_permutation_that_follows_from_seed_and_epoch(num_images: int, seed: int, epoch: int) -> None:
+    order = epoch_order(num_images, seed, epoch)
+    assert sorted(order.tolist()) == list(range(num_images))
+    np.testing.assert_array_equal(order, epoch_order(num_images, seed, epoch))
+    if num_images > 20:
+        assert (order != epoch_order(num_images, seed, epoch + 1)).any()
+        assert (order != epoch_order(num_images, seed + 1, epoch)).any()
+        assert (epoch_order(num_images, seed + 1, epoch) != epoch_order(num_images, seed, epoch + 1)).any()
+
+
+def test_end_figures_carry_the_time_of_the_kept_epoch() -> None:
+    records = [EpochRecord(epoch, 1000 * epoch, {"loss": 1.0}) for epoch in (1, 2, 3)]
+    # With the last epoch's time the run would get a second point for the kept epoch.
+    assert Outcome(records, kept_epoch=2, metrics={}).ended_at_ms == 2000
+
+
+def test_curves_mark_the_kept_epoch() -> None:
+    figures = curve_figures(HISTORY, kept_epoch=2)
+    assert set(figures) == {"loss", "accuracy"}
+    for name, figure in figures.items():
+        drawn = lines(figure)
+        assert drawn["training"][1:] == ([1, 2, 3], HISTORY[name])
+        assert drawn["validation"][1:] == ([1, 2, 3], HISTORY[f"val_{name}"])
+        assert drawn["kept weights: epoch 2"][1] == [2, 2]
+        assert figure.axes[0].get_ylabel() == name
+        assert is_drawn(figure)
+    assert figures["loss"].axes[0].get_ylim()[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Is one configuration better than another under stress? Their objectives with the uncertainty of the difference.
 
-The verdict rule of a search that maximised one of `objective.OBJECTIVES`; `evaluation.comparison` judges all others.
+The verdict rule of a search that maximized one of `objective.OBJECTIVES`; `evaluation.comparison` judges all others.
 The caller chooses the images and ensures that the test set was sealed.
 """
 
@@ -14,8 +14,9 @@ from scipy.stats import norm
 from fakeface_lab.errors import DataError
 from fakeface_lab.evaluation.comparison import MIN_DISCORDANT, Verdict
 from fakeface_lab.evaluation.intervals import BoolArray, FloatArray, Interval, Rate, wilson
-from fakeface_lab.evaluation.significance import SeedTest, seed_test
+from fakeface_lab.evaluation.significance import POWER, SeedTest, seed_test
 from fakeface_lab.evaluation.stress.objective import (
+    CONFIDENCE,
     are_correct,
     balanced_accuracies,
     check_stress_scores,
@@ -26,8 +27,6 @@ from fakeface_lab.evaluation.stress.objective import (
 
 __all__ = ["StressComparison", "StressSide", "compare_under_stress"]
 
-_CONFIDENCE = 0.95
-_POWER = 0.8
 _CHUNK_NUM_RESAMPLES = 500  # drawn at a time, so that memory stays flat with many images
 
 
@@ -83,7 +82,7 @@ class StressComparison:
         """Whether the candidate is better, by the interval of the difference and by the seeds."""
         if self.num_discordant < MIN_DISCORDANT:
             return "cannot be decided"
-        if not self._is_beyond_chance or not self.seeds.is_apart:
+        if not self._is_beyond_chance or not self.seeds.is_separated:
             return "not distinguishable"
         return "better" if self.interval.low > 0 else "worse"
 
@@ -94,7 +93,7 @@ class StressComparison:
     @property
     def detectable_difference(self) -> float:
         """Smallest true difference of the objective that these images show with 80 % power; normal approximation."""
-        return float((norm.ppf((1 + _CONFIDENCE) / 2) + norm.ppf(_POWER)) * self.standard_error)
+        return float((norm.ppf((1 + CONFIDENCE) / 2) + norm.ppf(POWER)) * self.standard_error)
 
     def sentence(self, candidate: str = "the candidate", reference: str = "the reference") -> str:
         """The verdict, its evidence and the range over seeds in words, on one line."""
@@ -152,7 +151,7 @@ def compare_under_stress(
     """Compare a candidate with a reference by their objective: paired bootstrap over the images.
 
     Each resample draws the images of each class with replacement, the same ones for both models and all conditions, and
-    determines the worst condition of each model anew. The interval is the basic one (Davison and Hinkley 1997, section
+    determines the worst condition of each model again. The interval is the basic one (Davison and Hinkley 1997, section
     5.2; `scipy.stats.bootstrap(method="basic")`): the lowest of several noisy means is too low by an amount that
     differs between the models, which the basic interval subtracts and the percentile interval adds a second time. In
     simulations of 258 images and five equally bad conditions against a single bad one it contained the truth in 94 % of
@@ -183,7 +182,7 @@ def compare_under_stress(
     sides = (_side(of_candidate, truth, conditions, objective), _side(of_reference, truth, conditions, objective))
     found = sides[0].value - sides[1].value
     resampled = _resampled_differences(of_candidate, of_reference, truth, objective, num_resamples, seed)
-    low, high = np.quantile(resampled, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
+    low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     # The ends are sums of fractions; an end of 0 must not differ from it in the last bit.
     interval = Interval(round(2 * found - float(high), 12), round(2 * found - float(low), 12))
     if objective == "worst_stress":
@@ -220,7 +219,7 @@ def _resampled_differences(
 def _of_seeds(scores: FloatArray, truth: BoolArray, objective: str) -> FloatArray:
     """Return the objective of each seed, (K,), from scores (K, C, N)."""
     once = np.ones((1, truth.size))
-    # Not averaged like the sides: each seed has a worst condition of its own.
+    # Not averaged like the sides: each seed has its own worst condition.
     balanced = [balanced_accuracies(once, are_correct(own, truth), truth)[0] for own in scores]
     return objective_of(np.stack(balanced), objective)
 

@@ -13,6 +13,7 @@ from fakeface_lab.evaluation.intervals import THRESHOLD, BoolArray, FloatArray, 
 from fakeface_lab.evaluation.selection import SelectedScore
 
 __all__ = [
+    "CONFIDENCE",
     "OBJECTIVES",
     "are_correct",
     "balanced_accuracies",
@@ -25,7 +26,7 @@ __all__ = [
 
 OBJECTIVES = ("worst_stress", "mean_stress")
 
-_CONFIDENCE = 0.95
+CONFIDENCE = 0.95
 # With 63 % of the images to pick on, as in a bootstrap, the correction was 0.008 too strict (docs/truth.md).
 _HELD_OUT_FRACTION = 0.2
 
@@ -72,7 +73,7 @@ def stress_selection_corrected(
     left_out = (drawn == 0).astype(np.float64)
     # A resample may draw each image of a small class, which leaves none of it to score.
     usable = left_out[:, truth].any(axis=1) & left_out[:, ~truth].any(axis=1)
-    low, high = np.quantile(picked(drawn[usable], left_out[usable]), [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
+    low, high = np.quantile(picked(drawn[usable], left_out[usable]), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     naive = objective_of(
         balanced_accuracies(np.ones((1, num_images)), is_correct, truth).reshape(num_trials, num_conditions), objective
     )
@@ -149,7 +150,7 @@ def check_truth(is_positive: ArrayLike, objective: str) -> BoolArray:
         ConfigError: an unknown objective.
     """
     if objective not in OBJECTIVES:
-        raise ConfigError(f"objective is {objective!r}, allowed is {' or '.join(OBJECTIVES)}")
+        raise ConfigError(f"objective is {objective!r}, expected {' or '.join(OBJECTIVES)}")
     truth = check_mask(is_positive, "is_positive")
     if truth.all() or not truth.any():
         raise DataError(f"the {truth.size} images under stress are all of one class: give images of both classes")
@@ -166,7 +167,7 @@ def check_stress_scores(scores: ArrayLike, truth: BoolArray, num_conditions: int
     is_shaped = values.ndim == 3 and min(values.shape) > 0 and values.shape[2] == truth.size
     if not is_shaped or values.shape[1] != (num_conditions or values.shape[1]):
         raise DataError(
-            f"scores under stress have shape {values.shape}, needed is (num_runs, "
+            f"scores under stress have shape {values.shape}, expected (num_runs, "
             f"{num_conditions or 'num_conditions'}, {truth.size})"
         )
     for row in values.reshape(-1, truth.size):

@@ -155,7 +155,7 @@ def stress_report(
 def objective_values(
     labels: ArrayLike, scores_by_condition: Mapping[str, ArrayLike], threshold: float = THRESHOLD
 ) -> dict[str, float]:
-    """Two objectives a search can maximise: {"worst_stress": ..., "mean_stress": ...}, both in [0, 1].
+    """Two objectives a search can maximize: {"worst_stress": ..., "mean_stress": ...}, both in [0, 1].
 
     The lowest and the mean balanced accuracy over the given conditions, including the clean one. Balanced accuracy is
     the mean of both recalls, so that a constant decision is worth 0.5 whatever the class sizes. A search scores
@@ -179,7 +179,7 @@ def _checked(
         raise DataError(f"the {is_positive.size} images under stress are all of one class: give images of both classes")
     unknown = sorted(set(scores_by_condition) - {condition.name for condition in CONDITIONS})
     if unknown:
-        raise DataError(f"unknown stress condition {unknown[0]!r}: allowed are {_names(CONDITIONS)}")
+        raise DataError(f"unknown stress condition {unknown[0]!r}: expected {_names(CONDITIONS)}")
     scores = {name: np.asarray(values, dtype=np.float64) for name, values in scores_by_condition.items()}
     for name, values in scores.items():
         if values.shape != is_positive.shape or not np.all((values >= 0) & (values <= 1)):

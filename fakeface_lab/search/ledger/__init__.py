@@ -1,1 +1,1 @@
-"""The memory of a search: its runs in the store, how it is opened again, and who may write it."""
+"""The state of a search: its runs in the store, how it is resumed, and which process may write it."""

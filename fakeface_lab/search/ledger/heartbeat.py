@@ -1,7 +1,7 @@
 """A heartbeat in the tags of the parent run: at most one driver per search, and how long the search has run.
 
 A lock file (`tracking.owner`) stops a second driver in the same project folder; the heartbeat stops one in another
-folder, or on another machine that shares the store. Whoever finds a heartbeat watches whether it changes; clocks are
+folder, or on another machine that shares the store. A second driver watches whether the heartbeat changes; clocks are
 never compared. A driver that was suspended for so long that it was replaced notices before its next write of an event
 (`TrackedRun.require_owned`) and stops. If two drivers find the same search silent, the later claim wins in the same
 way. A race remains between reading the claim and the write that follows: some milliseconds.
@@ -34,14 +34,14 @@ class Heartbeat:
     def __init__(self, parent: TrackedRun) -> None:
         self._parent = parent
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._beat_on, name="heartbeat", daemon=True)
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._num_beats = 0
         self._before_secs = self._started = 0.0
 
     def __enter__(self) -> "Heartbeat":
         tags = self._parent.read().data.tags
         self._before_secs, self._started = float(tags.get("used_secs", "0")), time.monotonic()
-        self._parent.set_tags(self._tags(self._sign_of_life()))
+        self._parent.set_tags(self._tags(self._heartbeat()))
         self._thread.start()
         return self
 
@@ -62,15 +62,15 @@ class Heartbeat:
         """Return how long this search has run, earlier processes included, s."""
         return self._before_secs + time.monotonic() - self._started
 
-    def _beat_on(self) -> None:
+    def _beat(self) -> None:
         while not self._stopped.wait(BEAT_SECS):
             try:
                 # If this process was suspended and replaced, its heartbeat must not claim the search back.
-                self._parent.tag_if_owned(self._tags(self._sign_of_life()))
+                self._parent.tag_if_owned(self._tags(self._heartbeat()))
             except Exception:  # the store is unreachable: the driver's own writes retry and report that
                 continue
 
-    def _sign_of_life(self) -> str:
+    def _heartbeat(self) -> str:
         self._num_beats += 1
         facts = {"host": socket.gethostname(), "pid": os.getpid(), "process": PROCESS, "num_beats": self._num_beats}
         return json.dumps(facts)
@@ -87,12 +87,12 @@ def refuse_second_driver(store: Store, writer: PatientWriter, parent: Run) -> No
     other = json.loads(sign)
     who = f"process {other['pid']} on {other['host']}"
     name = parent.info.run_name
-    is_driven = SearchError(f"search {name!r}: {who} drives it; wait for that process, or stop it first")
+    already_driven = SearchError(f"search {name!r}: {who} drives it; wait for that process, or stop it first")
     with owner_state(parent, store.work_folder / parent.info.run_id) as state:
         if state == "gone":
             return
         if state == "alive":
-            raise is_driven
+            raise already_driven
     writer.notify(f"search {name}: {who} may be driving it; watching its heartbeat for {WATCH_SECS:.0f} s")
     deadline = time.monotonic() + WATCH_SECS
     while time.monotonic() < deadline:
@@ -101,4 +101,4 @@ def refuse_second_driver(store: Store, writer: PatientWriter, parent: Run) -> No
         if not now:
             return
         if now != sign:
-            raise is_driven
+            raise already_driven

@@ -1,4 +1,4 @@
-"""The only memory of a search: a parent run in MLflow and one child run per trial.
+"""The state of a search: a parent run in MLflow and one child run per trial. Nothing else is kept.
 
 The commit protocol: a child run is created with its hyperparameters, its sequence and its place in the order of events
 before it is trained. One write commits its end (score, outcome, place in the order). Files and model are uploaded after
@@ -16,16 +16,15 @@ from typing import Any, Literal, Self, TypeVar
 
 from fakeface_lab.search.ledger.executions import SEARCH_RUN
 from fakeface_lab.search.suggest.suggestion import Suggestion, TrialRecord
-from fakeface_lab.tracking.lookup import furthest
+from fakeface_lab.tracking.duplicates import find_or_create, remove_duplicates
+from fakeface_lab.tracking.lookup import most_complete
 from fakeface_lab.tracking.owner import OWNER_TAG, PROCESS, code_tags
 from fakeface_lab.tracking.runs import (
     Run,
     StoredRun,
     TrackedRun,
     end_at_once,
-    make_once,
     point,
-    remove_twins,
     with_tags,
 )
 from fakeface_lab.tracking.store import join_text, split_text
@@ -121,10 +120,11 @@ class Ledger:
     def __init__(self, parent: StoredRun) -> None:
         self._parent = parent
         self._code_tags = code_tags()
-        self._twins: dict[int, list[Run]] = {}
+        self._duplicates: dict[int, list[Run]] = {}
         for run in self.children("tags.role = 'trial'"):
-            self._twins.setdefault(int(run.data.tags["trial"]), []).append(run)
-        self._trials = {number: LedgerTrial.from_run(furthest(self._twins[number])) for number in sorted(self._twins)}
+            self._duplicates.setdefault(int(run.data.tags["trial"]), []).append(run)
+        by_number = sorted(self._duplicates.items())
+        self._trials = {number: LedgerTrial.from_run(most_complete(runs)) for number, runs in by_number}
         orders = [trial.record.created_order for trial in self._trials.values()]
         orders += [trial.record.ended_order or 0 for trial in self._trials.values()]
         self._last_order = max(orders, default=0)
@@ -175,8 +175,8 @@ class Ledger:
     def repair(self) -> None:
         """Delete duplicate runs of a trial, and correct statuses that contradict what was committed."""
         store, writer = self.parent.store, self.parent.writer
-        for twins in self._twins.values():
-            writer.call(partial(remove_twins, store, twins))
+        for duplicates in self._duplicates.values():
+            writer.call(partial(remove_duplicates, store, duplicates))
         for trial in self.trials:
             if not trial.is_open and trial.run.info.status != _STATUS[trial.record.status]:
                 self.stored(trial).set_status(_STATUS[trial.record.status])
@@ -197,7 +197,7 @@ class Ledger:
     def child(self, key: str, name: str, tags: Mapping[str, str]) -> Run:
         """Return the child run whose tag `key` has the value in `tags`; it is created if there is none."""
         identity = {"mlflow.runName": name, "mlflow.parentRunId": self.parent.run_id, OWNER_TAG: PROCESS}
-        return make_once(self.parent.store, self.parent.writer, {**identity, **self._code_tags, **tags}, key)
+        return find_or_create(self.parent.store, self.parent.writer, {**identity, **self._code_tags, **tags}, key)
 
     def count_start(self, child: Child) -> Child:
         """Count a start before it happens, so that one that crashes the machine is counted too."""
@@ -254,7 +254,7 @@ class Ledger:
         return ended
 
     def close(self, child: LedgerRun, *, has_model: bool, writer: PatientWriter) -> None:
-        """Close a finished training after all its figures and files are in the store; idempotent, from any thread."""
+        """Close a finished training after all its metrics and files are in the store; idempotent, from any thread."""
         stored = self.stored(child, writer)
         stored.set_tags(_model_tag(has_model))
         stored.set_status("FINISHED")

@@ -1,4 +1,4 @@
-"""Finds the search of a name, and opens it: a new one, or the existing one if its settings are the same."""
+"""Finds a search by its name, and opens it: a new one, or the existing one if its settings are the same."""
 
 import json
 import os
@@ -8,8 +8,9 @@ from typing import Any
 from fakeface_lab.errors import SearchError
 from fakeface_lab.search.ledger.heartbeat import refuse_second_driver
 from fakeface_lab.search.ledger.ledger import Ledger
-from fakeface_lab.tracking.lookup import furthest, twins_of
-from fakeface_lab.tracking.runs import Run, StoredRun, TrackedRun, remove_twins
+from fakeface_lab.tracking.duplicates import remove_duplicates
+from fakeface_lab.tracking.lookup import duplicates_of, most_complete
+from fakeface_lab.tracking.runs import Run, StoredRun, TrackedRun
 from fakeface_lab.tracking.store import Store, join_text, quote, split_text
 from fakeface_lab.tracking.writer import PatientWriter
 
@@ -22,7 +23,7 @@ THREADS_TAG = "num_threads"
 def find_search(store: Store, name: str) -> Run | None:
     """Return the parent run of the search called `name` that no restart has superseded; None if there is none."""
     found = _current(store, name)
-    return furthest(found) if found else None
+    return most_complete(found) if found else None
 
 
 def _current(store: Store, name: str) -> list[Run]:
@@ -30,7 +31,7 @@ def _current(store: Store, name: str) -> list[Run]:
     query = f"tags.search = {quote(name)} and tags.role = 'search'"
     found = store.runs(query, newest_first=True)
     current = [run for run in found if "superseded_by" not in run.data.tags]
-    return twins_of(current[0], current) if current else []
+    return duplicates_of(current[0], current) if current else []
 
 
 def choose_threads(search: Run | None, wanted: int) -> int:
@@ -73,12 +74,12 @@ def open_search(
         SearchError: a search of that name has another identity (lists the differences), or another process drives it.
         TrackingError: another process of this project folder has the parent run open.
     """
-    twins = writer.call(lambda: _current(store, name))
+    duplicates = writer.call(lambda: _current(store, name))
     text = json.dumps(identity, sort_keys=True, default=str)
     found = None
-    if twins:
-        refuse_second_driver(store, writer, furthest(twins))
-        found = writer.call(lambda: remove_twins(store, twins))
+    if duplicates:
+        refuse_second_driver(store, writer, most_complete(duplicates))
+        found = writer.call(lambda: remove_duplicates(store, duplicates))
     if found is not None and not restart:
         recorded = json.loads(join_text(found.data.tags, "identity"))
         differences = _differences(_flat(recorded), _flat(json.loads(text)))
@@ -107,7 +108,7 @@ def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _differences(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     return [
-        f"{key}: {recorded.get(key, 'absent')} there, {given.get(key, 'absent')} now"
+        f"{key}: {recorded.get(key, 'absent')} recorded, {given.get(key, 'absent')} given"
         for key in sorted(set(recorded) | set(given))
         if recorded.get(key) != given.get(key)
     ]

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 from rich.table import Table
 
-from fakeface_lab.terminal import format_secs
+from fakeface_lab.terminal import format_secs, format_value
 from fakeface_lab.tracking.lookup import Run, children_of
 from fakeface_lab.tracking.store import Store, join_text
 from fakeface_lab.training.objective import SPREAD, Direction, Objective
 
 __all__ = [
-    "format_value",
+    "format_cell",
     "leaderboard",
     "plain_table",
     "read_leaderboard",
@@ -76,11 +76,9 @@ def searched_names(table: pd.DataFrame) -> list[str]:
     return [name for name in names if table[name].astype(str).nunique() > 1]
 
 
-def format_value(value: object) -> str:
+def format_cell(value: object) -> str:
     """Return a hyperparameter of a leaderboard as a short text; `-` if it is inactive."""
-    if pd.isna(value):  # type: ignore[call-overload]
-        return "-"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return "-" if pd.isna(value) else format_value(value, 3)  # type: ignore[call-overload]
 
 
 def _row(run: Run, by_trial: Mapping[str, Run]) -> dict[str, Any]:
@@ -131,7 +129,7 @@ def trials_table(trials: pd.DataFrame, trial_0: str) -> Table:
             str(row["rank"]) if has_score else "",
             f"0 {trial_0}" if row["trial"] == 0 else str(row["trial"]),
             f"{row['score']:.4f}{_spread(row)}" if has_score else "",
-            *(format_value(row[name]) for name in names),
+            *(format_cell(row[name]) for name in names),
             f"{row['kept_epoch']} of {row['epochs']}",
             format_secs(row["train_secs"]) if pd.notna(row["train_secs"]) else "",
             f"{row['num_params']:,}" if pd.notna(row["num_params"]) else "",
@@ -146,7 +144,7 @@ def _spread(row: Mapping[Hashable, Any]) -> str:
 
 
 def plain_table(*headings: str) -> Table:
-    """Return an empty table without rules; columns of numbers are right-aligned."""
+    """Return an empty table without lines; columns of numbers are right-aligned."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in headings:
         is_number = heading in {"rank", "trial", "score", "seeds", "epochs", "epoch", "parameters", "training"}

@@ -17,7 +17,7 @@ from sklearn.inspection import permutation_importance
 from fakeface_lab.figures import FIGURE_DPI
 from fakeface_lab.figures.search import cost_figure, history_figure, importance_figure
 from fakeface_lab.search.ledger.ledger import Ledger
-from fakeface_lab.search.report.leaderboard import format_value, read_leaderboard, searched_names, trial_0_name
+from fakeface_lab.search.report.leaderboard import format_cell, read_leaderboard, searched_names, trial_0_name
 from fakeface_lab.terminal import format_secs
 from fakeface_lab.tracking.runs import Run, StoredRun
 
@@ -171,7 +171,7 @@ def _markdown_table(table: pd.DataFrame, objective: str, trial_0: str) -> str:
             str(row["rank"]) if has_score else row["status"],
             f"0 ({trial_0})" if row["trial"] == 0 else str(row["trial"]),
             f"{row['score']:.4f}" if has_score else "",
-            *(format_value(row[name]) for name in names),
+            *(format_cell(row[name]) for name in names),
             f"{row['kept_epoch']} of {row['epochs']}",
             "" if pd.isna(row["num_params"]) else f"{row['num_params']:,.0f}",
         ]

@@ -1,6 +1,6 @@
 """The loop that drives trainings: start the next one, handle what workers report, retry, hand results to the uploads.
 
-Apart from what is running right now, its only memory is the ledger: killed at any point and started again, it resumes.
+Apart from what is running right now, its only state is the ledger: killed at any point and started again, it resumes.
 It waits for nothing but the store: files are uploaded in the background, so that no worker idles because of another.
 Subclasses say what is trained and what a result means: `trials` for a search, others for trainings after it.
 """
@@ -105,7 +105,7 @@ class Driver(Generic[Child]):
         raise NotImplementedError
 
     def fail(self, child: Child, reason: str) -> None:
-        """Write that a training has failed for good, or raise."""
+        """Record that a training has failed permanently, or raise."""
         raise NotImplementedError
 
     def prepare(self, child: Child, run: TrackedRun) -> None:

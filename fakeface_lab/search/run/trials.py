@@ -1,4 +1,4 @@
-"""The driver of a search's trials: asks for suggestions, commits scores, and reuses results that are already known."""
+"""The driver of a search's trials: suggestions, scores, and results that are already known."""
 
 import json
 import math
@@ -99,7 +99,7 @@ class Trials(Driver[LedgerTrial]):
             trial = self._unfinished.popleft() if self._unfinished else self._new()
             if trial is None:
                 return None
-            if not self._is_known(trial):
+            if not self._take_known_result(trial):
                 epochs = self._epochs(trial.record.bracket_values)
                 return trial, Assignment(f"trial-{trial.record.sequence}", trial.record.values, epochs, self._seed)
 
@@ -205,8 +205,8 @@ class Trials(Driver[LedgerTrial]):
         self._on_disk.append(trial)
         return trial
 
-    def _is_known(self, trial: LedgerTrial) -> bool:
-        """Write a trial's result if it is known without training, and return whether it is."""
+    def _take_known_result(self, trial: LedgerTrial) -> bool:
+        """Write a trial's result if it is known without training; return whether it was."""
         if "duplicate_of" in trial.tags:
             self.uploads.repeat(trial, self.ledger.trials[int(trial.tags["duplicate_of"])])
             return True

@@ -81,10 +81,10 @@ class Uploads:
         self._pending.append(_Upload(child, job, closes=True, has_model=keep_model, lock=run.lock))
 
     def repeat(self, trial: LedgerTrial, source: LedgerTrial) -> None:
-        """Give a trial the figures of an earlier one with the same configuration, and close it."""
+        """Give a trial the parameters and metrics of an earlier one with the same configuration, and close it."""
 
         def upload() -> None:
-            self._ledger.stored(trial, self._writer).copy_figures(source.run)
+            self._ledger.stored(trial, self._writer).copy_results(source.run)
             self._ledger.close(trial, has_model=False, writer=self._writer)
 
         self._pending.append(_Upload(trial, self._submit(upload, after=source), closes=True))

@@ -1,6 +1,6 @@
 """Facts about KerasTuner's oracles and spaces: how many trials they allow, seeds, and the values of trial 0.
 
-A *template* is an oracle without trials, whoever made it. Only copies of it are asked; see `oracle_copy`.
+A *template* is an oracle without trials, KerasTuner's or the user's. Only copies of it are asked; see `oracle_copy`.
 
 Non-public members of KerasTuner 1.4.8 used here: `_seed_state` of every oracle; `_random_state` and `_make_gpr` of the
 Bayesian one; `_get_size`, `_get_num_brackets` and `_get_num_rounds` of Hyperband.

@@ -1,4 +1,4 @@
-"""What suggestions depend on (`TrialRecord`, and whether records are consistent), and oracles that replay it.
+"""Records of trials (`TrialRecord`), checks that they are consistent, and oracles that replay them.
 
 A copy of an oracle replays the events of a ledger, then answers. It is cached: it is in the state of one that is about
 to replay the creation of the trial it suggested, so the next question replays only new events. If another event
@@ -31,7 +31,7 @@ from fakeface_lab.search.suggest.growth import asks_for_defaults, growth_of
 from fakeface_lab.search.suggest.oracle_copy import Answer, OracleCopy, is_kerastuners_own
 from fakeface_lab.search.suggest.oracles import first_values
 
-__all__ = ["Event", "TrialRecord", "another_search", "ask_replayed", "check_consistent", "events_of", "fault_of"]
+__all__ = ["Event", "TrialRecord", "ask_replayed", "check_consistent", "events_of", "fault_of", "foreign_trial_error"]
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def fault_of(trial: TrialRecord) -> str | None:
     return None
 
 
-def another_search(template: keras_tuner.Oracle, trial: TrialRecord, expected: str) -> SearchError:
+def foreign_trial_error(template: keras_tuner.Oracle, trial: TrialRecord, expected: str) -> SearchError:
     """Return the error for a recorded trial that this search would not have created; `expected`: what it would."""
     return SearchError(
         f"recorded trial {trial.sequence} belongs to another search: {type(template).__name__} with seed "
@@ -253,11 +253,11 @@ def _settings(template: keras_tuner.Oracle) -> str | None:
 def _check_same(template: keras_tuner.Oracle, trial: TrialRecord, values: Mapping[str, Value], answer: Answer) -> None:
     """Raise SearchError if this search would not have created the trial with these values at this point."""
     if answer.status != "RUNNING":
-        raise another_search(template, trial, "no further trial")
+        raise foreign_trial_error(template, trial, "no further trial")
     suggested = {**answer.values, **answer.bracket_values}
     recorded = {**values, **trial.bracket_values}
     differing = [name for name in {**recorded, **suggested} if recorded.get(name) != suggested.get(name)]
     if differing:
         expected = ", ".join(f"{name}={suggested.get(name)}" for name in differing)
         found = ", ".join(f"{name}={recorded.get(name)}" for name in differing)
-        raise another_search(template, trial, f"{expected} but the record has {found}")
+        raise foreign_trial_error(template, trial, f"{expected} but the record has {found}")

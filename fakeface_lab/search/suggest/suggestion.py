@@ -1,7 +1,7 @@
 """What to try next, as a pure function of a search's settings and its recorded trials.
 
-The ledger is the only memory of a search, so a restart is not a special case. A copy of the oracle is given the ledger
-and asked:
+The ledger holds all state of a search, so a restart is not a special case. A copy of the oracle is given the ledger and
+asked:
 
 - Random, grid, Hyperband and any other KerasTuner oracle replay the recorded events in order; each answer must equal
   the recorded one, else the ledger belongs to another search. `replay` caches the copy.
@@ -23,7 +23,13 @@ from fakeface_lab.config import Value
 from fakeface_lab.search.suggest.growth import asks_for_defaults, grown_space, growth_of, with_defaults
 from fakeface_lab.search.suggest.oracle_copy import Answer, OracleCopy, is_kerastuners_own
 from fakeface_lab.search.suggest.oracles import PARENT, far_apart_seed, first_values, is_value_of
-from fakeface_lab.search.suggest.replay import TrialRecord, another_search, ask_replayed, check_consistent, events_of
+from fakeface_lab.search.suggest.replay import (
+    TrialRecord,
+    ask_replayed,
+    check_consistent,
+    events_of,
+    foreign_trial_error,
+)
 
 __all__ = ["Exhausted", "Suggestion", "TrialRecord", "Wait", "failed_parent", "suggest"]
 
@@ -48,12 +54,7 @@ class Wait:
 
 @dataclass(frozen=True)
 class Exhausted:
-    """No further trial will be suggested, unless a running one finds new hyperparameters.
-
-    `reason` is a clause for the user.
-    """
-
-    reason: str
+    """No further trial will be suggested, unless a running one finds new hyperparameters."""
 
 
 def suggest(template: keras_tuner.Oracle, trials: Sequence[TrialRecord]) -> Suggestion | Wait | Exhausted:
@@ -75,9 +76,9 @@ def suggest(template: keras_tuner.Oracle, trials: Sequence[TrialRecord]) -> Sugg
     ledger = sorted(trials, key=attrgetter("sequence"))
     if template.max_trials and len(ledger) >= template.max_trials:
         check_consistent(ledger)
-        return Exhausted(f"all {template.max_trials} trials have been started")
+        return Exhausted()
     bayesian = isinstance(template, kt_oracles.BayesianOptimizationOracle)
-    # On few trials a Gaussian process reaches the bounds of its length scales, and is usable all the same. Warning
+    # On few trials a Gaussian process reaches the bounds of its length scales, and is still usable. Warning
     # filters are global to the process, so they are not touched if nothing is fitted: other threads may ask.
     is_fitted = bayesian or not is_kerastuners_own(template)
     with warnings.catch_warnings(action="ignore", category=ConvergenceWarning) if is_fitted else nullcontext():
@@ -87,7 +88,7 @@ def suggest(template: keras_tuner.Oracle, trials: Sequence[TrialRecord]) -> Sugg
         return Suggestion(dict(answer.values), dict(answer.bracket_values))
     if answer.status == "IDLE" and any(trial.status == "running" for trial in ledger):
         return Wait()
-    return Exhausted(f"{type(template).__name__} has nothing new to try")
+    return Exhausted()
 
 
 def failed_parent(bracket_values: Mapping[str, Value], trials: Sequence[TrialRecord]) -> int | None:
@@ -128,7 +129,7 @@ def _ask_bayesian(template: keras_tuner.Oracle, ledger: Sequence[TrialRecord]) -
 def _check_in_space(
     template: keras_tuner.Oracle, ledger: Sequence[TrialRecord], space: keras_tuner.HyperParameters
 ) -> None:
-    """Raise SearchError for a trial that is not in this search's space: its values are not suggested again."""
+    """Raise SearchError for a trial outside this search's space: the Bayesian oracle itself would not notice it."""
     space, growth = space.copy(), growth_of(template)
     for trial in ledger:
         space.values = dict(trial.values)
@@ -136,9 +137,9 @@ def _check_in_space(
         later = {hp.name for order in growth if order > trial.created_order for hp in growth[order]}
         names = {hp.name for hp in active}
         if not names - later <= set(trial.values) <= names:
-            raise another_search(template, trial, f"the hyperparameters {', '.join(hp.name for hp in active)}")
+            raise foreign_trial_error(template, trial, f"the hyperparameters {', '.join(hp.name for hp in active)}")
         for hp in active:
             if hp.name in trial.values and not is_value_of(hp, trial.values[hp.name]):
-                raise another_search(template, trial, f"{hp} but the record has {trial.values[hp.name]}")
+                raise foreign_trial_error(template, trial, f"{hp} but the record has {trial.values[hp.name]}")
         if trial.sequence == 0 and not first_values(template).items() <= trial.values.items():
-            raise another_search(template, trial, "all defaults")
+            raise foreign_trial_error(template, trial, "all defaults")

@@ -1,4 +1,4 @@
-"""A search resumes with the threads that it began with."""
+"""A search resumes by its name, with the settings and the threads that it began with, and for one driver only."""
 
 import os
 import subprocess
@@ -8,11 +8,69 @@ from pathlib import Path
 
 import pytest
 
-from fakeface_lab.errors import SearchError
+from fakeface_lab.errors import SearchError, TrackingError
+from fakeface_lab.search.ledger.heartbeat import Heartbeat
+from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.ledger.resume import THREADS_TAG, choose_threads, find_search, open_search
+from fakeface_lab.search.suggest.suggestion import Suggestion
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.tracking.writer import PatientWriter
 from tests.kill_search import PROJECT, read_search, write_project
+from tests.search.curve_work import open_ledger, reopened
+
+
+def test_the_same_name_with_other_settings_is_refused_with_the_differences(store: Store) -> None:
+    ledger = open_ledger(store, epochs=5, space={"x": {"min": 0, "max": 1}})
+    with pytest.raises(SearchError, match=r"epochs: 5 recorded, 6 given; space.x.max: 1 recorded, 2 given\); use"):
+        reopened(ledger, epochs=6, space={"x": {"min": 0, "max": 2}})
+
+
+def test_a_restart_supersedes_and_deletes_nothing(store: Store) -> None:
+    old = open_ledger(store)
+    old.create(Suggestion({"x": 0.0}), "t000", {})
+    old.parent.lock.release()
+    new = open_ledger(store, restart=True, epochs=7)
+    assert new.trials == []
+    assert store.client.get_run(old.parent.run_id).data.tags["superseded_by"] == new.parent.run_id
+    found = find_search(store, "curves")
+    assert found is not None
+    assert found.info.run_id == new.parent.run_id
+    assert len(Ledger(old.parent).trials) == 1
+
+
+def test_a_second_driver_in_the_same_project_is_refused(store: Store) -> None:
+    ledger = open_ledger(store)
+    with pytest.raises(TrackingError, match=r"run curves: another process is writing it; wait"):
+        open_ledger(store)
+    ledger.parent.lock.release()
+    open_ledger(store)
+
+
+@pytest.mark.parametrize("name", ["bob's search", 'the "best"', "[/x] y", "50 % {off}; -- x"])
+def test_a_search_of_any_name_resumes(store: Store, name: str) -> None:
+    ledger = open_ledger(store, name)
+    ledger.create(Suggestion({"x": 0.0}), "t000", {})
+    ledger.parent.lock.release()
+    assert len(open_ledger(store, name).trials) == 1
+
+
+def test_a_name_with_both_kinds_of_quotes_is_refused(store: Store) -> None:
+    with pytest.raises(
+        TrackingError, match=r"name a'b\"c: holds both ' and \", which MLflow cannot search for; use one"
+    ):
+        open_ledger(store, "a'b\"c")
+
+
+def test_of_parents_duplicated_by_a_lost_answer_the_one_in_use_remains(store: Store) -> None:
+    ledger = open_ledger(store)
+    parent = store.client.get_run(ledger.parent.run_id)
+    ledger.create(Suggestion({"x": 0.0}), "t000", {})
+    with Heartbeat(ledger.parent):
+        pass
+    store.client.create_run(store.experiment_id, tags=parent.data.tags)
+    again = reopened(ledger)
+    assert (again.parent.run_id, len(again.trials)) == (ledger.parent.run_id, 1)
+    assert len(store.client.search_runs([store.experiment_id], "tags.role = 'search'")) == 1
 
 
 def test_threads_are_those_that_the_search_began_with(new_store: Callable[[str], Store]) -> None:

@@ -2,115 +2,21 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from rich.table import Table
 
 from fakeface_lab.config import load_settings
-from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
-from fakeface_lab.search.ledger.resume import open_search
-from fakeface_lab.search.report.leaderboard import leaderboard, searched_names, trials_table
+from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.report.report import measure_importance, publish_report
-from fakeface_lab.search.suggest.suggestion import Suggestion
 from fakeface_lab.settings import BaselineSettings, Hyperparameters
-from fakeface_lab.tracking.lookup import children_of, find_run
+from fakeface_lab.tracking.lookup import find_run
 from fakeface_lab.tracking.store import open_store
-from fakeface_lab.tracking.writer import PatientWriter
-from fakeface_lab.training.objective import VAL_LOSS
+from tests.search.report.recorded_trials import add
 from tests.tiny_store import TinyStore, tiny_store
-
-
-@pytest.fixture
-def ledger(project: Path) -> Iterator[Ledger]:
-    store = open_store(None, project, "faces")
-    ledger = open_search(store, PatientWriter(5), "by hand", {}, VAL_LOSS.tags(), restart=False)
-    yield ledger
-    ledger.parent.lock.release()
-
-
-def add(
-    ledger: Ledger,
-    score: float | None,
-    *,
-    secs: float | None = None,
-    reason: str = "",
-    bracket: dict[str, object] | None = None,
-    epochs: int = 5,
-    **values: object,
-) -> LedgerTrial:
-    """Record an ended trial as the driver does."""
-    suggestion = Suggestion(values=values, bracket_values=bracket or {})  # type: ignore[arg-type]
-    trial = ledger.create(suggestion, f"t{len(ledger.trials):03d}", {})
-    metrics = {"num_params": 1000.0} | ({} if secs is None else {"train_secs": secs})
-    client = ledger.parent.store.client
-    for name, value in metrics.items():
-        client.log_metric(trial.run_id, name, value)
-    trial = ledger.count_epoch(trial, epochs)
-    outcome = "failed" if score is None else "finished"
-    return ledger.end(trial, outcome, score, reason, {"kept_epoch": "4"})  # type: ignore[arg-type]
-
-
-def table_of(ledger: Ledger, direction: str = "min") -> pd.DataFrame:
-    ledger.parent.writer.drain()
-    runs = children_of(ledger.parent.store, ledger.parent.run, "trial")
-    return leaderboard(runs, direction)  # type: ignore[arg-type]
-
-
-def test_leaderboard_ranks_scores_and_puts_failures_last(ledger: Ledger) -> None:
-    add(ledger, 0.5, secs=10, units=8, rate=0.1)
-    add(ledger, None, reason="out of memory", units=4096, rate=0.1)
-    add(ledger, 0.3, secs=20, units=16, rate=0.1)
-    add(ledger, 0.3, secs=5, units=32, rate=0.1)
-    table = table_of(ledger)
-    assert table["trial"].tolist() == [2, 3, 0, 1]
-    assert table["rank"].tolist()[:3] == [1, 2, 3]
-    assert table["rank"].isna().tolist() == [False, False, False, True]
-    assert table_of(ledger, "max")["trial"].tolist() == [0, 2, 3, 1]
-    last = table.iloc[3]
-    assert (last["status"], last["reason"], last["run"]) == ("failed", "out of memory", "t001")
-    assert searched_names(table) == ["units"]
-    assert list(table.columns) == [
-        "rank", "trial", "run", "score", "units", "rate", "epochs", "epochs_planned", "kept_epoch", "train_secs",
-        "num_params", "status", "reason", "run_id",
-    ]  # fmt: skip
-
-
-def test_cost_counts_each_second_once(ledger: Ledger) -> None:
-    first = add(ledger, 0.5, secs=10, units=8)
-    add(ledger, 0.4, secs=30, units=8, bracket={"tuner/trial_id": "0", "tuner/epochs": 10})
-    again = ledger.create(Suggestion(values={"units": 8}, bracket_values={}), "t002", {})
-    ledger.stored(again).copy_figures(first.run)
-    ledger.end(again, "finished", first.record.score, tags={"duplicate_of": "0"})
-    table = table_of(ledger).sort_values("trial")
-    assert table["train_secs"].tolist() == [10, 20, 0]
-
-
-def test_columns_of_values_that_appear_late_or_have_the_name_of_another_column(ledger: Ledger) -> None:
-    add(ledger, 0.5, secs=1, kind="plain", status=3)
-    add(ledger, 0.4, secs=1, kind="leaky", slope=0.1, status=3)
-    add(ledger, 0.6, secs=1, kind="leaky", slope=0.3, status=4)
-    table = table_of(ledger)
-    assert set(table["status"]) == {"finished"}
-    assert searched_names(table) == ["kind", "hp.status", "slope"]
-    parts = _cells(trials_table(table, "defaults"))
-    assert [cells[3:6] for cells in parts] == [["leaky", "3", "0.1"], ["plain", "3", "-"], ["leaky", "4", "0.3"]]
-    assert [cells[1] for cells in parts] == ["1", "0 defaults", "2"]
-
-
-def _cells(table: Table) -> list[list[str]]:
-    """Return the displayed cells of a table, row by row."""
-    return [list(map(str, row)) for row in zip(*(column.cells for column in table.columns), strict=True)]
-
-
-def test_cost_of_a_promoted_trial_whose_parent_failed_is_unknown(ledger: Ledger) -> None:
-    add(ledger, None, reason="no memory", units=8)
-    add(ledger, None, reason="its parent, trial 0, failed", units=8, bracket={"tuner/trial_id": "0"})
-    assert table_of(ledger)["train_secs"].isna().all()
 
 
 def test_importance_counts_inactive_values_and_ignores_early_stops() -> None:

@@ -1,70 +1,22 @@
-"""Worker processes: reuse, deaths, hangs, imports, and the end of their driver."""
+"""Worker processes: reuse, deaths, hangs, and a driver that is busy."""
 
 import importlib
-import os
-import signal
-import subprocess
 import sys
-import textwrap
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cloudpickle
+import keras_tuner
 import psutil
 import pytest
 
-from fakeface_lab.files import pickle_mapped
-from fakeface_lab.search.run.engine import Assignment, Event
-from fakeface_lab.search.run.local_engine import LocalEngine
-from tests.search import curve_work
-from tests.search.curve_work import CurveWork
-
-VALUES = {"x": 0.5, "kind": "a"}
-
-
-class Desk:
-    """An engine and the events it has reported."""
-
-    def __init__(
-        self,
-        folder: Path,
-        faults: dict[str, str],
-        num_workers: int = 1,
-        hang_secs: float = 60,
-        kind: type[CurveWork] = CurveWork,
-    ) -> None:
-        cloudpickle.register_pickle_by_value(curve_work)
-        self.folder, self.events = folder, list[Event]()
-        work_path = pickle_mapped(kind(folder / "trained.txt", faults), folder / "work", "work.pkl")
-        self.engine = LocalEngine(
-            work_path, self.events.append, num_workers=num_workers, num_threads=1, hang_secs=hang_secs
-        )
-
-    def start(self, key: str) -> None:
-        (self.folder / key).mkdir(exist_ok=True)
-        self.engine.start(Assignment(key, VALUES, 3, 0), self.folder / key)
-
-    def end_of(self, key: str) -> Event:
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            for event in self.events:
-                if event.key == key and event.kind in ("done", "failed", "died", "disturbed"):
-                    return event
-            self.engine.wait(1)
-        raise TimeoutError(key)
-
-    def run(self, key: str) -> Event:
-        self.start(key)
-        return self.end_of(key)
-
-
-@pytest.fixture
-def desks() -> Iterator[list[Desk]]:
-    opened: list[Desk] = []
-    yield opened
-    for desk in opened:
-        desk.engine.stop()
+from fakeface_lab.backend import keras
+from fakeface_lab.errors import AllTrialsFailedError, SearchError
+from fakeface_lab.search.run.engine import Event
+from fakeface_lab.search.tuner import Tuner
+from tests.search.run.desk import Desk
+from tests.search.tiny_tuner import X, Y, random_oracle, small
 
 
 def workers() -> set[int]:
@@ -159,27 +111,6 @@ def test_a_busy_driver_neither_blocks_a_worker_nor_considers_it_hung(
     assert [event.record.epoch for event in desk.events if event.record] == list(range(1, 3001))
 
 
-MINE = """
-from tests.search.curve_work import CurveWork
-
-class Mine(CurveWork):
-    pass
-"""
-
-
-def test_a_worker_can_import_what_its_driver_can(
-    tmp_path: Path, desks: list[Desk], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An empty entry means the current folder, in its position: a file there does not replace a library of its name."""
-    (tmp_path / "mine_of_the_user.py").write_text(MINE)
-    (tmp_path / "queue.py").write_text("raise RuntimeError('not the library')")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*(path for path in sys.path if path), ""])
-    kind = importlib.import_module("mine_of_the_user").Mine
-    desks.append(desk := Desk(tmp_path, {}, kind=kind))
-    assert desk.run("good").kind == "done"
-
-
 @pytest.mark.slow
 def test_a_hanging_worker_is_killed_and_its_neighbour_is_not(tmp_path: Path, desks: list[Desk]) -> None:
     desks.append(desk := Desk(tmp_path, {"stuck": "hang"}, num_workers=2, hang_secs=30))
@@ -190,28 +121,26 @@ def test_a_hanging_worker_is_killed_and_its_neighbour_is_not(tmp_path: Path, des
     assert desk.end_of("fine").kind == "done"
 
 
+class Sleepy(keras_tuner.HyperModel):
+    """Its training reports nothing for longer than the hang limit."""
+
+    def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
+        return small(hp)
+
+    def fit(self, hp: keras_tuner.HyperParameters, model: keras.Model, *args: Any, **kwargs: Any) -> float:
+        time.sleep(6)
+        return 0.5
+
+
 @pytest.mark.slow
-def test_a_killed_driver_leaves_no_worker_behind(tmp_path: Path) -> None:
-    program = textwrap.dedent(f"""
-        import sys
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from pathlib import Path
-        from test_local_engine import Desk
-        desk = Desk(Path({str(tmp_path)!r}), {{"stuck": "hang"}}, hang_secs=600)
-        desk.start("stuck")
-        while True:
-            desk.engine.wait(1)
-            print(len(desk.events), flush=True)
-    """)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
-    driver = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment, text=True)
-    assert driver.stdout is not None
-    try:
-        while driver.stdout.readline().strip() not in ("1", "2"):
-            assert driver.poll() is None
-        left = psutil.Process(driver.pid).children(recursive=True)
-        assert left
-    finally:
-        driver.send_signal(signal.SIGKILL)
-        driver.wait()
-    assert psutil.wait_procs(left, timeout=10)[1] == []
+def test_a_users_own_silent_fit_is_not_considered_hung_unless_asked(
+    project_with_tables: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fakeface_lab.search.tuner._HANG_SECS", 2.0)
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    tuner = Tuner(random_oracle(1), Sleepy(), project_name="patient", engine="local")
+    tuner.search(X, Y, verbose=0)
+    assert [trial.status for trial in tuner.oracle.trials.values()] == ["COMPLETED"]
+    hasty = Tuner(random_oracle(1), Sleepy(), project_name="hasty", engine="local", hang_secs=2.0)
+    with pytest.raises((AllTrialsFailedError, SearchError), match="hung: no training step for 2 s"):
+        hasty.search(X, Y, verbose=0)

@@ -11,7 +11,7 @@ import pytest
 from fakeface_lab.tracking.store import Store, open_store
 from tests.mlflow_server import Server
 from tests.search.curve_work import Notes
-from tests.search.run.test_trials import facts, run
+from tests.search.run.curve_search import facts, run
 
 
 class Outage(Notes):

@@ -1,83 +1,17 @@
-"""Searches of a cheap curve: interrupted at every event, with faults, promotions, repeats and limits."""
+"""Searches of a cheap curve: interrupted at every event, with promotions, repeats and limits."""
 
-import shutil
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import keras_tuner
 import pytest
 
-from fakeface_lab.errors import AllTrialsFailedError, SearchError
-from fakeface_lab.search.ledger.ledger import Ledger
-from fakeface_lab.search.run.driver import MAX_STARTS
-from fakeface_lab.search.run.engine import InlineEngine
-from fakeface_lab.search.run.trials import Trials
+from fakeface_lab.errors import AllTrialsFailedError
 from fakeface_lab.tracking.owner import sweep_dead_runs
-from fakeface_lab.tracking.store import Store, open_store
-from tests.search.curve_work import Algorithm, CurveWork, Notes, open_ledger, template
-
-
-def run(
-    store: Store,
-    algorithm: Algorithm = "random",
-    *,
-    notes: Notes | None = None,
-    faults: Mapping[str, str] | None = None,
-    oracle: keras_tuner.Oracle | None = None,
-    hours: float | None = None,
-    keep_models: str = "all",
-    work: CurveWork | None = None,
-    **identity: Any,
-) -> Ledger:
-    """Run or resume a search to its end in this process."""
-    ledger = open_ledger(store, **identity)
-    work = work or CurveWork(store.project / "trained.txt", dict(faults or {}))
-    try:
-        Trials(
-            ledger,
-            oracle or template(algorithm),
-            work,
-            lambda handler: InlineEngine(work, handler),
-            notes or Notes(),
-            epochs=4,
-            seed=3,
-            hours=hours,
-            keep_models=keep_models,
-        ).run()
-        return ledger
-    finally:
-        ledger.parent.lock.release()
-
-
-Facts = list[tuple[Any, ...]]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, empty_project: Path) -> Facts:
-    """The facts of an uninterrupted random search."""
-    root = tmp_path_factory.mktemp("undisturbed")
-    shutil.copy(empty_project / "mlflow.db", root / "mlflow.db")
-    return facts(run(open_store(None, root, "whole")))
-
-
-def facts(ledger: Ledger) -> Facts:
-    """Return everything of a search that must not depend on interruptions."""
-    client = ledger.parent.store.client
-    rows = []
-    for trial in ledger.trials:
-        metrics = client.get_run(trial.run_id).data.metrics
-        points = {
-            key: [(point.step, point.value) for point in client.get_metric_history(trial.run_id, key)]
-            for key in metrics
-            if key != "epoch_secs"
-        }
-        assert all(len(steps) == len(dict(steps)) for steps in points.values()), points
-        rows.append((trial.record, points, client.get_run(trial.run_id).info.status))
-    return rows
+from fakeface_lab.tracking.store import Store
+from tests.search.curve_work import Algorithm, Notes, open_ledger, template
+from tests.search.run.curve_search import Facts, facts, run
 
 
 @pytest.mark.parametrize(
@@ -119,96 +53,6 @@ def test_a_search_resumes_after_another_program_declared_its_trial_dead(
     ended = store.client.search_runs([store.experiment_id], "tags.outcome = 'finished'")[-1]
     store.client.set_terminated(ended.info.run_id, "KILLED")  # as if killed before this write
     assert facts(run(store)) == undisturbed
-
-
-def test_failed_trials_do_not_affect_others_and_are_explained(new_store: Callable[[str], Store]) -> None:
-    ledger = run(new_store("faults"), faults={"trial-1": "error", "trial-3": "nan", "trial-4": "memory"})
-    status = [trial.record.status for trial in ledger.trials]
-    assert status == ["finished", "failed", "finished", "failed", "failed", "finished"]
-    reasons = [ledger.trials[number].tags["status_reason"] for number in (1, 3, 4)]
-    assert reasons == [
-        "ValueError: a shape does not fit",
-        "training diverged: loss became nan",
-        "3 deaths without a newly finished epoch: out of memory: no room for the weights",
-    ]
-    store = ledger.parent.store
-    failed = store.client.get_run(ledger.trials[1].run_id)
-    assert failed.info.status == "FAILED"
-    assert set(failed.data.params) == {"x", "kind", "epochs"}
-
-
-def test_a_full_disk_stops_the_search_and_fails_no_trial(new_store: Callable[[str], Store], undisturbed: Facts) -> None:
-    store = new_store("full")
-    for _ in range(4):  # twelve starts of the trial: more than it may have, but none was its fault
-        with pytest.raises(
-            SearchError, match=r"the machine ended 3 attempts in a row \(OSError: .*No space left"
-        ) as err:
-            run(store, faults={f"trial-{number}": "disk" for number in range(2, 6)})
-        assert "the same command resumes once the cause is gone" in str(err.value)
-    assert [trial.record.status for trial in open_ledger_released(store).trials] == ["finished", "finished", "running"]
-    assert facts(run(store)) == undisturbed
-
-
-def test_one_lost_connection_changes_nothing(new_store: Callable[[str], Store], undisturbed: Facts) -> None:
-    store = new_store("once")
-    notes = Notes()
-    assert facts(run(store, notes=notes, faults={"trial-1": "once disk", "trial-3": "once disk"})) == undisturbed
-    assert len([line for line in notes.lines if line.startswith("retry")]) == 2
-
-
-def test_trials_that_all_die_of_the_same_cause_stop_the_search(new_store: Callable[[str], Store]) -> None:
-    store = new_store("stumbling")
-    with pytest.raises(
-        SearchError, match=r"3 trials in a row died of the same cause .InternalError: cuDNN is out of order"
-    ):
-        run(store, faults={f"trial-{number}": "stumble" for number in range(1, 6)})
-    status = [trial.record.status for trial in open_ledger_released(store).trials]
-    assert status == ["finished", "failed", "failed", "running"]
-    assert [trial.record.status for trial in run(store).trials][3:] == ["finished"] * 3
-
-
-def open_ledger_released(store: Store) -> Ledger:
-    ledger = open_ledger(store)
-    ledger.parent.lock.release()
-    return ledger
-
-
-def test_a_trial_whose_folder_is_lost_is_trained_again_and_keeps_its_score(
-    new_store: Callable[[str], Store], undisturbed: Facts
-) -> None:
-    store = new_store("lost")
-    with pytest.raises(KeyboardInterrupt):
-        run(store, work=Interrupted(store.project / "trained.txt"))
-    ledger = open_ledger_released(store)
-    committed = ledger.trials[0]
-    assert (committed.record.status, committed.is_open) == ("finished", True)
-    shutil.rmtree(store.work_folder / committed.run_id)
-    assert facts(run(store)) == undisturbed
-
-
-@dataclass(frozen=True)
-class Interrupted(CurveWork):
-    """Interrupts its search during the first upload."""
-
-    def finish(self, run: Any, assignment: Any, outcome: Any, *, keep_model: bool) -> None:
-        raise KeyboardInterrupt
-
-
-@dataclass(frozen=True)
-class SlowlyStored(CurveWork):
-    """Uploads trial 0 only after all trials have been trained."""
-
-    def finish(self, run: Any, assignment: Any, outcome: Any, *, keep_model: bool) -> None:
-        deadline = time.monotonic() + 240
-        while assignment.key == "trial-0" and "trial-5 4" not in self.trained.read_text():
-            assert time.monotonic() < deadline, "the other trials wait for this upload"
-            time.sleep(0.1)
-        super().finish(run, assignment, outcome, keep_model=keep_model)
-
-
-def test_the_next_trials_do_not_wait_for_an_upload(new_store: Callable[[str], Store], undisturbed: Facts) -> None:
-    store = new_store("slow")
-    assert facts(run(store, work=SlowlyStored(store.project / "trained.txt"))) == undisturbed
 
 
 def test_all_trials_failing_ends_the_search_with_exit_code_4(new_store: Callable[[str], Store]) -> None:
@@ -302,40 +146,3 @@ def test_hours_are_counted_over_restarts_and_a_search_can_be_extended(new_store:
     assert len(run(store, hours=3, oracle=template("random", 3)).trials) == 3
     first_three = facts(run(store, oracle=template("random", 3)))
     assert facts(run(store, oracle=template("random", 6)))[:3] == first_three
-
-
-@pytest.mark.parametrize(
-    ("keep_models", "num_kept"),
-    [
-        pytest.param("all", 6, marks=pytest.mark.slow),
-        pytest.param("best", 1, marks=pytest.mark.slow),
-        ("top-2", 2),
-    ],
-)
-def test_models_of_trials_that_are_no_longer_among_the_best_are_deleted(
-    new_store: Callable[[str], Store], keep_models: str, num_kept: int
-) -> None:
-    store = new_store("models")
-    ledger = run(store, keep_models=keep_models)
-    ranked = sorted(ledger.trials, key=lambda trial: trial.record.score or 0)
-    with_model = [
-        trial.record.sequence
-        for trial in ranked
-        if store.client.search_logged_models([store.experiment_id], f"source_run_id = '{trial.run_id}'")
-    ]
-    assert with_model == [trial.record.sequence for trial in ranked[:num_kept]]
-    assert len(list((store.project / "mlruns").rglob("w.bin"))) == num_kept
-    marked = [trial.record.sequence for trial in ranked if trial.tags["model"] == "logged"]
-    assert marked == with_model
-
-
-@pytest.mark.slow
-def test_ten_starts_without_progress_fail_the_trial(new_store: Callable[[str], Store]) -> None:
-    store = new_store("starts")
-    for _ in range(MAX_STARTS):
-        with pytest.raises(KeyboardInterrupt):
-            run(store, notes=Notes(cut_at=1))
-    ledger = run(store)
-    assert ledger.trials[0].record.status == "failed"
-    assert ledger.trials[0].tags["status_reason"] == "started 10 times without finishing an epoch"
-    assert all(trial.record.status == "finished" for trial in ledger.trials[1:])

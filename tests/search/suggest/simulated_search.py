@@ -10,8 +10,9 @@ from typing import Any, Literal
 import keras_tuner
 
 from fakeface_lab.config import Value
-from fakeface_lab.detector.space import Algorithm, OracleSpec
+from fakeface_lab.detector.space import OracleSpec
 from fakeface_lab.search.suggest.suggestion import Exhausted, Suggestion, TrialRecord, Wait, failed_parent, suggest
+from fakeface_lab.settings import Algorithm
 
 Table = list[TrialRecord]
 Score = Callable[[TrialRecord], float | None]

@@ -1,75 +1,27 @@
-"""The user's own oracles, wrong settings, and the sizes of spaces and searches."""
+"""Sizes of spaces and searches, seeds far apart, and grids that would never end."""
 
 import itertools
-import threading
-from pathlib import Path
-from typing import Any
 
 import keras_tuner
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras_tuner import oracles as kt_oracles
-from keras_tuner.src.engine.oracle import LOCKS, THREADS
 
-from fakeface_lab.detector.space import OracleSpec, build_oracle
+from fakeface_lab.detector.space import build_oracle
 from fakeface_lab.errors import SearchError
 from fakeface_lab.search.suggest.oracles import (
+    far_apart_seed,
     num_configurations,
     num_grid_combinations,
     num_hyperband_trials,
     num_trials_at_most,
     reseeded,
 )
-from fakeface_lab.search.suggest.suggestion import TrialRecord, suggest
-from tests.search.suggest.simulated_search import (
-    configurations,
-    cut,
-    ended,
-    kerastuner_alone,
-    num_events,
-    plane,
-    score_or_fail,
-    search,
-    shuffled,
-    small_space,
-    spec_of,
-    wide_space,
-)
+from fakeface_lab.search.suggest.suggestion import suggest
+from tests.search.suggest.simulated_search import configurations, plane, search, small_space, spec_of, wide_space
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:keras_tuner.*")
-
-
-class Countdown(keras_tuner.Oracle):
-    """A user's oracle: descends from the largest number of units, one step after each end of a trial."""
-
-    def populate_space(self, trial_id: str) -> dict[str, Any]:
-        if self.ongoing_trials:
-            return {"status": "IDLE"}
-        units = 128 - 32 * (len(self.trials) - 1)
-        if units < 32:
-            return {"status": "STOPPED"}
-        return {"status": "RUNNING", "values": {"units": units, "rate": 0.01}}
-
-
-def users_oracles() -> list[keras_tuner.Oracle]:
-    objective = keras_tuner.Objective("f1", "max")
-    return [
-        kt_oracles.RandomSearchOracle(objective, max_trials=6, seed=5, hyperparameters=wide_space()),
-        kt_oracles.GridSearchOracle(objective, hyperparameters=small_space()),
-        kt_oracles.BayesianOptimizationOracle(objective, 5, 3, seed=5, hyperparameters=wide_space()),
-        kt_oracles.HyperbandOracle(objective, 4, 2, seed=5, hyperparameters=wide_space()),
-        Countdown(["val_loss", objective], hyperparameters=small_space()),
-    ]
-
-
-@pytest.mark.parametrize("index", range(5))
-def test_a_users_oracle_resumes_from_every_event(index: int) -> None:
-    whole = search(users_oracles()[index], score_or_fail, num_workers=2, pick=shuffled)
-    assert len(whole) > 4
-    for num_kept in range(0, num_events(whole) + 1, 3):
-        again = users_oracles()[index]
-        assert search(again, score_or_fail, cut(whole, num_kept), 2, shuffled) == whole
 
 
 @pytest.mark.parametrize("kind", [kt_oracles.RandomSearchOracle, kt_oracles.BayesianOptimizationOracle])
@@ -78,58 +30,6 @@ def test_a_users_oracle_without_a_seed_resumes_with_the_recorded_one(kind: type[
     first.num_initial_points = second.num_initial_points = 3
     table = search(reseeded(first, 71))
     assert search(reseeded(second, 71), begun=table[:3]) == table
-
-
-def test_an_error_in_a_users_oracle_reaches_the_user_and_holds_no_lock() -> None:
-    class Broken(keras_tuner.Oracle):
-        def populate_space(self, trial_id: str) -> dict[str, Any]:
-            raise RuntimeError("out of ideas")
-
-    template = Broken("val_loss", hyperparameters=small_space())
-    table = [ended(TrialRecord(0, {"units": 64, "rate": 0.001}, {}, 0, None, "running", None), 1, 0.5)]
-    num_locks = len(LOCKS), len(THREADS)
-    for _ in range(2):
-        with pytest.raises(RuntimeError, match="out of ideas"):
-            suggest(template, table)
-    assert (len(LOCKS), len(THREADS)) == num_locks
-
-
-def test_an_oracle_with_trials_is_refused(tmp_path: Path) -> None:
-    oracle = users_oracles()[0]
-    kerastuner_alone(oracle, tmp_path, 2)
-    with pytest.raises(SearchError, match=r"RandomSearchOracle: already holds 2 trials, .*; pass a new oracle"):
-        suggest(oracle, [])
-
-
-def test_an_oracle_that_cannot_be_copied_is_refused() -> None:
-    oracle = users_oracles()[0]
-    oracle.guard = threading.Lock()
-    with pytest.raises(SearchError, match=r"RandomSearchOracle: cannot be copied .*; keep open files, locks"):
-        suggest(oracle, [])
-
-
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        (spec_of("random", seed=-1), "search seed: -1 is negative; give 0 or a larger integer"),
-        (
-            spec_of("hyperband", max_epochs=None),
-            "hyperband: max_epochs None, .*give max_epochs of at least 1",
-        ),
-        (spec_of("hyperband", factor=1), "a factor of at least 2"),
-        (spec_of("hyperband", iterations=0), "at least 1 iteration"),
-    ],
-)
-def test_wrong_settings_are_refused(spec: OracleSpec, message: str) -> None:
-    with pytest.raises(SearchError, match=message):
-        build_oracle(spec)
-
-
-def test_an_unknown_algorithm_is_refused() -> None:
-    unknown: Any = "genetic"
-    message = "algorithm: 'genetic' is unknown; choose one of random, grid, bayesian, hyperband"
-    with pytest.raises(SearchError, match=message):
-        build_oracle(OracleSpec(unknown, small_space()))
 
 
 def test_a_grid_with_a_repeated_choice_is_refused() -> None:
@@ -224,3 +124,10 @@ def test_the_maximum_number_of_trials_of_a_search() -> None:
     assert num_trials_at_most(build_oracle(spec_of("random", max_trials=None))) is None
     endless = kt_oracles.HyperbandOracle("val_loss", hyperband_iterations=None, hyperparameters=small_space())
     assert num_hyperband_trials(endless) is None
+
+
+def test_seeds_are_never_zero_and_far_apart() -> None:
+    seeds = sorted(far_apart_seed(5, sequence) for sequence in range(10_000))
+    assert seeds[0] > 0
+    assert seeds[-1] < 2**32
+    assert min(after - before for before, after in itertools.pairwise(seeds)) > 100_000

@@ -1,8 +1,9 @@
-"""What is kept from one question to the next is a cache: dropping it changes no answer, and each event is fed once."""
+"""A replay is a cache: dropping it changes no answer. Contradictory ledgers and those of another search are refused."""
 
 import gc
 import itertools
 import json
+import math
 import random
 import sys
 import threading
@@ -16,16 +17,18 @@ from typing import Any
 import pytest
 from keras_tuner import oracles as kt_oracles
 
-from fakeface_lab.detector.space import Algorithm, build_oracle
+from fakeface_lab.detector.space import build_oracle
 from fakeface_lab.errors import SearchError
 from fakeface_lab.search.suggest import replay
 from fakeface_lab.search.suggest.oracle_copy import OracleCopy
 from fakeface_lab.search.suggest.suggestion import Exhausted, Suggestion, TrialRecord, Wait, failed_parent, suggest
+from fakeface_lab.settings import Algorithm
 from tests.search.suggest.simulated_search import (
     ALGORITHMS,
     Table,
     cut,
     ended,
+    first_rung,
     num_events,
     score,
     score_or_fail,
@@ -156,7 +159,7 @@ def test_a_template_whose_settings_change_gets_no_stale_answer(algorithm: Algori
         return outcome(template, table) == outcome(fresh, table)
 
     template.max_trials = len(table)
-    assert outcome(template, table) == Exhausted(f"all {len(table)} trials have been started")
+    assert outcome(template, table) == Exhausted()
     template.max_trials = None
     assert suggest(template, table) == right
     template._seed_state += 1
@@ -273,3 +276,70 @@ def test_suggestions_equal_those_of_recorded_searches(algorithm: Algorithm) -> N
     recorded = json.loads((Path(__file__).parent / "recorded_searches.json").read_text())[algorithm]
     table = search(build_oracle(spec_of(algorithm)), score_or_fail, num_workers=3, pick=shuffled)
     assert table == [TrialRecord(**record) for record in recorded]
+
+
+@pytest.mark.parametrize("algorithm", ["random", "hyperband"])
+def test_another_seed_is_refused(algorithm: Algorithm) -> None:
+    table = cut(search(build_oracle(spec_of(algorithm))), 6)
+    with pytest.raises(SearchError, match=r"recorded trial 1 belongs to another search: \w+ with seed \d+ suggests"):
+        suggest(build_oracle(spec_of(algorithm, seed=4)), table)
+
+
+@pytest.mark.parametrize("algorithm", ["random", "grid", "hyperband"])
+def test_a_changed_value_is_refused(algorithm: Algorithm) -> None:
+    table = search(build_oracle(spec_of(algorithm)))[:5]
+    units = table[3].values["units"]
+    table[3] = replace(table[3], values={**table[3].values, "units": 33})
+    message = rf"trial 3 belongs to another search.*units={units} but the record has units=33; use the settings"
+    with pytest.raises(SearchError, match=message):
+        suggest(build_oracle(spec_of(algorithm)), table)
+
+
+def test_hyperband_refuses_a_dropped_end_a_rounded_score_and_moved_ends() -> None:
+    spec = spec_of("hyperband")
+    table = search(build_oracle(spec))
+    rung = first_rung(table)
+    best, worst = (f(rung, key=lambda trial: trial.score or 0.0) for f in (min, max))
+    forged = list(table)
+    forged[best.sequence] = replace(best, score=worst.score)
+    forged[worst.sequence] = replace(worst, score=best.score)
+    with pytest.raises(SearchError, match=r"tuner/trial_id=\d+ but the record has .*tuner/trial_id=\d+"):
+        suggest(build_oracle(spec), forged)
+    unfinished = list(table)
+    unfinished[rung[0].sequence] = replace(rung[0], ended_order=None, status="running", score=None)
+    with pytest.raises(SearchError, match="belongs to another search"):
+        suggest(build_oracle(spec), unfinished)
+
+
+def test_more_trials_than_a_grid_has_are_refused() -> None:
+    table = search(build_oracle(spec_of("grid")))
+    extra = replace(table[-1], sequence=len(table), created_order=100, ended_order=101)
+    with pytest.raises(SearchError, match=r"trial 12 belongs to another search: .* suggests no further trial"):
+        suggest(build_oracle(spec_of("grid")), [*table, extra])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sequence": 2}, r"sequences \[0, 2\] have gaps or repeats"),
+        ({"created_order": 0}, "two events have the same number"),
+        ({"ended_order": 1}, "recorded trial 1: ends at event 1, before its creation at event 2"),
+        ({"ended_order": None}, "recorded trial 1: is finished, but its end is event None"),
+        ({"score": None}, "recorded trial 1: is finished, but its score is None"),
+        ({"status": "failed"}, "recorded trial 1: is failed, but its score is 0.5"),
+        ({"score": math.nan}, "its score nan is not finite"),
+        ({"score": -math.inf}, "its score -inf is not finite"),
+        ({"score": sys.float_info.max}, "its score 1.797.*e.308 is not finite"),
+    ],
+)
+@pytest.mark.parametrize("algorithm", ["random", "bayesian"])
+def test_a_ledger_that_contradicts_itself_is_refused(
+    algorithm: Algorithm, changes: dict[str, Any], message: str
+) -> None:
+    template = build_oracle(spec_of(algorithm))
+    table = [replace(trial, score=0.5) for trial in search(build_oracle(spec_of(algorithm, max_trials=2)))]
+    if changes.get("ended_order") == 1:
+        table[0] = replace(table[0], ended_order=5)
+    table[1] = replace(table[1], **changes)
+    with pytest.raises(SearchError, match=message):
+        suggest(template, table)

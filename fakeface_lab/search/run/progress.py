@@ -1,0 +1,127 @@
+"""Runs the trials of a search with live output: a status line per running trial, and a permanent one when it ends."""
+
+import time
+from collections.abc import Callable
+
+from rich.live import Live
+from rich.text import Text
+
+from fakeface_lab.backend import keras_tuner
+from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
+from fakeface_lab.search.report.leaderboard import trial_0_name
+from fakeface_lab.search.run.engine import EngineMaker, Event, Work
+from fakeface_lab.search.run.trials import Trials
+from fakeface_lab.search.suggest.growth import set_growth
+from fakeface_lab.search.suggest.oracles import num_trials_at_most
+from fakeface_lab.terminal import console, format_secs, print_places, say
+
+__all__ = ["SearchProgress", "run_trials"]
+
+
+def run_trials(
+    ledger: Ledger,
+    template: keras_tuner.Oracle,
+    work: Work,
+    make_engine: EngineMaker,
+    *,
+    epochs: int,
+    seed: int,
+    hours: float | None = None,
+    keep_models: str = "all",
+) -> None:
+    """Run the remaining trials of a search and show their progress; arguments and errors as in `Trials`."""
+    parent = ledger.parent
+    set_growth(template, ledger.growth)
+    algorithm, num_trials = parent.run.data.tags["algorithm"], num_trials_at_most(template)
+    at_most = f"at most {num_trials}" if num_trials else "any number of"
+    say("search", f"{parent.name}: {algorithm}, {at_most} trials, {len(ledger.trials)} recorded so far")
+    print_places(parent.store, parent.name, parent.run_id)
+    progress = SearchProgress(ledger, lambda: num_trials_at_most(template))
+    trials = Trials(
+        ledger, template, work, make_engine, progress, epochs=epochs, seed=seed, hours=hours, keep_models=keep_models
+    )
+    with progress:
+        trials.run()
+
+
+class SearchProgress:
+    """A live status line per running trial; finished trials leave a permanent line.
+
+    Args:
+        ledger: of the search.
+        num_trials_at_most: returns how many trials there can be, None without a limit; asked again after each trial.
+    """
+
+    def __init__(self, ledger: Ledger, num_trials_at_most: Callable[[], int | None]) -> None:
+        self._ledger, self._num_trials_at_most = ledger, num_trials_at_most
+        self._num_trials, self._trial_0 = num_trials_at_most(), trial_0_name(ledger.parent.run)
+        self._live = Live(console=console, refresh_per_second=4, transient=True)
+        self._lines: dict[int, str] = {}
+        self._started = time.monotonic()
+        self._num_ended_before = self._num_ended()
+
+    def __enter__(self) -> "SearchProgress":
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def started(self, trial: LedgerTrial, epochs: int) -> None:
+        """Add a status line; an interrupted trial leaves a permanent line as well."""
+        if trial.epochs_done:
+            console.print(f"{self._title(trial)}: resuming after epoch {trial.epochs_done}")
+        self._show(trial, "starting")
+
+    def progressed(self, trial: LedgerTrial, event: Event) -> None:
+        """Update the status line."""
+        if event.step is not None:
+            epoch, step, num_steps = event.step
+            total = trial.run.data.tags.get("epochs_planned", "?")
+            self._show(trial, f"epoch {epoch}/{total} step {step}/{num_steps}")
+
+    def retrying(self, trial: LedgerTrial, reason: str) -> None:
+        """Print why a trial is tried again."""
+        console.print(f"{self._title(trial)}: {reason}; trying again", style="yellow")
+
+    def ended(self, trial: LedgerTrial) -> None:
+        """Print the result of a trial and how it compares."""
+        self._lines.pop(trial.record.sequence, None)
+        self._num_trials = self._num_trials_at_most()
+        if trial.record.status == "failed":
+            reason = trial.run.data.tags.get("status_reason", "")
+            console.print(f"{self._title(trial)}: failed: {reason}", style="yellow")
+        else:
+            score = f"{self._ledger.objective.name} {trial.record.score:.4f}"
+            console.print(f"{self._title(trial)}: {score}  {self._scored_configuration()}{self._time_left()}")
+        self._draw()
+
+    def _title(self, trial: LedgerTrial) -> str:
+        total = f"/{self._num_trials}" if self._num_trials else ""
+        return f"trial {trial.record.sequence + 1}{total} ({trial.run.info.run_name})"
+
+    def _scored_configuration(self) -> str:
+        best, first = self._ledger.best_first()[0].record, self._ledger.trials[0].record
+        text = f"best {best.score:.4f} (t{best.sequence:03d})"
+        if first.score is None or best.sequence == 0:
+            return text
+        relation = "better than" if best.score != first.score else "not better than"
+        return f"{text}, {relation} {self._trial_0} {first.score:.4f} (t000)"
+
+    def _time_left(self) -> str:
+        num_ended = self._num_ended()
+        num_measured = num_ended - self._num_ended_before
+        if not self._num_trials or not num_measured or num_ended >= self._num_trials:
+            return ""
+        secs_per_trial = (time.monotonic() - self._started) / num_measured
+        return f", about {format_secs(secs_per_trial * (self._num_trials - num_ended))} left"
+
+    def _num_ended(self) -> int:
+        return sum(record.status != "running" for record in self._ledger.records)
+
+    def _show(self, trial: LedgerTrial, text: str) -> None:
+        self._lines[trial.record.sequence] = f"{self._title(trial)}: {text}"
+        self._draw()
+
+    def _draw(self) -> None:
+        self._live.update(Text("\n".join(self._lines.values()), style="cyan"))

@@ -1,0 +1,177 @@
+"""One call of `Tuner.search`: where its trials run, opening or resuming the search, running it, and its result."""
+
+from typing import Any
+
+from fakeface_lab.backend import keras_tuner, num_cores, set_up_process, tf
+from fakeface_lab.errors import ConfigError
+from fakeface_lab.search.hypermodel_work import HypermodelWork
+from fakeface_lab.search.ledger.ledger import Ledger
+from fakeface_lab.search.ledger.resume import THREADS_TAG, open_search
+from fakeface_lab.search.report.leaderboard import trial_0_name, trials_table
+from fakeface_lab.search.report.report import publish_report
+from fakeface_lab.search.run.engine import Placement
+from fakeface_lab.search.run.local_engine import make_engine
+from fakeface_lab.search.run.progress import run_trials
+from fakeface_lab.search.suggest.growth import asks_for_defaults
+from fakeface_lab.search.suggest.oracles import default_values, reseeded
+from fakeface_lab.terminal import console, print_places, say, wide_console
+from fakeface_lab.tracking.owner import sweep_dead_runs
+from fakeface_lab.tracking.store import Store
+from fakeface_lab.tracking.writer import PatientWriter
+from fakeface_lab.training.executions import CrossValidation
+from fakeface_lab.training.hypermodel import explain_unpicklable
+from fakeface_lab.training.objective import Objective
+
+_FIRST = "first trial"  # what trial 0 is called if it need not have the defaults
+
+__all__ = ["choose_placement", "open_tuner_search", "run_tuner_search"]
+
+
+def choose_placement(
+    work: HypermodelWork, wanted: Placement | None, workers: int, threads: int
+) -> tuple[Placement, int]:
+    """Return where the trials run and the number of threads per training.
+
+    Args:
+        work: what is sent to worker processes.
+        wanted: the user's choice; None for worker processes if the work can be sent to them, else this process, which
+            is then reported.
+        workers: trials at the same time.
+        threads: the user's choice; 0 to share the cores among the workers.
+
+    Raises:
+        ConfigError: worker processes are wanted and something cannot be sent to them, or TensorFlow already runs in
+            this process with another number of threads.
+    """
+    obstacle = "engine='inline'" if wanted == "inline" else explain_unpicklable(work.recipe, work.fit)
+    if obstacle is None:
+        return "local", threads or max(1, num_cores() // workers)
+    if wanted == "local":
+        raise ConfigError(f"engine='local': {obstacle} cannot be sent to a worker process; give arrays, or 'inline'")
+    if wanted is None:
+        console.print(
+            f"trials run in this process: {obstacle} cannot be sent to a worker process. A crash ends the search "
+            f"(run the script again to resume)",
+            style="yellow",
+        )
+    try:
+        return "inline", set_up_process(threads)
+    except ConfigError:  # TensorFlow already runs, as in a notebook: its number of threads is fixed
+        if threads:
+            raise
+        return "inline", set_up_process(tf.config.threading.get_intra_op_parallelism_threads())
+
+
+def open_tuner_search(
+    store: Store,
+    writer: PatientWriter,
+    name: str,
+    work: HypermodelWork,
+    template: keras_tuner.Oracle,
+    *,
+    seed: int,
+    restart: bool,
+) -> tuple[Ledger, keras_tuner.Oracle]:
+    """Return the ledger of the search, new or resumed, and the oracle with the seed that the search began with.
+
+    Raises:
+        SearchError: a search of this name has other settings, or another process drives it; names them.
+    """
+    tags = {
+        "seed": str(seed),
+        "oracle_seed": str(template.seed),
+        "data_digest": work.dataset[1],
+        **Objective(work.objective.name, work.objective.direction).tags(),
+        "algorithm": type(template).__name__,
+        "trial_0": "defaults" if asks_for_defaults(template) else _FIRST,
+        THREADS_TAG: str(work.num_threads),
+    }
+    ledger = open_search(store, writer, name, _identity(work, template, seed), tags, restart=restart)
+    # An oracle without a seed draws one in each process.
+    return ledger, reseeded(template, int(ledger.parent.run.data.tags.get("oracle_seed", template.seed)))
+
+
+# Settings of an oracle that may change between two runs of a search, or that have no effect here.
+_FREE_ORACLE_SETTINGS = (
+    "max_trials", "seed", "verbose", "max_retries_per_trial", "max_consecutive_failed_trials", "multi_worker",
+    "should_report",
+)  # fmt: skip
+
+
+def _identity(work: HypermodelWork, template: keras_tuner.Oracle, seed: int) -> dict[str, Any]:
+    """Return what must be equal for trials to belong to one search."""
+    settings = {
+        key: value
+        for key, value in vars(template).items()
+        if key not in _FREE_ORACLE_SETTINGS and not key.startswith("_") and isinstance(value, int | float | str | None)
+    }
+    hypermodel = work.recipe.hypermodel
+    is_folded = isinstance(hypermodel, CrossValidation)
+    return {
+        "oracle": {"class": type(template).__name__, **settings},
+        "objective": str(work.objective),
+        "space": {hp.name: hp.get_config() for hp in template.hyperparameters.space},
+        "model": work.recipe.digest(default_values(work.recipe.space), seed),
+        "data_digest": work.dataset[1],
+        "fit": work.fit.settings(),
+        "epochs": work.fit.epochs,
+        "seed": seed,
+        # Left out if it is 1, as in searches that began before there were several.
+        **({"executions_per_trial": work.num_executions} if work.num_executions > 1 else {}),
+        **({"folds": str(hypermodel.folds), "folds_seed": hypermodel.seed} if is_folded else {}),
+    }
+
+
+def run_tuner_search(
+    ledger: Ledger,
+    template: keras_tuner.Oracle,
+    work: HypermodelWork,
+    placement: Placement,
+    *,
+    workers: int,
+    hang_secs: float,
+    seed: int,
+    hours: float | None,
+    keep_models: str,
+) -> None:
+    """Run the remaining trials, then write and print the result.
+
+    Raises:
+        AllTrialsFailedError: no trial has a score.
+        TrackingError: the store was unreachable for too long; run the same script again later.
+    """
+    parent = ledger.parent
+    with parent.ending():
+        sweep_dead_runs(parent.store)
+        engine = make_engine(
+            placement, work, ledger, workers=workers, num_threads=work.num_threads, hang_secs=hang_secs
+        )
+        epochs = work.fit.epochs or 1
+        run_trials(ledger, template, work, engine, epochs=epochs, seed=seed, hours=hours, keep_models=keep_models)
+        _publish_result(ledger)
+    parent.remove_files()
+    print_places(parent.store, parent.name, parent.run_id)
+
+
+def _publish_result(ledger: Ledger) -> None:
+    """Write and print the result of a search. There is no test split, so no verdict."""
+    parent, best, objective = ledger.parent, ledger.best_first(), ledger.objective.name
+    if not best:
+        return
+    score, defaults = best[0].record.score, ledger.trials[0].record.score
+    if trial_0_name(parent.run) == _FIRST:
+        defaults = None
+    worth = f"{best[0].name}: the best {objective}, {score:.4f}"
+    if defaults is not None:
+        worth += f"; with all hyperparameters at their defaults (t000): {defaults:.4f}"
+    # A repeated configuration was not another chance to be lucky.
+    num_tried = sum("duplicate_of" not in trial.tags for trial in best)
+    if num_tried > 1:
+        worth += f". Picked as the best of {num_tried}, it looks better than it is: score it on held-out data"
+    scores = {"best_score": score, "defaults_score": defaults}
+    measured = {name: value for name, value in scores.items() if value is not None}
+    parent.log_metrics(measured, 0, int(parent.run.info.start_time))
+    table = publish_report(ledger, f"{worth}.")
+    if not console.quiet:
+        wide_console.print(trials_table(table, trial_0_name(parent.run)))
+        say("worth", f"{worth}.")

@@ -1,0 +1,59 @@
+"""A worker process imports what its driver can, and exits when its driver is gone."""
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.search.run.desk import Desk
+
+MINE = """
+from tests.search.curve_work import CurveWork
+
+class Mine(CurveWork):
+    pass
+"""
+
+
+def test_a_worker_can_import_what_its_driver_can(
+    tmp_path: Path, desks: list[Desk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty entry means the current folder, in its position: a file there does not replace a library of its name."""
+    (tmp_path / "mine_of_the_user.py").write_text(MINE)
+    (tmp_path / "queue.py").write_text("raise RuntimeError('not the library')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*(path for path in sys.path if path), ""])
+    kind = importlib.import_module("mine_of_the_user").Mine
+    desks.append(desk := Desk(tmp_path, {}, kind=kind))
+    assert desk.run("good").kind == "done"
+
+
+@pytest.mark.slow
+def test_a_killed_driver_leaves_no_worker_behind(tmp_path: Path) -> None:
+    program = textwrap.dedent(f"""
+        from pathlib import Path
+        from tests.search.run.desk import Desk
+        desk = Desk(Path({str(tmp_path)!r}), {{"stuck": "hang"}}, hang_secs=600)
+        desk.start("stuck")
+        while True:
+            desk.engine.wait(1)
+            print(len(desk.events), flush=True)
+    """)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    driver = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment, text=True)
+    assert driver.stdout is not None
+    try:
+        while driver.stdout.readline().strip() not in ("1", "2"):
+            assert driver.poll() is None
+        left = psutil.Process(driver.pid).children(recursive=True)
+        assert left
+    finally:
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+    assert psutil.wait_procs(left, timeout=10)[1] == []
