@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from mlflow.entities import Run
 
+from fakeface_lab.tracking.lookup import most_complete
 from fakeface_lab.tracking.store import Store, quote, search_runs
 from fakeface_lab.tracking.writer import PatientWriter
 
