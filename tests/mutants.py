@@ -98,6 +98,28 @@ MUTANTS = (
         "    partial = path\n",
         ("tests/training/test_checkpoint.py::test_a_killed_write_leaves_the_old_checkpoint",),
     ),
+    Mutant(
+        "what a trial has found is not in the write that ends it",
+        "fakeface_lab/search/run/trials.py",
+        '"epochs_done": str(len(outcome.records)), **found}',
+        '"epochs_done": str(len(outcome.records))}',
+        ("tests/search/run/test_growing_trials.py::test_what_trials_find_is_in_the_write_that_ends_them",),
+    ),
+    Mutant(
+        "an earlier trial lacks what was found after it",
+        "fakeface_lab/search/suggest/oracle_copy.py",
+        "            earlier.hyperparameters.values = with_defaults("
+        "oracle.hyperparameters, earlier.hyperparameters.values)\n",
+        "            pass\n",
+        ("tests/search/suggest/test_growth.py::test_what_an_earlier_trial_lacks_counts_as_its_default[grid]",),
+    ),
+    Mutant(
+        "a question to the Gaussian process draws no random numbers when it is replayed",
+        "fakeface_lab/search/suggest/replay.py",
+        "            self._oracle.skip_gaussian_process()\n",
+        "",
+        ("tests/search/suggest/test_growth.py::test_without_forced_defaults_the_trials_are_those_of_kerastuner",),
+    ),
 )
 
 

@@ -58,7 +58,7 @@ class AskingFit(Branches):
         return model.fit(*args, **kwargs)
 
 
-def oracle_of(algorithm: str, max_trials: int = 7) -> keras_tuner.Oracle:
+def oracle_of(algorithm: str, max_trials: int = 6) -> keras_tuner.Oracle:
     if algorithm == "random":
         return oracles.RandomSearchOracle("val_loss", max_trials=max_trials, seed=2)
     return oracles.HyperbandOracle("val_loss", max_epochs=2, factor=2, seed=2)
@@ -135,7 +135,7 @@ def test_a_growing_search_that_was_stopped_is_the_same(algorithm: str, project: 
 
 
 def test_what_a_fit_asks_for_joins_the_space_of_a_search_that_begins_with_the_defaults(project: Path) -> None:
-    tuner = Tuner(oracle_of("random", 8), AskingFit(), project_name="asking", engine="inline")
+    tuner = Tuner(oracle_of("random", 6), AskingFit(), project_name="asking", engine="inline")
     assert {hp.name for hp in tuner.oracle.get_space().space} == {"kind", "depth", "units"}
     tuner.search(X, Y, epochs=1, validation_split=0.25, verbose=0)
     values = [json.loads(run.data.tags["values"]) for run in runs_of("asking")]

@@ -1,0 +1,80 @@
+"""What trials find, in the ledger: written with the end of the trial, once, and there again after any stop."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import keras_tuner
+import pytest
+from keras_tuner.engine import hyperparameters as kt_hyperparameters
+
+from fakeface_lab.search.ledger.ledger import Ledger
+from fakeface_lab.search.run.engine import Assignment, InlineEngine
+from fakeface_lab.search.run.trials import Trials
+from fakeface_lab.tracking.store import Store
+from fakeface_lab.training.outcome import Outcome
+from fakeface_lab.training.recorder import Listener
+from tests.search.curve_work import CurveWork, Notes, open_ledger, template
+
+
+@pytest.fixture
+def store(new_store: Callable[[str], Store]) -> Store:
+    return new_store("growing")
+
+
+def depth() -> keras_tuner.HyperParameters:
+    space = keras_tuner.HyperParameters()
+    space.Int("depth", 1, 4)
+    return space
+
+
+class Finding(CurveWork):
+    """A trial of any kind but `a` asks for a depth; one of `c` then returns a score that is not finite."""
+
+    def __call__(self, assignment: Assignment, folder: Path, listener: Listener) -> Outcome:
+        outcome = super().__call__(assignment, folder, listener)
+        if assignment.values["kind"] != "a":
+            found = [kt_hyperparameters.serialize(hp) for hp in depth().space]
+            values = {"depth": assignment.values.get("depth", 1)}
+            score = float("inf") if assignment.values["kind"] == "c" else None
+            outcome = replace(outcome, found=found, found_values=values, score=score)
+            (folder / "outcome.json").write_text(json.dumps(asdict(outcome)))
+        return outcome
+
+
+def run(store: Store, name: str, cut_at: int = -1) -> Ledger:
+    ledger = open_ledger(store, name=name)
+    work = Finding(store.project / "trained.txt")
+    oracle = template("random", 7)
+    oracle.max_consecutive_failed_trials = 99
+    try:
+        Trials(ledger, oracle, work, lambda handler: InlineEngine(work, handler), Notes(cut_at), epochs=1, seed=3).run()
+    finally:
+        ledger.parent.lock.release()
+    return ledger
+
+
+def test_what_trials_find_is_in_the_write_that_ends_them(store: Store) -> None:
+    ledger = run(store, "whole")
+    trials = ledger.trials
+    finders = [trial for trial in trials if trial.record.values["kind"] != "a"]
+    (found,) = [trial for trial in trials if "found" in trial.tags]
+    assert found == finders[0], "not found again"
+    assert ledger.growth == {found.record.ended_order: [kt_hyperparameters.serialize(hp) for hp in depth().space]}
+    assert found.record.values["depth"] == 1
+    later = trials[found.record.sequence + 1 :]
+    assert len({trial.record.values["depth"] for trial in later}) > 1
+    assert {trial.record.status for trial in trials} == {"finished", "failed"}
+
+
+def test_a_growing_search_that_is_stopped_again_and_again_is_the_same(store: Store) -> None:
+    whole, num_stops = run(store, "whole").records, 0
+    while True:
+        try:
+            stopped = run(store, "stopped", cut_at=6).records
+            break
+        except KeyboardInterrupt:
+            num_stops += 1
+    assert num_stops >= 3
+    assert stopped == whole
