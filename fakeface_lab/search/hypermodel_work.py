@@ -5,7 +5,6 @@ A trial resumes from its last epoch if the order of its data is under our contro
 come in the same order again.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from fakeface_lab.backend import keras_tuner
 from fakeface_lab.search.run.engine import Assignment
 from fakeface_lab.tracking.runs import TrackedRun
+from fakeface_lab.tracking.store import param_name
 from fakeface_lab.training.fit_arguments import FitArguments
 from fakeface_lab.training.hypermodel import ModelRecipe, train_hypermodel
 from fakeface_lab.training.outcome import ARTIFACTS, Outcome, log_kept_model, log_metrics, log_settings
@@ -52,7 +52,7 @@ class HypermodelWork:
     def params(self, assignment: Assignment) -> dict[str, object]:
         """Return the parameters of a run: every hyperparameter of the space, inactive ones as `-`."""
         values = {
-            re.sub(r"[^\w\-. :/]", "_", name): assignment.values.get(name, "-")  # what MLflow takes as a name
+            param_name(name): assignment.values.get(name, "-")
             for name in dict.fromkeys(known.name for known in self.recipe.space.space)
         }
         return {"epochs": assignment.epochs, "seed": assignment.seed, "num_threads": self.num_threads, **values}

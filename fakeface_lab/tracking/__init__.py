@@ -2,8 +2,8 @@
 
 `store` opens the store and pages through its runs, `writer` retries writes, `runs` writes one run, `owner` tells which
 process writes it, `models` logs, loads and registers models, `scores` writes and reads per-image scores, `lookup` finds
-runs and models by name, `datasets` finds audits and counts openings of test images, `provenance` describes code and
-machine.
+runs and models by name, `datasets` finds audits and counts openings of test images, `views` saves views of a search in
+MLflow's page.
 """
 
 import os
