@@ -12,19 +12,28 @@ from fakeface_lab.search.hypermodel_work import HypermodelWork
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
 from fakeface_lab.search.ledger.resume import THREADS_TAG, open_search
 from fakeface_lab.search.report.leaderboard import trial_0_name, trials_table
-from fakeface_lab.search.report.report import publish_report
+from fakeface_lab.search.report.report import publish_report, save_search_views
 from fakeface_lab.search.run.engine import EngineMaker, Event, Placement, Work
 from fakeface_lab.search.run.local_engine import make_engine
 from fakeface_lab.search.run.trials import Trials
 from fakeface_lab.search.suggest.oracles import default_values, num_trials_at_most, reseeded
 from fakeface_lab.terminal import console, format_secs, print_places, say, wide_console
 from fakeface_lab.tracking.owner import sweep_dead_runs
+from fakeface_lab.tracking.runs import StoredRun
 from fakeface_lab.tracking.store import Store
+from fakeface_lab.tracking.views import view_links
 from fakeface_lab.tracking.writer import PatientWriter
 from fakeface_lab.training.hypermodel import explain_unpicklable
 from fakeface_lab.training.objective import Objective
 
-__all__ = ["SearchProgress", "choose_placement", "open_tuner_search", "run_trials", "run_tuner_search"]
+__all__ = [
+    "SearchProgress",
+    "choose_placement",
+    "open_tuner_search",
+    "print_search",
+    "run_trials",
+    "run_tuner_search",
+]
 
 
 def choose_placement(
@@ -140,12 +149,17 @@ def run_tuner_search(
             placement, work, ledger, workers=workers, num_threads=work.num_threads, hang_secs=hang_secs
         )
         run_trials(ledger, template, work, engine, epochs=work.fit.epochs or 1, seed=seed)
-        _close(ledger)
+        _close(ledger, template)
     parent.remove_files()
-    print_places(parent.store, parent.name, parent.run_id)
+    print_search(parent)
 
 
-def _close(ledger: Ledger) -> None:
+def print_search(parent: StoredRun) -> None:
+    """Print where a search is and how to view it."""
+    print_places(parent.store, parent.name, parent.run_id, view_links(parent.store, parent.run))
+
+
+def _close(ledger: Ledger, template: keras_tuner.Oracle) -> None:
     """Write and print the result of a search. There is no test split, so no verdict."""
     parent, best, objective = ledger.parent, ledger.best_first(), ledger.objective.name
     if not best:
@@ -161,7 +175,7 @@ def _close(ledger: Ledger) -> None:
     scores = {"best_score": score, "defaults_score": defaults}
     measured = {name: value for name, value in scores.items() if value is not None}
     parent.log_metrics(measured, 0, int(parent.run.info.start_time))
-    table = publish_report(ledger, f"{worth}.")
+    table = publish_report(ledger, template, f"{worth}.")
     if not console.quiet:
         wide_console.print(trials_table(table, trial_0_name(parent.run)))
         say("worth", f"{worth}.")
@@ -182,7 +196,8 @@ def run_trials(
     parent, num_trials = ledger.parent, num_trials_at_most(template)
     algorithm, at_most = parent.run.data.tags["algorithm"], f"at most {num_trials}" if num_trials else "any number of"
     say("search", f"{parent.name}: {algorithm}, {at_most} trials, {len(ledger.trials)} recorded so far")
-    print_places(parent.store, parent.name, parent.run_id)
+    save_search_views(ledger, template)
+    print_search(parent)
     progress = SearchProgress(ledger, num_trials)
     trials = Trials(
         ledger, template, work, make_engine, progress, epochs=epochs, seed=seed, hours=hours, keep_models=keep_models
