@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from fakeface_lab.config import find_project
 from fakeface_lab.settings import CompareSettings
-from fakeface_lab.terminal import run_program
+from fakeface_lab.terminal import console, run_program, say, wide_console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +50,6 @@ def run_compare(settings: CompareSettings) -> CompareResult:
     """
     from fakeface_lab.detector.judging import judge
     from fakeface_lab.detector.ranking import latest_configurations, named_configurations
-    from fakeface_lab.terminal import console, say
     from fakeface_lab.tracking.lookup import find_run, open_for_reading
 
     store = open_for_reading(settings.tracking_uri, find_project())
@@ -79,8 +78,10 @@ def _show_search(store: "Store", search: "Run") -> CompareResult:
     from fakeface_lab.detector.judging import judge_finals
     from fakeface_lab.detector.ranking import finals_of, is_of_detector
     from fakeface_lab.search.report.leaderboard import read_leaderboard, trial_0_name, trials_table
-    from fakeface_lab.terminal import say, wide_console
+    from fakeface_lab.tracking.views import view_links
 
+    for label, line in store.how_to_open(view_links(store, search)):
+        say(label, line)
     wide_console.print(trials_table(read_leaderboard(store, search), trial_0_name(search)))
     if not is_of_detector(search):
         say("verdict", "none: its test data are not in the store; evaluate the best model on held-out data")

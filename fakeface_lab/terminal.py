@@ -8,7 +8,7 @@ import io
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Protocol, TypeVar
 
@@ -48,12 +48,12 @@ def format_value(value: object, num_digits: int) -> str:
 
 
 class _Store(Protocol):
-    def places(self, run_name: str, run_id: str) -> list[tuple[str, str]]: ...
+    def places(self, run_name: str, run_id: str, views: Mapping[str, str] | None) -> list[tuple[str, str]]: ...
 
 
-def print_places(store: _Store, run_name: str, run_id: str) -> None:
-    """Print where a run is and how to view it."""
-    for label, text in store.places(run_name, run_id):
+def print_places(store: _Store, run_name: str, run_id: str, views: Mapping[str, str] | None = None) -> None:
+    """Print where a run is and how to view it; `views` are the addresses of its saved views by name."""
+    for label, text in store.places(run_name, run_id, views):
         say(label, text)
 
 

@@ -120,6 +120,20 @@ MUTANTS = (
         "",
         ("tests/search/suggest/test_growth.py::test_without_forced_defaults_the_trials_are_those_of_kerastuner",),
     ),
+    Mutant(
+        "a saved view has the trials of every search",
+        "fakeface_lab/tracking/views.py",
+        "f\"tags.`mlflow.parentRunId` = '{search.info.run_id}' and tags.role = 'trial'\"",
+        "\"tags.role = 'trial'\"",
+        ("tests/tracking/test_views.py::test_a_view_selects_the_trials_of_its_search_and_nothing_else",),
+    ),
+    Mutant(
+        "a refused view ends the search",
+        "fakeface_lab/tracking/views.py",
+        "    except TrackingError as err:\n",
+        "    except KeyError as err:\n",
+        ("tests/tracking/test_views.py::test_a_refusal_is_told_and_ends_nothing",),
+    ),
 )
 
 

@@ -21,6 +21,8 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
+from tests.saved_views import VIEW_TAG, read_view
+
 __all__ = ["broken_promises", "differences", "read_state"]
 
 # Times and memory.
@@ -139,7 +141,14 @@ class _Names:
         return text
 
     def in_tags(self, tags: dict[str, str]) -> dict[str, str]:
-        return {key: self.in_text(value) for key, value in tags.items() if key not in _MEASURED_TAGS}
+        readable = {key: _view(value) if key.startswith(VIEW_TAG) else value for key, value in tags.items()}
+        return {key: self.in_text(value) for key, value in readable.items() if key not in _MEASURED_TAGS}
+
+
+def _view(value: str) -> str:
+    """Return a saved view of MLflow's page without its times, which are those of the search's start."""
+    view = read_view(value)
+    return json.dumps({"name": view["name"], "state": view["state"]})
 
 
 def _run_name(run: Run) -> str:

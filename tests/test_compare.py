@@ -122,6 +122,8 @@ def test_the_verdict_of_a_real_search_is_found_again(
     out, _ = output_of(capsys, "tiny search")
     assert f"{tiny.best_score:.4f}" in out
     assert tiny.verdict.split(".")[0] in out
+    for name in ("leaderboard", "charts"):
+        assert re.search(rf"^ +{name} +http://127.0.0.1:5000/\S+&viewStateShareKey={name}-", out, flags=re.M)
     assert output_of(capsys, tiny.search_run_id)[0] == out
 
 

@@ -12,6 +12,7 @@ PROJECT = Path(__file__).parents[1]
 MOMENTS = [
     r"INSERT experiments ",
     r"INSERT runs .* find_or_create <- runs",  # the search's own
+    r"INSERT experiment_tags .* save_views",
     r"INSERT runs .* child",
     r"count_start",
     r"INSERT tags .* end <- trials",  # the score is there, the files are not

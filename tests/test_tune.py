@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -43,6 +44,8 @@ def test_a_search_to_its_verdict_then_shown_again_then_continued(scratch: Path) 
     first = tune(scratch, config, "--engine", "inline")
     assert first.returncode == 0, first.stderr
     assert faults(scratch) == []
+    for name in ("leaderboard", "charts"):
+        assert len(re.findall(rf"^ +{name} +http\S+&viewStateShareKey={name}-", first.stdout, flags=re.M)) == 2
     client, parent, trials, finals = read_search(scratch)
     assert len(trials) == 3
     assert json.loads(trials[0].data.tags["values"])["filters_1"] == 8  # the documented one of this file

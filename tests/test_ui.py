@@ -5,6 +5,7 @@ Skipped where there is no Chromium with its driver. `FAKEFACE_SCREENSHOTS` names
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -24,6 +25,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+from fakeface_lab.compare import main as compare
 from fakeface_lab.tracking.lookup import children_of, find_run
 from fakeface_lab.tracking.store import Store, open_store
 from tests.tiny_store import TinyStore, tiny_store
@@ -130,6 +132,33 @@ class Page:
     def count(self, selector: str) -> int:
         return len(self._browser.find_elements(By.CSS_SELECTOR, selector))
 
+    def column(self, heading: str) -> list[str]:
+        """Return the texts of one column of the table of runs, from its first row."""
+        found: list[str] = self._browser.execute_script(
+            """
+            const header = [...document.querySelectorAll('.ag-header-cell')].find(
+                cell => cell.innerText.trim() === arguments[0]);
+            const id = header ? header.getAttribute('col-id') : null;
+            return [...document.querySelectorAll('.ag-cell')].filter(cell => cell.getAttribute('col-id') === id)
+                .map(cell => [Number(cell.closest('.ag-row').getAttribute('row-index')), cell.innerText.trim()])
+                .sort((one, other) => one[0] - other[0]).map(([index, text]) => text);
+            """,
+            heading,
+        )
+        return found
+
+    def has_drawn_on(self, selector: str) -> bool:
+        """Return whether a canvas shows anything."""
+        return bool(
+            self._browser.execute_script(
+                """
+                return [...document.querySelectorAll(arguments[0])].some(canvas => canvas.width && canvas.height
+                    && canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some(Boolean));
+                """,
+                selector,
+            )
+        )
+
     def keep_picture(self, name: str) -> None:
         if SCREENSHOTS:
             time.sleep(2)  # charts are drawn after their data has come
@@ -201,6 +230,48 @@ def test_curves_of_runs_are_drawn_together(
     page.until_text(*(f"{name} (val_loss)" for name in trials), "baseline s0 sealed (val_loss)")
     page.until(lambda shown: shown.count(".js-plotly-plot .scatterlayer .trace") >= 4, "a curve for each")
     page.keep_picture("charts")
+
+
+@pytest.fixture
+def printed_links(
+    server: str, tiny: TinyStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> dict[str, str]:
+    """The links to the search's saved views as `compare` prints them."""
+    monkeypatch.chdir(tiny.project)
+    assert compare(["tiny search"]) == 0
+    found = dict(re.findall(r"(leaderboard|charts) +(http\S+)", capsys.readouterr().out))
+    return {name: link.replace("http://127.0.0.1:5000/", server) for name, link in found.items()}
+
+
+def test_the_printed_leaderboard_has_the_trials_by_score(
+    browser: webdriver.Chrome, printed_links: dict[str, str], store: Store, tiny: TinyStore
+) -> None:
+    trials = children_of(store, find_run(store, tiny.search_run_id), "trial")
+    by_score = sorted(trials, key=lambda run: float(run.data.tags["score"]))
+    page = Page(browser, printed_links["leaderboard"])
+    page.until_text("Leaderboard: tiny search", "3 matching runs", *(run.info.run_name for run in trials))
+    page.until(lambda shown: len(shown.column("learning_rate")) == 3, "the column learning_rate")
+    page.keep_picture("leaderboard")
+    scores = [float(text) for text in page.column("score")]
+    assert scores == pytest.approx([float(run.data.tags["score"]) for run in by_score])
+    for name in ("filters_1", "learning_rate"):
+        assert page.column(name) == [run.data.params[name] for run in by_score]
+    assert "baseline s0 sealed" not in page.text()
+
+
+def test_the_printed_charts_are_those_of_the_trials(
+    browser: webdriver.Chrome, printed_links: dict[str, str], store: Store, tiny: TinyStore
+) -> None:
+    page = Page(browser, printed_links["charts"])
+    page.until_text("Charts: tiny search", "Parallel Coordinates", "filters_1 vs. score", "learning_rate vs. score")
+    page.until_text(*(f"{name} (val_loss)" for name in names_of_trials(store, tiny)))
+    page.until(lambda shown: shown.count(".parcoords svg .dimension path.domain") == 3, "three axes")
+    page.until(lambda shown: shown.has_drawn_on(".parcoords canvas"), "lines between the axes")
+    page.until(lambda shown: shown.count(".js-plotly-plot path.js-line") >= 3, "a curve for each trial")
+    scatters = ".js-plotly-plot:not(:has(path.js-line)) .scatterlayer .points"
+    page.until(lambda shown: shown.count(scatters) == 2, "two scatters")
+    page.until(lambda shown: shown.count(f"{scatters} path.point") == 6, "a point for each trial in both scatters")
+    page.keep_picture("search-charts")
 
 
 def test_the_page_of_a_search_tells_its_result(

@@ -22,9 +22,9 @@ from fakeface_lab.search.report.leaderboard import trial_0_name, trials_table
 from fakeface_lab.search.report.report import publish_report
 from fakeface_lab.search.run.engine import EngineMaker
 from fakeface_lab.search.run.local_engine import make_engine
-from fakeface_lab.search.run.progress import run_trials
+from fakeface_lab.search.run.progress import print_search, run_trials
 from fakeface_lab.settings import TuneSettings
-from fakeface_lab.terminal import console, print_places, say, wide_console
+from fakeface_lab.terminal import console, say, wide_console
 from fakeface_lab.tracking.datasets import OPENED_TAG, describe_openings, record_opening
 from fakeface_lab.tracking.owner import sweep_dead_runs
 from fakeface_lab.tracking.store import open_store
@@ -111,7 +111,7 @@ def search_detector(settings: TuneSettings) -> SearchResult:
         ledger.parent.writer.call(lambda: sweep_dead_runs(store))
         result = _search(settings, ledger, template, work, num_threads)
     ledger.parent.remove_files()
-    print_places(ledger.parent.store, ledger.parent.name, ledger.parent.run_id)
+    print_search(ledger.parent)
     return result
 
 
@@ -149,7 +149,7 @@ def _search(
     best = ledger.best_first()[0]
     assert best.record.score is not None  # the best trial is a finished one
     text = _judge_best(settings, ledger, work, engine, best) if settings.final_seeds else ""
-    _publish_result(ledger, settings, best, text)
+    _publish_result(ledger, template, settings, best, text)
     return SearchResult(parent.run_id, dict(best.record.values), best.record.score, text)
 
 
@@ -171,11 +171,14 @@ def _judge_best(
     return text
 
 
-def _publish_result(ledger: Ledger, settings: TuneSettings, best: LedgerTrial, verdict: str) -> None:
+def _publish_result(
+    ledger: Ledger, template: keras_tuner.Oracle, settings: TuneSettings, best: LedgerTrial, verdict: str
+) -> None:
     """Record and print the result of a search; repeated after a restart, it is the same.
 
     Args:
         ledger: of the search.
+        template: the oracle.
         settings: of the search.
         best: the best trial.
         verdict: of the best against the documented configuration; empty without final trainings.
@@ -188,7 +191,8 @@ def _publish_result(ledger: Ledger, settings: TuneSettings, best: LedgerTrial, v
     # A time from the store: written again after a restart, the points are the same.
     parent.log_metrics(metrics | selection.metrics, 0, int(best.run.info.start_time))
     seal = _openings(ledger)
-    table = publish_report(ledger, " ".join([verdict, seal, *selection.sentences]).strip(), write_best_settings)
+    text = " ".join([verdict, seal, *selection.sentences]).strip()
+    table = publish_report(ledger, template, text, write_best_settings)
     wide_console.print(trials_table(table, trial_0_name(parent.run)))
     logged = [trial.run_id for trial in ledger.trials if trial.tags.get("model") == "logged"]
     # float32 weights; a logged model has no optimizer.

@@ -5,7 +5,6 @@ custom `HyperModel.fit`. Otherwise it restarts at its first epoch, and ends with
 come in the same order again.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from fakeface_lab.search.ledger.executions import BEST_EXECUTION, execution_run
 from fakeface_lab.search.run.engine import Assignment
 from fakeface_lab.terminal import format_value
 from fakeface_lab.tracking.runs import TrackedRun
+from fakeface_lab.tracking.store import param_name
 from fakeface_lab.training.executions import CrossValidation, best_execution, train_trial, training_of_fold
 from fakeface_lab.training.fit_arguments import FitArguments
 from fakeface_lab.training.hypermodel import ModelRecipe, train_hypermodel
@@ -82,10 +82,7 @@ class HypermodelWork:
     def params(self, assignment: Assignment) -> dict[str, object]:
         """Return the parameters of a run: its values, and `-` for what else the search began with."""
         known = dict.fromkeys((hp.name for hp in self.recipe.space.space), "-")
-        values = {
-            re.sub(r"[^\w\-. :/]", "_", name): value  # what MLflow takes as a name
-            for name, value in {**known, **assignment.values}.items()
-        }
+        values = {param_name(name): value for name, value in {**known, **assignment.values}.items()}
         return {"epochs": assignment.epochs, "seed": assignment.seed, "num_threads": self.num_threads, **values}
 
     def label(self, values: Mapping[str, Any]) -> str:

@@ -11,10 +11,10 @@ from fakeface_lab.search.report.leaderboard import trial_0_name, trials_table
 from fakeface_lab.search.report.report import publish_report
 from fakeface_lab.search.run.engine import Placement
 from fakeface_lab.search.run.local_engine import make_engine
-from fakeface_lab.search.run.progress import run_trials
+from fakeface_lab.search.run.progress import print_search, run_trials
 from fakeface_lab.search.suggest.growth import asks_for_defaults
 from fakeface_lab.search.suggest.oracles import default_values, reseeded
-from fakeface_lab.terminal import console, print_places, say, wide_console
+from fakeface_lab.terminal import console, say, wide_console
 from fakeface_lab.tracking.owner import sweep_dead_runs
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.tracking.writer import PatientWriter
@@ -148,12 +148,12 @@ def run_tuner_search(
         )
         epochs = work.fit.epochs or 1
         run_trials(ledger, template, work, engine, epochs=epochs, seed=seed, hours=hours, keep_models=keep_models)
-        _publish_result(ledger)
+        _publish_result(ledger, template)
     parent.remove_files()
-    print_places(parent.store, parent.name, parent.run_id)
+    print_search(parent)
 
 
-def _publish_result(ledger: Ledger) -> None:
+def _publish_result(ledger: Ledger, template: keras_tuner.Oracle) -> None:
     """Write and print the result of a search. There is no test split, so no verdict."""
     parent, best, objective = ledger.parent, ledger.best_first(), ledger.objective.name
     if not best:
@@ -171,7 +171,7 @@ def _publish_result(ledger: Ledger) -> None:
     scores = {"best_score": score, "defaults_score": defaults}
     measured = {name: value for name, value in scores.items() if value is not None}
     parent.log_metrics(measured, 0, int(parent.run.info.start_time))
-    table = publish_report(ledger, f"{worth}.")
+    table = publish_report(ledger, template, f"{worth}.")
     if not console.quiet:
         wide_console.print(trials_table(table, trial_0_name(parent.run)))
         say("worth", f"{worth}.")

@@ -1,6 +1,7 @@
 """MLflow's store: opening it with an experiment, its limits on texts and queries, searching it, its page's links."""
 
 import os
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,7 @@ __all__ = [
     "as_entities",
     "join_text",
     "open_store",
+    "param_name",
     "quote",
     "resolve_tracking_uri",
     "search_runs",
@@ -60,6 +62,11 @@ def join_text(tags: Mapping[str, str], key: str) -> str:
         text += tags[f"{key}.{number}"]
         number += 1
     return text
+
+
+def param_name(name: str) -> str:
+    """Return the name of a hyperparameter as MLflow takes it for a parameter: characters that it refuses become `_`."""
+    return re.sub(r"[^\w\-. :/]", "_", name)
 
 
 _PAGE_SIZE = 500
@@ -195,17 +202,22 @@ class Store:
         """Return the address of one run."""
         return f"{self._page()}#/experiments/{self.experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
-    def places(self, run_name: str, run_id: str) -> list[tuple[str, str]]:
-        """Return where a run is and how to view it: lines of a label ("" on continuation lines) and a text."""
-        lines = [
+    def places(self, run_name: str, run_id: str, views: Mapping[str, str] | None = None) -> list[tuple[str, str]]:
+        """Return where a run is and how to view it: lines of a label ("" on continuation lines) and a text.
+
+        `views` are the addresses of the run's saved views by name.
+        """
+        return [
             ("tracking", without_credentials(self.uri)),
             ("", f"experiment {self.experiment_name}, run {run_name} ({run_id})"),
+            *self.how_to_open({**(views or {}), "all runs": self.runs_link(), "this run": self.run_link(run_id)}),
         ]
-        command = self.ui_command()
-        if command is not None:
-            lines.append(("look", command))
-        lines.append(("" if command else "look", f"{'then all runs  ' if command else ''}{self.runs_link()}"))
-        return [*lines, ("", f"this run       {self.run_link(run_id)}")]
+
+    def how_to_open(self, links: Mapping[str, str]) -> list[tuple[str, str]]:
+        """Return how to open addresses of MLflow's page, given by name, as lines like those of `places`."""
+        command = self.ui_command() if links else None
+        lines = [*([] if command is None else [command]), *(f"{name:<13}{link}" for name, link in links.items())]
+        return [("" if number else "look", line) for number, line in enumerate(lines)]
 
     def _page(self) -> str:
         if self.is_local:

@@ -141,6 +141,7 @@ def test_summaries_equal_those_of_kerastuner_and_compare_shows_the_trials(
 
     assert compare(["untitled_project"]) == 0
     text = capsys.readouterr().out
+    assert text.count("&viewStateShareKey=") == 2
     assert "defaults" in text
     assert "verdict   none: its test data are not in the store; evaluate the best model on held-out data" in text
     assert compare([]) == 0

@@ -6,14 +6,17 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
+import keras_tuner
 import pytest
+from keras_tuner import oracles
 
 from fakeface_lab.backend import tf
 from fakeface_lab.errors import ConfigError
 from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.ledger.resume import open_search
 from fakeface_lab.search.report.leaderboard import leaderboard, trials_table
-from fakeface_lab.search.run.progress import SearchProgress
+from fakeface_lab.search.report.report import save_search_views
+from fakeface_lab.search.run.progress import SearchProgress, print_search
 from fakeface_lab.search.suggest.suggestion import Suggestion
 from fakeface_lab.search.tuner import Tuner
 from fakeface_lab.terminal import print_places, say, wide_console
@@ -89,6 +92,23 @@ def test_a_name_may_look_like_markup(project: Path, capsys: pytest.CaptureFixtur
     say("search", name)
     wide_console.print(trials_table(leaderboard([], "min"), name))
     assert capsys.readouterr().out.count(name) == 3
+
+
+def test_the_saved_views_are_linked_to_once_they_are_there(
+    of_tuner: Ledger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_search(of_tuner.parent)
+    assert "leaderboard" not in capsys.readouterr().out
+    space = keras_tuner.HyperParameters()
+    space.Int("units", 1, 9)
+    save_search_views(of_tuner, oracles.RandomSearchOracle("val_loss", hyperparameters=space))
+    print_search(of_tuner.parent)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    links = {words[0]: words[1] for words in lines if words[0] in ("leaderboard", "charts")}
+    table = f"{of_tuner.parent.store.runs_link()}&viewStateShareKey="
+    assert links["leaderboard"].startswith(f"{table}leaderboard-")
+    assert links["charts"].startswith(f"{table}charts-")
+    assert links["charts"].endswith("&compareRunsMode=CHART")
 
 
 @pytest.mark.slow

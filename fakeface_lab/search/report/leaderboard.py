@@ -21,6 +21,7 @@ __all__ = [
     "searched_names",
     "trial_0_name",
     "trials_table",
+    "value_column",
 ]
 
 _BEFORE_VALUES = ("trial", "run", "score")
@@ -56,7 +57,7 @@ def leaderboard(trials: Sequence[Run], direction: Direction) -> pd.DataFrame:
     # In order of first appearance: some hyperparameters are inactive in the first trials.
     names = list(dict.fromkeys(name for run in trials for name in json.loads(join_text(run.data.tags, "values"))))
     spread = [SPREAD] if any(SPREAD in run.data.metrics for run in trials) else []
-    columns = [*_BEFORE_VALUES, *map(_value_column, names), *_AFTER_VALUES, *spread]
+    columns = [*_BEFORE_VALUES, *map(value_column, names), *_AFTER_VALUES, *spread]
     table = pd.DataFrame([_row(run, by_trial) for run in trials], columns=columns)
     if table.empty:
         return table
@@ -88,7 +89,7 @@ def _row(run: Run, by_trial: Mapping[str, Run]) -> dict[str, Any]:
         "trial": int(tags["trial"]),
         "run": run.info.run_name,
         "score": float(tags["score"]) if finished and "score" in tags else float("nan"),
-        **{_value_column(name): value for name, value in json.loads(join_text(tags, "values")).items()},
+        **{value_column(name): value for name, value in json.loads(join_text(tags, "values")).items()},
         "epochs": int(tags.get("epochs_done", "0")),
         "epochs_planned": int(tags.get("epochs_planned", "0")),
         "kept_epoch": int(tags.get("kept_epoch", "0")),
@@ -101,7 +102,8 @@ def _row(run: Run, by_trial: Mapping[str, Run]) -> dict[str, Any]:
     }
 
 
-def _value_column(name: str) -> str:
+def value_column(name: str) -> str:
+    """Return the column of a leaderboard that has the values of this hyperparameter."""
     return f"hp.{name}" if name in ("rank", *_BEFORE_VALUES, *_AFTER_VALUES) else name
 
 

@@ -1,4 +1,4 @@
-"""The report of a search on its parent run: leaderboard, history, importance, cost, and how to train the winner.
+"""The report of a search: leaderboard, history, importance, cost, how to train the winner, the views in MLflow's page.
 
 Everything is computed from what the store has recorded.
 """
@@ -11,17 +11,29 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from keras_tuner import oracles as kt_oracles
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.inspection import permutation_importance
 
+from fakeface_lab.backend import keras_tuner
 from fakeface_lab.figures import FIGURE_DPI
 from fakeface_lab.figures.search import cost_figure, history_figure, importance_figure
 from fakeface_lab.search.ledger.ledger import Ledger
-from fakeface_lab.search.report.leaderboard import format_cell, read_leaderboard, searched_names, trial_0_name
+from fakeface_lab.search.report.leaderboard import (
+    format_cell,
+    read_leaderboard,
+    searched_names,
+    trial_0_name,
+    value_column,
+)
+from fakeface_lab.search.suggest.growth import grown_space, growth_of
+from fakeface_lab.search.suggest.oracles import searched_hyperparameters
 from fakeface_lab.terminal import format_secs
 from fakeface_lab.tracking.runs import Run, StoredRun
+from fakeface_lab.tracking.store import param_name
+from fakeface_lab.tracking.views import save_views
 
-__all__ = ["Importance", "measure_importance", "publish_report"]
+__all__ = ["Importance", "measure_importance", "publish_report", "save_search_views"]
 
 # With fewer trials the forest mostly fits the noise of single trainings.
 ENOUGH_TRIALS = 20
@@ -87,14 +99,18 @@ _NUM_SHOWN = 10
 WriteBest = Callable[[Ledger, Run, Path], str]
 
 
-def publish_report(ledger: Ledger, verdict: str = "", write_best: WriteBest | None = None) -> pd.DataFrame:
+def publish_report(
+    ledger: Ledger, template: keras_tuner.Oracle, verdict: str = "", write_best: WriteBest | None = None
+) -> pd.DataFrame:
     """Write the report to the parent run, as artifacts and as its description; repeated after each restart.
 
     The artifacts are `leaderboard.csv`, `history.png`, `cost.png`, `summary.md` (the description) and, with four scored
-    trials with different values, `importance.png`. They are made in the folder `report` of the parent run's files.
+    trials with different values, `importance.png`. They are made in the folder `report` of the parent run's files. The
+    saved views are written again, with the hyperparameters in the order of their importance.
 
     Args:
         ledger: of the search.
+        template: the oracle.
         verdict: what the best score is worth, in sentences; may be empty.
         write_best: called with the ledger, the best trial's run and the folder; leaves files about it there and
             returns a sentence about them.
@@ -131,7 +147,29 @@ def publish_report(ledger: Ledger, verdict: str = "", write_best: WriteBest | No
     (folder / "summary.md").write_text(summary, encoding="utf-8")
     parent.upload(folder)
     parent.set_tags({"mlflow.note.content": summary})
+    save_search_views(ledger, template, importance)
     return table
+
+
+def save_search_views(ledger: Ledger, template: keras_tuner.Oracle, importance: Importance | None = None) -> None:
+    """Write the saved views of a search in MLflow's page, the most important hyperparameters first.
+
+    Args:
+        ledger: of the search.
+        template: the oracle, whose space has the hyperparameters.
+        importance: of the hyperparameters; None if it is not known, which leaves them in the order of the space.
+    """
+    searched = searched_hyperparameters(grown_space(template))
+    # What trials have found is missing in those before.
+    searched |= {hp.name: True for found in growth_of(template).values() for hp in found if hp.name in searched}
+    columns = {name: value_column(name) for name in searched}
+    if isinstance(template, kt_oracles.HyperbandOracle):
+        columns["epochs"] = "epochs_planned"
+    means = {} if importance is None else dict(zip(importance.names, importance.means.tolist(), strict=True))
+    names = sorted(columns, key=lambda name: -means.get(columns[name], 0.0))
+    conditional = {param_name(name) for name, is_conditional in searched.items() if is_conditional}
+    params = list(dict.fromkeys(map(param_name, names)))
+    save_views(ledger.parent, ledger.objective.name, ledger.objective.direction, params, conditional)
 
 
 def _summary(

@@ -9,13 +9,16 @@ from rich.text import Text
 from fakeface_lab.backend import keras_tuner
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
 from fakeface_lab.search.report.leaderboard import trial_0_name
+from fakeface_lab.search.report.report import save_search_views
 from fakeface_lab.search.run.engine import EngineMaker, Event, Work
 from fakeface_lab.search.run.trials import Trials
 from fakeface_lab.search.suggest.growth import set_growth
 from fakeface_lab.search.suggest.oracles import num_trials_at_most
 from fakeface_lab.terminal import console, format_secs, print_places, say
+from fakeface_lab.tracking.runs import StoredRun
+from fakeface_lab.tracking.views import view_links
 
-__all__ = ["SearchProgress", "run_trials"]
+__all__ = ["SearchProgress", "print_search", "run_trials"]
 
 
 def run_trials(
@@ -35,13 +38,19 @@ def run_trials(
     algorithm, num_trials = parent.run.data.tags["algorithm"], num_trials_at_most(template)
     at_most = f"at most {num_trials}" if num_trials else "any number of"
     say("search", f"{parent.name}: {algorithm}, {at_most} trials, {len(ledger.trials)} recorded so far")
-    print_places(parent.store, parent.name, parent.run_id)
+    save_search_views(ledger, template)
+    print_search(parent)
     progress = SearchProgress(ledger, lambda: num_trials_at_most(template))
     trials = Trials(
         ledger, template, work, make_engine, progress, epochs=epochs, seed=seed, hours=hours, keep_models=keep_models
     )
     with progress:
         trials.run()
+
+
+def print_search(parent: StoredRun) -> None:
+    """Print where a search is and how to view it."""
+    print_places(parent.store, parent.name, parent.run_id, view_links(parent.store, parent.run))
 
 
 class SearchProgress:

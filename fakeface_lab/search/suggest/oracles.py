@@ -34,6 +34,7 @@ __all__ = [
     "num_trials_at_most",
     "refuse_repeated_choices",
     "reseeded",
+    "searched_hyperparameters",
 ]
 
 
@@ -124,6 +125,16 @@ def _all_values(hp: Any) -> Sequence[Value] | None:
         values = range(hp.min_value, hp.max_value + 1, hp.step or 1)
         return values if hp.default in values else [hp.default, *values]
     return _grid_values(hp)
+
+
+def searched_hyperparameters(space: keras_tuner.HyperParameters) -> dict[str, bool]:
+    """Return the hyperparameters with more than one value by name, and whether each depends on conditions."""
+    found: dict[str, bool] = {}
+    for hp in space.space:
+        values = _all_values(hp)
+        if values is None or len(values) > 1:
+            found[hp.name] = found.get(hp.name, False) or bool(hp.conditions)
+    return found
 
 
 BRACKET_PREFIX = "tuner/"  # of Hyperband's own entries among the values of a trial

@@ -3,18 +3,22 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
+import keras_tuner
 import numpy as np
 import pandas as pd
 import pytest
+from keras_tuner import oracles
 from PIL import Image
 
 from fakeface_lab.config import load_settings
 from fakeface_lab.search.ledger.ledger import Ledger
-from fakeface_lab.search.report.report import measure_importance, publish_report
+from fakeface_lab.search.report.report import measure_importance, publish_report, save_search_views
 from fakeface_lab.settings import BaselineSettings, Hyperparameters
 from fakeface_lab.tracking.lookup import find_run
 from fakeface_lab.tracking.store import open_store
+from tests.saved_views import read_views
 from tests.search.report.recorded_trials import add
 from tests.tiny_store import TinyStore, tiny_store
 
@@ -83,7 +87,7 @@ def test_report_of_any_search_has_no_settings_of_the_detector(ledger: Ledger) ->
     for number in range(12):
         add(ledger, 0.5 - number / 100, secs=1, units=number)
     add(ledger, None, reason="NaN", units=99)
-    publish_report(ledger)
+    publish_report(ledger, template())
     folder = ledger.parent.folder / "report"
     written = {path.name for path in folder.iterdir()}
     assert written == {"leaderboard.csv", "history.png", "importance.png", "cost.png", "summary.md"}
@@ -96,9 +100,53 @@ def test_report_of_any_search_has_no_settings_of_the_detector(ledger: Ledger) ->
     assert "best.toml" not in summary
 
 
+def template(kind: type[keras_tuner.Oracle] = oracles.RandomSearchOracle) -> keras_tuner.Oracle:
+    space = keras_tuner.HyperParameters()
+    space.Int("units", 1, 99)
+    space.Fixed("depth", 3)
+    space.Float("rate (log)", 1e-4, 1e-1, sampling="log")
+    if space.Choice("activation", ["relu", "leaky"], default="leaky") == "leaky":
+        with space.conditional_scope("activation", ["leaky"]):
+            space.Float("slope", 0.1, 0.3)
+    return kind(objective="val_loss", hyperparameters=space)
+
+
+def columns_and_axes(ledger: Ledger) -> tuple[list[str], list[str]]:
+    """Return the hyperparameters in the saved table and in its parallel coordinates."""
+    parent = ledger.parent
+    tags = parent.store.client.get_experiment(parent.run.info.experiment_id).tags
+    state = read_views(tags)["Leaderboard: by hand"]["state"]
+    columns = [column.removeprefix("params.").strip("`") for column in state["selectedColumns"][1:-1]]
+    return columns, state["compareRunCharts"][0]["selectedParams"]
+
+
+def test_saved_views_have_the_searched_hyperparameters_and_after_the_search_the_most_important_first(
+    ledger: Ledger,
+) -> None:
+    save_search_views(ledger, template())
+    assert columns_and_axes(ledger) == (
+        ["units", "rate _log_", "activation", "slope"],
+        ["units", "rate _log_", "activation"],
+    )
+    rng = np.random.default_rng(0)
+    for _ in range(25):
+        units, rate = int(rng.integers(1, 99)), float(rng.uniform(1e-4, 1e-1))
+        values: dict[str, Any] = {"units": units, "depth": 3, "rate (log)": rate, "activation": "relu"}
+        add(ledger, 10 * rate + units / 1000, **values)
+    publish_report(ledger, template())
+    columns, axes = columns_and_axes(ledger)
+    assert columns == ["rate _log_", "units", "activation", "slope"]
+    assert axes == ["rate _log_", "units", "activation"]
+
+
+def test_saved_views_of_hyperband_have_the_epochs(ledger: Ledger) -> None:
+    save_search_views(ledger, template(oracles.HyperbandOracle))
+    assert columns_and_axes(ledger)[0] == ["units", "rate _log_", "activation", "slope", "epochs"]
+
+
 def test_report_before_any_trial_has_a_score(ledger: Ledger) -> None:
     add(ledger, None, reason="NaN", units=99)
-    publish_report(ledger)
+    publish_report(ledger, template())
     folder = ledger.parent.folder / "report"
     assert not (folder / "importance.png").exists()
     assert "1 trials, 1 failed" in (folder / "summary.md").read_text()
