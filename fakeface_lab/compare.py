@@ -101,7 +101,6 @@ def _show_search(store: "Store", search: "Run") -> CompareResult:
 
 def _print_rankings(store: "Store", configurations: "Sequence[ScoredConfiguration]") -> None:
     from fakeface_lab.detector.ranking import by_evaluation_set, ranking_table
-    from fakeface_lab.terminal import say, wide_console
     from fakeface_lab.tracking.datasets import describe_openings
 
     for images, members in by_evaluation_set(configurations).items():
