@@ -73,6 +73,7 @@ class TrainingDivergedError(FakefaceLabError):
     exit_code = 1
 
 
+# The exit code is that of a search without a result: scripts must not take the trials before it for the answer.
 class TooManyFailuresError(SearchError, RuntimeError):
     """As many trials in a row failed as the oracle's `max_consecutive_failed_trials` allows.
 

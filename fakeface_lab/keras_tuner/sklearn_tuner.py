@@ -70,6 +70,7 @@ class SklearnWork(HypermodelWork):
         model = self.recipe.hypermodel.build(hp)
         began = time.perf_counter()
         x, y = split_data(given["X"], rows), split_data(given["y"], rows)
+        # KerasTuner's rule: a pipeline takes weights under the name of one of its steps only.
         takes_weights = "sample_weight" in inspect.getfullargspec(model.fit).args and not isinstance(model, Pipeline)
         model.fit(x, y, **({"sample_weight": None if weights is None else weights[rows]} if takes_weights else {}))
         metrics = self._score(model, held_out)

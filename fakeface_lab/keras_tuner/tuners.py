@@ -13,6 +13,7 @@ from fakeface_lab.search.tuner import Tuner
 __all__ = ["BayesianOptimization", "GridSearch", "Hyperband", "RandomSearch", "SklearnTuner", "Tuner"]
 
 
+# KerasTuner's class comes first: its constructor makes the oracle and calls the next one, which is Tuner's.
 class RandomSearch(keras_tuner.RandomSearch, Tuner):
     """Random search."""
 

@@ -50,6 +50,7 @@ _HOOKS = (
 
 def overrides(tuner: type["Tuner"], own: type["Tuner"]) -> bool:
     """Return whether a class overrides `run_trial` or a hook of `own`, this project's class."""
+    # KerasTuner's Hyperband only passes the budget on, which the search does by itself.
     known = {own.run_trial, keras_tuner.Hyperband.run_trial}
     return tuner.run_trial not in known or any(getattr(tuner, name) is not getattr(own, name) for name in _HOOKS)
 
@@ -84,6 +85,7 @@ class Attempt:
 
     def note(self, epoch: int, logs: Mapping[str, Any] | None) -> None:
         """Record an epoch, counted from 0, that the user's code reports."""
+        # Within `Tuner.run_trial` the recorder of the training reports the epochs, and KerasTuner's hooks repeat them.
         if not self.is_recorded:
             metrics = {name: float(value) for name, value in (logs or {}).items()}
             self.journal.report(EpochRecord(epoch + 1, time.time_ns() // 1_000_000, metrics))
@@ -94,8 +96,7 @@ class CustomWork(HypermodelWork):
     """Calls a tuner's own `run_trial`.
 
     Attributes:
-        tuner: whose.
-        bracket_values: of a trial, by its sequence.
+        tuner: whose; set for every use.
     """
 
     tuner: "Tuner | None" = None
@@ -105,6 +106,7 @@ class CustomWork(HypermodelWork):
         finished = read_outcome(folder)
         if finished is not None:
             return finished
+        # None is only the default that a field after others with defaults must have.
         tuner = self.tuner
         assert tuner is not None
         trial = tuner.begin_trial(assignment)
@@ -113,6 +115,7 @@ class CustomWork(HypermodelWork):
         began = time.perf_counter()
         with _recording(tuner, attempt):
             tuner.on_trial_begin(trial)
+            # As in KerasTuner, the hook after a trial is called for a failed one too, but not after a fatal error.
             try:
                 results = tuner.run_trial(trial, *self.fit.args, **self.fit.kwargs)
                 outcome = _conclude(tuner.oracle, attempt, results)
@@ -137,6 +140,8 @@ class CustomWork(HypermodelWork):
 
 def _forget_epochs(folder: Path, initial_epoch: int) -> None:
     """Delete what an earlier attempt has left, except for the checkpoint that a promoted trial inherits."""
+    # The user's code may have passed other arguments before the kill, and hooks may have filled its own attributes: no
+    # epoch of an earlier attempt can be continued.
     for own in (folder, *execution_folders(folder)):
         state = read_state(own / CHECKPOINT)
         if state is None or len(state["records"]) != initial_epoch:
@@ -154,6 +159,7 @@ def _recording(tuner: "Tuner", attempt: Attempt) -> Iterator[None]:
         attempt.note(epoch, logs)
         return own(trial, model, epoch, logs=logs)
 
+    # On the object and not the class: the user's override stays what it is, and KerasTuner's callback finds this one.
     tuner.attempt, tuner.on_epoch_end = attempt, on_epoch_end
     tuner.oracle._save_trial = tuner.oracle.save = lambda *_: None
     try:
@@ -182,6 +188,7 @@ def _conclude(oracle: keras_tuner.Oracle, attempt: Attempt, results: Any) -> Out
     trial.status = kt_trial.TrialStatus.COMPLETED
     trial.score = trial.metrics.get_best_value(objective.name)
     trial.best_step = trial.metrics.get_best_step(objective.name)
+    # A run_trial may return another score than that of the training it asked for, such as a sum with a penalty.
     if attempt.trained is not None:
         return replace(attempt.trained, score=float(trial.score))
     records = attempt.journal.records or _epochs_of(results) or _steps_of(trial)

@@ -95,6 +95,7 @@ class StoreTuner(base_tuner.BaseTuner):
         self.options, self._restart = options, overwrite
         self._run_ids: dict[str, str] = {}
         self._found: list[dict[str, Any]] = []
+        # Without `overwrite`, with which KerasTuner would delete the folder that the project's name denotes.
         super().__init__(oracle, hypermodel, directory=directory, project_name=project_name, **kwargs)
 
     @property

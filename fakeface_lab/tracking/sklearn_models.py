@@ -32,6 +32,7 @@ def package_sklearn_model(model: BaseEstimator, folder: Path, example: Any) -> N
     }
     try:
         shutil.rmtree(folder, ignore_errors=True)
+        # Pickle, the other format, runs code when it is read.
         mlflow.sklearn.save_model(model, str(folder), serialization_format="skops", **common)
     except MlflowException:  # skops does not know a class of the user's own
         shutil.rmtree(folder, ignore_errors=True)

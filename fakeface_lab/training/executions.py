@@ -59,6 +59,7 @@ def train_trial(train: Train, num_executions: int, objective: Objective, folder:
         return train(0, folder, listener)
     outcomes = []
     for number in range(num_executions):
+        # A folder each, with the checkpoints and the outcome of a training that stands alone: resuming needs no more.
         own = execution_folder(folder, number)
         own.mkdir(exist_ok=True)
         outcomes.append(train(number, own, _ExecutionListener(listener, number)))
@@ -81,6 +82,7 @@ def _mean_outcome(outcomes: Sequence[Outcome], objective: Objective) -> Outcome:
     """
     longest = max((outcome.records for outcome in outcomes), key=len)
     records = []
+    # Early stopping may end executions at different epochs: a later point is the mean of those that got there.
     for index, last in enumerate(longest):
         reached = [outcome.records[index] for outcome in outcomes if len(outcome.records) > index]
         records.append(EpochRecord(last.epoch, last.ended_at_ms, mean_metrics([record.metrics for record in reached])))
@@ -88,6 +90,7 @@ def _mean_outcome(outcomes: Sequence[Outcome], objective: Objective) -> Outcome:
     metrics = mean_metrics([outcome.metrics for outcome in outcomes])
     kept_epoch = int(statistics.mean(outcome.kept_epoch for outcome in outcomes))
     metrics |= {SPREAD: statistics.stdev(scores), "kept_epoch": float(kept_epoch)}
+    # Not their mean: it is what the trial has cost.
     metrics["train_secs"] = sum(outcome.metrics["train_secs"] for outcome in outcomes)
     found = {json.dumps(new): new for outcome in outcomes for new in outcome.found}
     found_values = {name: value for outcome in reversed(outcomes) for name, value in outcome.found_values.items()}

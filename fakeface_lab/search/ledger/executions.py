@@ -14,6 +14,7 @@ SEARCH_RUN = "search_run"  # tag of an execution's run: the parent run of the se
 
 def execution_run(trial: TrackedRun, number: int, name: str) -> TrackedRun:
     """Return the run of an execution, created if it is missing; its lock is that of the trial's run."""
+    # The trial's number without its values: legends of MLflow's charts cut long names.
     short = trial.name.partition(" ")[0]
     tags = {
         "role": "execution",

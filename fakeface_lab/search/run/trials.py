@@ -157,6 +157,7 @@ class Trials(Driver[LedgerTrial]):
         self.forget(f"trial-{trial.record.sequence}")
         self.clean_up(())
         self.observer.ended(ended)
+        # Counted in the ledger, so that a restart does not begin to count anew.
         num_failed, limit = self.ledger.num_failed_last(), self._template.max_consecutive_failed_trials
         if ended.record.status == "failed" and num_failed >= limit:
             raise TooManyFailuresError(
