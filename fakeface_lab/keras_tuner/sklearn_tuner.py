@@ -21,7 +21,6 @@ from fakeface_lab.search.hypermodel_work import HypermodelWork
 from fakeface_lab.search.ledger.resume import choose_threads, find_search
 from fakeface_lab.search.run.engine import Assignment
 from fakeface_lab.search.store_tuner import Options, StoreTuner, patient_writer
-from fakeface_lab.search.suggest.oracles import reseeded
 from fakeface_lab.search.tuner_search import choose_placement, open_tuner_search, run_tuner_search
 from fakeface_lab.tracking.sklearn_models import load_sklearn_model, package_sklearn_model
 from fakeface_lab.training.executions import train_trial
@@ -146,8 +145,7 @@ class SklearnTuner(keras_tuner.SklearnTuner, StoreTuner):
         groups = given.pop("groups")
         by_group = {"groups": groups} if groups is not None else {}
         fit = pass_through((), given)
-        template = reseeded(self.oracle, self.oracle.seed)
-        template.trials = {}
+        template = self.new_template()
         earlier = None if self._restart else find_search(self.open_store(), self.search_name)
         threads = choose_threads(earlier, options.threads)
         recipe = ModelRecipe(

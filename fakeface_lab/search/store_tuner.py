@@ -16,6 +16,7 @@ from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
 from fakeface_lab.search.ledger.resume import find_search
 from fakeface_lab.search.run.engine import Placement
 from fakeface_lab.search.suggest.growth import deserialized
+from fakeface_lab.search.suggest.oracles import reseeded
 from fakeface_lab.terminal import console
 from fakeface_lab.tracking.runs import StoredRun
 from fakeface_lab.tracking.store import Store, open_store, resolve_tracking_uri
@@ -160,6 +161,16 @@ class StoreTuner(base_tuner.BaseTuner):
         """Return the store, with the experiment of this search."""
         name = self.options.experiment or str(self.project_name)
         return open_store(self.options.tracking_uri, find_project(), name)
+
+    def new_template(self) -> keras_tuner.Oracle:
+        """Return a copy of the oracle without trials."""
+        if self.oracle.trials:
+            self.reload()
+        self.oracle.trials = {}
+        template = reseeded(self.oracle, self.oracle.seed)
+        if not self.options.defaults_first:  # no attribute otherwise: it is part of the search's identity
+            template.defaults_first = False
+        return template
 
     def best_trials(self, num_trials: int) -> list[kt_trial.Trial]:
         """Return the best finished trials in the store, the best first."""

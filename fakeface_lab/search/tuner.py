@@ -28,7 +28,6 @@ from fakeface_lab.search.ledger.resume import choose_threads, find_search
 from fakeface_lab.search.run.engine import Assignment, Placement
 from fakeface_lab.search.store_tuner import Options, StoreTuner, patient_writer
 from fakeface_lab.search.suggest.growth import grown_space, set_growth
-from fakeface_lab.search.suggest.oracles import reseeded
 from fakeface_lab.search.tuner_search import choose_placement, open_tuner_search, run_tuner_search
 from fakeface_lab.tracking.lookup import fetch_artifact, get_run
 from fakeface_lab.tracking.models import as_model_input, fetch_model, load_logged_model, package_model
@@ -255,12 +254,7 @@ class Tuner(StoreTuner, keras_tuner.Tuner):
                 discover_in_build(self.oracle, self.hypermodel)
                 if has_own_fit(self.hypermodel):
                     discover_in_fit(self.oracle, self.hypermodel, fit.args, dict(fit.kwargs))
-            if self.oracle.trials:
-                self.reload()
-            self.oracle.trials = {}
-            self._template = reseeded(self.oracle, self.oracle.seed)
-            if not self.options.defaults_first:  # no attribute otherwise: it is part of the search's identity
-                self._template.defaults_first = False
+            self._template = self.new_template()
         self._template.max_trials = self.oracle.max_trials
         return self._template
 

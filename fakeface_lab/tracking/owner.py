@@ -27,6 +27,7 @@ from mlflow.exceptions import MlflowException
 from fakeface_lab.tracking.store import Store, search_runs
 
 __all__ = [
+    "CODE_TAGS",
     "OWNER_TAG",
     "PROCESS",
     "code_tags",
@@ -57,6 +58,9 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+CODE_TAGS = ("mlflow.user", "mlflow.source.")  # how the names of `code_tags` begin
 
 
 def code_tags() -> dict[str, str]:

@@ -17,7 +17,7 @@ from mlflow.utils.uri import is_local_uri
 from fakeface_lab.errors import FakefaceLabError, TrackingError, without_credentials
 from fakeface_lab.tracking.duplicates import find_or_create
 from fakeface_lab.tracking.lookup import KEY_TAG
-from fakeface_lab.tracking.owner import OWNER_TAG, PROCESS, code_tags, lock_of, note_owner, remove_folder
+from fakeface_lab.tracking.owner import CODE_TAGS, OWNER_TAG, PROCESS, code_tags, lock_of, note_owner, remove_folder
 from fakeface_lab.tracking.store import MAX_TAG_CHARS, Store, as_entities
 from fakeface_lab.tracking.writer import PatientWriter
 
@@ -194,7 +194,9 @@ class TrackedRun(StoredRun):
             folder: with the child's files.
         """
         identity = {"mlflow.runName": name, "mlflow.parentRunId": self.run_id, OWNER_TAG: PROCESS}
-        child = find_or_create(self.store, self.writer, {**identity, **code_tags(), **tags}, key)
+        # The code is that of this run; asking git again would take longer than a small training.
+        code = {tag: value for tag, value in self.run.data.tags.items() if tag.startswith(CODE_TAGS)}
+        child = find_or_create(self.store, self.writer, {**identity, **code, **tags}, key)
         part = replace(self, run=child, folder=folder, written=set())
         if child.data.metrics:
             part._note_written()

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import skops.io
 from mlflow.exceptions import MlflowException
 from sklearn.base import BaseEstimator
 
@@ -33,10 +34,18 @@ def package_sklearn_model(model: BaseEstimator, folder: Path, example: Any) -> N
     try:
         shutil.rmtree(folder, ignore_errors=True)
         # Pickle, the other format, runs code when it is read.
-        mlflow.sklearn.save_model(model, str(folder), serialization_format="skops", **common)
-    except MlflowException:  # skops does not know a class of the user's own
+        mlflow.sklearn.save_model(
+            model, str(folder), serialization_format="skops", skops_trusted_types=_own_types(model), **common
+        )
+    except MlflowException:  # a class that is not scikit-learn's
         shutil.rmtree(folder, ignore_errors=True)
         mlflow.sklearn.save_model(model, str(folder), serialization_format="cloudpickle", **common)
+
+
+def _own_types(model: BaseEstimator) -> list[str]:
+    """Return the types in a model that skops does not trust by itself, although they are scikit-learn's: its trees."""
+    unknown = skops.io.get_untrusted_types(data=skops.io.dumps(model))
+    return [name for name in unknown if name.startswith("sklearn.")]
 
 
 def load_sklearn_model(store: Store, run_id: str) -> BaseEstimator | None:
