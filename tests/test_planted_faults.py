@@ -12,6 +12,7 @@ from tests.plants import copy_to_other_class
 
 
 @pytest.mark.usefixtures("project")
+@pytest.mark.slow
 def test_program_of_planted_faults_prints_tables_and_ends_with_0(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

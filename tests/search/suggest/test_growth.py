@@ -56,7 +56,10 @@ def test_without_forced_defaults_the_trials_are_those_of_kerastuner(
     assert configurations(grow(made(defaults_first=False), work)) == own
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(
+    "algorithm",
+    [pytest.param(name, marks=pytest.mark.slow) if name == "bayesian" else name for name in ALGORITHMS],
+)
 @pytest.mark.parametrize("defaults_first", [True, False])
 @pytest.mark.parametrize(("num_workers", "work"), [(1, in_scopes), (1, in_branches), (3, in_branches)])
 def test_a_growing_search_cut_at_every_event_gives_the_same_table(
