@@ -34,11 +34,11 @@ LAYER_OF = {unit: number for number, layer in enumerate(LAYERS) for unit in laye
 
 MAX_PROGRAM_LINES = 120
 MAX_LINES = 350
-MAX_MODULES = 89
-MAX_SEARCH_LINES = 3500
+MAX_MODULES = 105
+MAX_SEARCH_LINES = 4500
 MAX_FILES = {"": 16, "detector": 16}
 MAX_FILES_ELSEWHERE = 12
-MAX_ENGINE_MODULES = 45
+MAX_ENGINE_MODULES = 46
 
 
 def _module_name(path: Path) -> str:

@@ -1,8 +1,8 @@
 """What `Tuner` trains: any hypermodel, on the data given to `search`; and what its runs record.
 
-A trial resumes from its last epoch if the order of its data is under our control: arrays, no callbacks, and no
-`HyperModel.fit` of the user's own. Otherwise it restarts at its first epoch, and ends with the same result if the data
-come in the same order again.
+A trial resumes from its last epoch if the order of its data is under our control (arrays, and no `HyperModel.fit` of
+the user's own) and the state of its callbacks is known: they are Keras's own (`callback_state`). Otherwise it restarts
+at its first epoch, and ends with the same result if the data come in the same order again.
 """
 
 import re
@@ -45,8 +45,9 @@ class HypermodelWork:
     def __call__(self, assignment: Assignment, folder: Path, listener: Listener) -> Outcome:
         """Train in this process and leave the results in `folder`."""
         return train_hypermodel(
-            self.recipe, self.fit, self.objective, assignment.values, seed=assignment.seed, epochs=assignment.epochs,
-            passes_epochs=self.passes_epochs, data_digest=self.dataset[1], folder=folder, listener=listener,
+            self.recipe, self.fit, self.objective, assignment.values, name=assignment.key.removeprefix("trial-"),
+            seed=assignment.seed, epochs=assignment.epochs, passes_epochs=self.passes_epochs,
+            data_digest=self.dataset[1], folder=folder, listener=listener,
         )  # fmt: skip
 
     def params(self, assignment: Assignment) -> dict[str, object]:

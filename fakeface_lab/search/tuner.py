@@ -116,6 +116,7 @@ class Tuner(keras_tuner.Tuner):
         Raises:
             AllTrialsFailedError: no trial has a score.
             ConfigError: an argument cannot be used; says why.
+            FatalValueError: a callback cannot be copied.
             SearchError: a search of this name has other settings; names them.
             TrackingError: the store was unreachable for too long; run the same script again later.
         """
