@@ -21,6 +21,7 @@ __all__ = ["MUTANTS", "Mutant", "main", "mutated"]
 PROJECT = Path(__file__).parents[1]
 _COPIED = ("fakeface_lab", "tests", "experiments", "benchmarks", "docs", "pyproject.toml", "Makefile", "README.md")
 _CRITICAL_MOMENTS = "tests/test_cut_at_every_write.py::test_a_search_killed_at_its_critical_moments_is_the_same"
+_KILLED_AFTER_ANY_EPOCH = "tests/training/test_callback_state.py::test_killed_after_any_epoch_a_training_ends_bit_equal"
 
 
 _RECORD = (
@@ -133,6 +134,42 @@ MUTANTS = (
         "    except TrackingError as err:\n",
         "    except KeyError as err:\n",
         ("tests/tracking/test_views.py::test_a_refusal_is_told_and_ends_nothing",),
+    ),
+    Mutant(
+        "callbacks begin anew when a training resumes",
+        "fakeface_lab/training/callback_state.py",
+        "                setattr(callback, name, value)\n",
+        "                pass\n",
+        (f"{_KILLED_AFTER_ANY_EPOCH}[combination]",),
+    ),
+    Mutant(
+        "a training that a callback has ended trains on after a kill",
+        "fakeface_lab/training/hypermodel.py",
+        "    if done < epochs and not recorder.has_stopped:\n",
+        "    if done < epochs:\n",
+        (f"{_KILLED_AFTER_ANY_EPOCH}[combination]",),
+    ),
+    Mutant(
+        "CSVLogger overwrites its rows when a training resumes",
+        "fakeface_lab/training/callback_state.py",
+        "                callback.append = True\n",
+        "                pass\n",
+        (f"{_KILLED_AFTER_ANY_EPOCH}[combination]",),
+    ),
+    Mutant(
+        "TensorBoard counts batches from 0 when a training resumes",
+        "fakeface_lab/training/callback_state.py",
+        '        state=("_global_train_batch", "_global_test_batch"),\n',
+        "        state=(),\n",
+        (f"{_KILLED_AFTER_ANY_EPOCH}[TensorBoard]",),
+    ),
+    Mutant(
+        "a callback gets the state of one with other settings",
+        "fakeface_lab/training/callback_state.py",
+        """        return [state["settings"] for state in states] == self._settings
+""",
+        "        return len(states) == len(self._settings)\n",
+        ("tests/training/test_callback_state.py::test_a_state_is_never_put_into_a_callback_that_it_does_not_fit",),
     ),
 )
 

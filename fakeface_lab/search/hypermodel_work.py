@@ -1,8 +1,8 @@
 """What `Tuner` trains: any hypermodel, on the data given to `search`; and what its runs record.
 
-A trial resumes from its last epoch if the order of its data is under our control: arrays, no callbacks, and no
-custom `HyperModel.fit`. Otherwise it restarts at its first epoch, and ends with the same result if the data
-come in the same order again.
+A trial resumes from its last epoch if its data are arrays, its `fit` is not custom, and its callbacks are Keras's own
+(`callback_state`). Otherwise it restarts at its first epoch, and ends with the same result if the data come in the same
+order again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -72,7 +72,8 @@ class HypermodelWork:
             if isinstance(hypermodel, CrossValidation):
                 fit = training_of_fold(fit, hypermodel, fold)
             return train_hypermodel(
-                self.recipe, fit, self.objective, assignment.values, seed=assignment.seed + execution,
+                self.recipe, fit, self.objective, assignment.values, name=assignment.key.removeprefix("trial-"),
+                execution=number, seed=assignment.seed + execution,
                 epochs=assignment.epochs, passes_epochs=self.passes_epochs, data_digest=self.dataset[1], folder=folder,
                 listener=listener,
             )  # fmt: skip

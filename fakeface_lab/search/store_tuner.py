@@ -33,11 +33,7 @@ _CHIEF_VARIABLES = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_O
 
 @dataclass(frozen=True)
 class Options:
-    """The arguments that KerasTuner's tuners do not have; see `Tuner`.
-
-    Raises:
-        ConfigError: a value is out of range.
-    """
+    """The arguments that KerasTuner's tuners do not have; see `Tuner`. A value out of range raises ConfigError."""
 
     training_seed: int = 0
     experiment: str | None = None
@@ -117,6 +113,7 @@ class StoreTuner(base_tuner.BaseTuner):
         Raises:
             AllTrialsFailedError: no trial has a score.
             ConfigError: an argument cannot be used; says why.
+            FatalValueError: KerasTuner's; a callback cannot be copied.
             SearchError: a search of this name has other settings; names them.
             TrackingError: the store was unreachable for too long; run the same script again later.
         """

@@ -145,9 +145,10 @@ class Tuner(StoreTuner, keras_tuner.Tuner):
         def train(number: int, folder: Path, listener: Listener) -> Outcome:
             return train_hypermodel(
                 self._recipe(), fit, self.oracle.objective, trial.hyperparameters.values,
-                seed=self.options.training_seed + number, epochs=fit.epochs or 1,
-                passes_epochs=fit.epochs is not None, data_digest=fit.dataset_facts()[1], folder=folder,
-                listener=listener, extra_callbacks=[hook], has_checkpoints=is_hyperband and fit.can_resume,
+                name=attempt.assignment.key.removeprefix("trial-"), execution=number, epochs=fit.epochs or 1,
+                seed=self.options.training_seed + number, passes_epochs=fit.epochs is not None,
+                data_digest=fit.dataset_facts()[1], folder=folder, listener=listener, extra_callbacks=[hook],
+                has_checkpoints=is_hyperband and fit.can_resume,
             )  # fmt: skip
 
         attempt.trained = train_trial(

@@ -1,8 +1,8 @@
 """Epoch checkpoints: everything that a training needs to resume as if it had never stopped, in one file.
 
 A checkpoint holds the model's variables (weights and the seed generators behind dropout), the optimizer's variables,
-and a JSON state. It is a zip of `.npy` members: no pickle, and each member has a checksum. It is written by a
-`BackgroundWriter` from a `Snapshot` while the training continues.
+further arrays, and a JSON state. It is a zip of `.npy` members: no pickle, and each member has a checksum. It is
+written by a `BackgroundWriter` from a `Snapshot` while the training continues.
 """
 
 import json
@@ -89,9 +89,14 @@ class BackgroundWriter:
             report()
 
 
-def save_checkpoint(path: Path, snapshot: Snapshot, state: dict[str, Any]) -> None:
-    """Write model, optimizer and state, replacing the file atomically: a killed write leaves the old one."""
-    _write(path, [*snapshot.weights, *snapshot.slots], state)
+def save_checkpoint(
+    path: Path, snapshot: Snapshot, state: dict[str, Any], further: Sequence[npt.NDArray[Any]] = ()
+) -> None:
+    """Write model, optimizer, state and further arrays, replacing the file atomically.
+
+    A killed write leaves the old file.
+    """
+    _write(path, [*snapshot.weights, *snapshot.slots], state, further)
 
 
 def save_weights(path: Path, snapshot: Snapshot) -> None:
@@ -105,22 +110,22 @@ def read_state(path: Path) -> dict[str, Any] | None:
         with zipfile.ZipFile(path) as archive:
             state: dict[str, Any] = json.loads(archive.read(_STATE_MEMBER))
             names = archive.namelist()  # the zip's central directory has no checksum
-            is_whole = names == [*map(_member, range(len(names) - 1)), _STATE_MEMBER] and archive.testzip() is None
+            is_whole = names == [*_members(*_counts(names)), _STATE_MEMBER] and archive.testzip() is None
             return state if is_whole else None
     except (OSError, EOFError, KeyError, RuntimeError, ValueError, zipfile.BadZipFile):
         # Everything that zipfile raises for flipped bits: in a header they look like encryption or a newer zip version.
         return None
 
 
-def load_checkpoint(path: Path, model: keras.Model) -> None:
-    """Restore model and optimizer from a file that `read_state` has found intact.
+def load_checkpoint(path: Path, model: keras.Model) -> list[npt.NDArray[Any]]:
+    """Restore model and optimizer from a file that `read_state` has found intact, and return its further arrays.
 
     Raises:
         ModelError: the checkpoint belongs to another model.
     """
     # A compiled model creates the optimizer's slots at its first step; restoring needs them now.
     model.optimizer.build(model.trainable_variables)
-    _load(path, [*model.variables, *model.optimizer.variables])
+    return _load(path, [*model.variables, *model.optimizer.variables])
 
 
 def load_weights(path: Path, model: keras.Model) -> None:
@@ -144,22 +149,35 @@ def _copy(variables: Sequence[Any], buffers: list[npt.NDArray[Any]]) -> list[npt
     return buffers
 
 
-def _write(path: Path, arrays: Sequence[npt.NDArray[Any]], state: dict[str, Any]) -> None:
+def _write(
+    path: Path,
+    arrays: Sequence[npt.NDArray[Any]],
+    state: dict[str, Any],
+    further: Sequence[npt.NDArray[Any]] = (),
+) -> None:
     partial = path.with_suffix(".partial")
     # No fsync: after a power failure the checksums expose a torn file, and the training restarts with the same result.
     # Not compressed: random float32 weights shrink to 93 %, in 35 times the time.
     with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
-        for number, array in enumerate(arrays):
+        for name, array in zip(_members(len(arrays), len(further)), [*arrays, *further], strict=True):
             # zipfile must know in advance that a member may exceed 2 GiB.
-            with archive.open(_member(number), "w", force_zip64=True) as member:
+            with archive.open(name, "w", force_zip64=True) as member:
                 _write_array(member, array)
         archive.writestr(_STATE_MEMBER, json.dumps(state))
     os.replace(partial, path)
 
 
-def _member(number: int) -> str:
+def _members(num_arrays: int, num_further: int) -> list[str]:
+    """Return the names of the arrays of variables, then those of further arrays."""
     # By position, because automatic layer names depend on how many models the process has built before.
-    return f"{number:04d}.npy"
+    variables = [f"{number:04d}.npy" for number in range(num_arrays)]
+    return variables + [f"further-{number:04d}.npy" for number in range(num_further)]
+
+
+def _counts(names: Sequence[str]) -> tuple[int, int]:
+    """Return the number of arrays of variables and that of further arrays."""
+    num_further = sum(name.startswith("further-") for name in names)
+    return len(names) - 1 - num_further, num_further
 
 
 def _write_array(member: IO[bytes], array: npt.NDArray[Any]) -> None:
@@ -170,19 +188,25 @@ def _write_array(member: IO[bytes], array: npt.NDArray[Any]) -> None:
     member.write(array.reshape(-1).view(np.uint8).data)
 
 
-def _load(path: Path, variables: list[Any]) -> None:
+def _load(path: Path, variables: list[Any]) -> list[npt.NDArray[Any]]:
     with zipfile.ZipFile(path) as archive:
-        num_arrays = len(archive.namelist()) - 1
+        num_arrays, num_further = _counts(archive.namelist())
         if num_arrays != len(variables):
             raise ModelError(f"{path}: holds another model ({num_arrays} arrays, not {len(variables)})")
+        names = _members(num_arrays, num_further)
         for number, variable in enumerate(variables):
-            with archive.open(_member(number)) as member:
-                array = np.lib.format.read_array(member, allow_pickle=False)
+            array = _read_array(archive, names[number])
             if array.shape != tuple(variable.shape):
                 raise ModelError(
                     f"{path}: holds another model (array {number} is {array.shape}, not {tuple(variable.shape)})"
                 )
             variable.assign(array)
+        return [_read_array(archive, name) for name in names[num_arrays:]]
+
+
+def _read_array(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
+    with archive.open(name) as member:
+        return np.lib.format.read_array(member, allow_pickle=False)
 
 
 def inherit_checkpoint(parent_folder: Path, folder: Path) -> None:

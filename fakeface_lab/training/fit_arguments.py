@@ -16,6 +16,7 @@ import pandas as pd
 
 from fakeface_lab.backend import keras, keras_tuner
 from fakeface_lab.errors import ConfigError
+from fakeface_lab.training.callback_state import have_known_state, require_copyable
 from fakeface_lab.training.outcome import epoch_order
 
 __all__ = ["EpochOrder", "FitArguments", "bind_fit_arguments", "has_own_fit", "pass_through"]
@@ -73,9 +74,9 @@ class FitArguments:
     def can_resume(self) -> bool:
         """Whether a training can resume from an epoch's checkpoint and end as if it had never stopped.
 
-        A callback may hold state (EarlyStopping, ReduceLROnPlateau) that is not in the checkpoint.
+        A callback that is not one of Keras's own may remember what no checkpoint holds.
         """
-        return self.train is not None and not self.callbacks
+        return self.train is not None and have_known_state(self.callbacks)
 
     def is_validated(self, epoch: int) -> bool:
         """Return whether `fit` validates after an epoch, counted from 1."""
@@ -140,13 +141,14 @@ def bind_fit_arguments(
 
     Raises:
         ConfigError: `fit` does not take an argument, or the search sets it itself.
+        FatalValueError: a callback cannot be copied.
     """
     named = dict(kwargs)
-    callbacks = tuple(named.pop("callbacks", None) or ())
     named.pop("verbose", None)
     if "initial_epoch" in named:
         raise ConfigError("initial_epoch: the search counts the epochs of a trial from its first; leave it out")
     if has_own_fit(hypermodel):
+        callbacks = _pop_callbacks(named)
         epochs = named.pop("epochs", None)
         return FitArguments(args, _as_numpy(named), None, False, _DEFAULT_BATCH_SIZE, callbacks, epochs)
     try:
@@ -155,6 +157,7 @@ def bind_fit_arguments(
     except TypeError as err:
         raise ConfigError(f"search(): {err}; it takes what keras.Model.fit takes") from err
     named = dict(list(bound.arguments.items())[1:])
+    callbacks = _pop_callbacks(named)
     # Again: it may have been a positional argument.
     named.pop("verbose", None)
     epochs = named.pop("epochs", None)
@@ -179,6 +182,13 @@ def bind_fit_arguments(
     rest["validation_batch_size"] = rest.get("validation_batch_size") or batch_size
     train, rest["validation_data"] = _split(train, rest.pop("validation_split", 0.0), rest.get("validation_data"))
     return FitArguments((), rest, train, shuffle, batch_size, callbacks, epochs)
+
+
+def _pop_callbacks(named: dict[str, Any]) -> tuple[Any, ...]:
+    """Take the callbacks out of the arguments: one, a list, or lists in a list, as Keras takes them."""
+    callbacks = tuple(keras.tree.flatten(named.pop("callbacks", None) or ()))
+    require_copyable(callbacks)
+    return callbacks
 
 
 def _split(train: tuple[Any, ...], fraction: float, given: Any) -> tuple[tuple[Any, ...], Any]:

@@ -25,6 +25,7 @@ from keras_tuner.src.engine import tuner_utils
 from fakeface_lab.backend import keras, keras_tuner
 from fakeface_lab.errors import ModelError
 from fakeface_lab.tracking.models import INPUT_PREFIX, package_model
+from fakeface_lab.training.callback_state import CallbackStates, copy_callbacks
 from fakeface_lab.training.fit_arguments import EpochOrder, FitArguments, has_own_fit
 from fakeface_lab.training.outcome import (
     MODEL,
@@ -209,6 +210,8 @@ def train_hypermodel(
     objective: keras_tuner.Objective,
     values: Mapping[str, Any],
     *,
+    name: str,
+    execution: int = 0,
     seed: int,
     epochs: int,
     passes_epochs: bool,
@@ -225,6 +228,8 @@ def train_hypermodel(
         fit: the arguments of `HyperModel.fit`.
         objective: judges an epoch.
         values: hyperparameters by name.
+        name: of the training; what callbacks write goes to `name/executionN` below their paths.
+        execution: N, from 0, of several trainings with one name.
         seed: of initial weights, data order and dropout.
         epochs: the budget, counted from the first epoch.
         passes_epochs: whether the budget is passed to `fit`.
@@ -248,23 +253,21 @@ def train_hypermodel(
     recipe.found(hp)  # raises before the training
     recipe.require_small(model)
     own_fit = has_own_fit(recipe.hypermodel)
+    callbacks = copy_callbacks(fit.callbacks, name, execution)
+    states = CallbackStates(callbacks if fit.can_resume else ())
     # A `fit` of the user's own may return the objective instead of reporting it after each epoch.
     recorder = TrainingRecorder(
         # KerasTuner scores a trial by its best epoch, so these are the weights that the score describes.
         folder, listener, objective, keep="best",
         has_checkpoints=fit.can_resume if has_checkpoints is None else has_checkpoints,
-        needs_objective=(lambda epoch: False) if own_fit else fit.is_validated,
+        needs_objective=(lambda epoch: False) if own_fit else fit.is_validated, callback_states=states,
     )  # fmt: skip
     kwargs = dict(fit.kwargs)
-    # Copies, because a callback may carry state from one trial to the next; in one call, so that callbacks that share
-    # an object still do.
-    callbacks = [*copy.deepcopy(list(fit.callbacks)), *extra_callbacks]
     if fit.train is not None:
         order = EpochOrder(fit.train, fit.batch_size, seed, shuffle=fit.shuffle)
         # `order` shuffles the rows; Keras would shuffle its batches, with a state that a restart loses.
         kwargs |= {"x": order, "shuffle": False}
-        # By a callback: `PyDataset.on_epoch_begin` is not told which epoch begins.
-        callbacks.append(keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: order.begin(epoch)))
+        callbacks.append(_beginning(order))
         if not model.built:  # a checkpoint needs variables to restore
             model(fit.example())
     done = recorder.restore(model)
@@ -275,8 +278,10 @@ def train_hypermodel(
     if not own_fit:
         kwargs["verbose"] = 0
     # A checkpoint inherited from a trial with a longer budget leaves nothing to train.
-    if done < epochs:
-        returned = recipe.hypermodel.fit(hp, model, *fit.args, **kwargs, callbacks=[*callbacks, recorder])
+    if done < epochs and not recorder.has_stopped:
+        returned = recipe.hypermodel.fit(
+            hp, model, *fit.args, **kwargs, callbacks=[*callbacks, *extra_callbacks, states, recorder]
+        )
         if not recorder.has_objective:
             recorder.set_model(model)
             tuner_utils.validate_trial_results(returned, objective, "HyperModel.fit()")
@@ -289,6 +294,11 @@ def train_hypermodel(
     outcome = Outcome(records, kept_epoch, end_metrics(records, kept_epoch, model), **found)
     write_outcome(outcome, folder)
     return outcome
+
+
+def _beginning(order: EpochOrder) -> keras.callbacks.Callback:
+    """Return the callback that tells `order` which epoch begins; `PyDataset.on_epoch_begin` is not told."""
+    return keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: order.begin(epoch))
 
 
 def found_in(recipe: ModelRecipe, hp: keras_tuner.HyperParameters) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from fakeface_lab.backend import keras, tf
 from fakeface_lab.errors import SearchError, TrainingDivergedError
 from fakeface_lab.files import replace_text
+from fakeface_lab.training.callback_state import CallbackStates
 from fakeface_lab.training.checkpoint import (
     CHECKPOINT,
     BackgroundWriter,
@@ -71,12 +72,13 @@ class _Progress:
     records: list[EpochRecord] = field(default_factory=list)
     kept_epoch: int = 0
     scores: list[str] = field(default_factory=list)  # of each epoch, float32, in base64
+    has_stopped: bool = False
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "_Progress":
         records = [EpochRecord(**record) for record in state["records"]]
         # A checkpoint of an earlier version has no scores.
-        return cls(records, state["kept_epoch"], state.get("scores", []))
+        return cls(records, state["kept_epoch"], state.get("scores", []), state.get("has_stopped", False))
 
 
 class TrainingRecorder(keras.callbacks.Callback):
@@ -95,6 +97,7 @@ class TrainingRecorder(keras.callbacks.Callback):
         has_checkpoints: whether the training can resume from an epoch.
         needs_objective: whether an epoch, counted from 1, must have measured the objective.
         score: called with the model after each epoch; its results become `epoch_scores`.
+        callback_states: of the other callbacks; its place is between them and this one.
     """
 
     def __init__(
@@ -107,12 +110,14 @@ class TrainingRecorder(keras.callbacks.Callback):
         has_checkpoints: bool = True,
         needs_objective: Callable[[int], bool] = lambda epoch: False,
         score: Callable[[keras.Model], npt.NDArray[np.float32]] | None = None,
+        callback_states: CallbackStates | None = None,
     ) -> None:
         super().__init__()
         # Keras sets it in `fit` only, which a training loop of the user's own may not call.
         self.params: dict[str, Any] = {}
         self._folder, self._listener, self._objective, self._keep = folder, listener, objective, keep
         self._has_checkpoints, self._needs_objective, self._score = has_checkpoints, needs_objective, score
+        self._callback_states = CallbackStates(()) if callback_states is None else callback_states
         self._reported = {} if has_checkpoints else _read_journal(self._journal)
         self._progress = _Progress()
         self._snapshot = Snapshot()
@@ -130,6 +135,11 @@ class TrainingRecorder(keras.callbacks.Callback):
         return self._progress.kept_epoch
 
     @property
+    def has_stopped(self) -> bool:
+        """Whether a callback, such as EarlyStopping, has ended the training after the last epoch."""
+        return self._progress.has_stopped
+
+    @property
     def has_objective(self) -> bool:
         """Whether the kept epoch has measured the objective."""
         return bool(self.records) and self._value(self.records[self.kept_epoch - 1]) is not None
@@ -143,7 +153,10 @@ class TrainingRecorder(keras.callbacks.Callback):
         return np.stack([np.frombuffer(base64.b64decode(text), dtype="<f4") for text in scores])
 
     def restore(self, model: keras.Model) -> int:
-        """Restore `model` from its last checkpoint and return the number of finished epochs, 0 if a file is damaged."""
+        """Restore `model` from its last checkpoint, and its callbacks; return the number of finished epochs.
+
+        It is 0 if a file is damaged, or the callbacks are not those that the checkpoint was written with.
+        """
         state = read_state(self._checkpoint) if self._has_checkpoints else None
         if state is None:
             return 0
@@ -151,7 +164,10 @@ class TrainingRecorder(keras.callbacks.Callback):
         # Without the best weights so far, it could not end as an uninterrupted training does.
         if self._keep == "best" and read_state(self._kept_path(progress.kept_epoch)) is None:
             return 0
-        load_checkpoint(self._checkpoint, model)
+        callbacks = state.get("callbacks", [])
+        if not self._callback_states.fits(callbacks):
+            return 0
+        self._callback_states.load(callbacks, load_checkpoint(self._checkpoint, model))
         self._progress = progress
         return len(self.records)
 
@@ -187,6 +203,7 @@ class TrainingRecorder(keras.callbacks.Callback):
         if self._is_kept(record):
             self._progress.kept_epoch = record.epoch
         self._progress.records.append(record)
+        self._progress.has_stopped = bool(getattr(self.model, "stop_training", False))
         self._write(previous)
         self._started = time.perf_counter()
 
@@ -276,13 +293,14 @@ class TrainingRecorder(keras.callbacks.Callback):
         has_weights = self._keep == "best" and kept_epoch == record.epoch
         if has_weights or self._has_checkpoints:
             self._snapshot.take(self.model)
+        callbacks, arrays = self._callback_states.capture() if self._has_checkpoints else ([], [])
 
         def write() -> None:
             # Weights, checkpoint, deletion, in this order: after any kill the checkpoint's best weights are on disk.
             if has_weights:
                 save_weights(self._kept_path(kept_epoch), self._snapshot)
             if self._has_checkpoints:
-                save_checkpoint(self._checkpoint, self._snapshot, state)
+                save_checkpoint(self._checkpoint, self._snapshot, state | {"callbacks": callbacks}, arrays)
             if previous != kept_epoch:
                 self._kept_path(previous).unlink(missing_ok=True)
 

@@ -86,6 +86,22 @@ def test_everything_is_restored_bit_by_bit(model: keras.Model, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_further_arrays_are_returned(model: keras.Model, whole: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "epoch.ckpt"
+    further = [np.arange(6, dtype=np.int16).reshape(2, 3), np.array(0.1), np.zeros(0, np.uint8)]
+    save_checkpoint(path, Snapshot().take(model), STATE, further)
+    fresh = small_model()
+    assert read_state(path) == STATE
+    loaded = load_checkpoint(path, fresh)
+    assert_bit_equal(loaded, further)
+    assert [array.shape for array in loaded] == [(2, 3), (), (0,)]
+    assert_bit_equal(arrays(fresh), arrays(model))
+    with pytest.raises(ModelError, match=r"holds another model \(15 arrays, not 22\)"):
+        load_checkpoint(path, small_model(num_hidden=2))
+    path.write_bytes(whole)
+    assert load_checkpoint(path, fresh) == []
+
+
 def test_weights_are_restored_without_the_optimizer(model: keras.Model, tmp_path: Path) -> None:
     path = tmp_path / "kept-1.weights"
     save_weights(path, Snapshot().take(model))

@@ -73,6 +73,17 @@ def test_data_that_are_not_all_arrays_are_passed_through(given_as: str) -> None:
     assert fit.epochs == 3
 
 
+def test_callbacks_are_taken_as_keras_takes_them() -> None:
+    one, two = keras.callbacks.TerminateOnNaN(), keras.callbacks.EarlyStopping()
+    assert bind_fit_arguments(HYPERMODEL, (X, Y), {}).callbacks == ()
+    assert bind_fit_arguments(HYPERMODEL, (X, Y), {"callbacks": one}).callbacks == (one,)
+    assert bind_fit_arguments(HYPERMODEL, (X, Y), {"callbacks": [one, [two]]}).callbacks == (one, two)
+    fit = bind_fit_arguments(HYPERMODEL, (X, Y, 8, 3, 0, [two]), {})
+    assert fit.callbacks == (two,)
+    assert "callbacks" not in fit.kwargs
+    assert fit.can_resume
+
+
 def test_the_digest_covers_every_number() -> None:
     large = np.zeros((300, 400), dtype=np.float32)
     other = large.copy()
