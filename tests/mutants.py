@@ -119,7 +119,10 @@ MUTANTS = (
         "fakeface_lab/search/suggest/replay.py",
         "            self._oracle.skip_gaussian_process()\n",
         "",
-        ("tests/search/suggest/test_growth.py::test_without_forced_defaults_the_trials_are_those_of_kerastuner",),
+        (
+            "tests/search/suggest/test_growth.py::test_without_forced_defaults_the_trials_are_those_of_kerastuner"
+            "[bayesian-kind rate-in_scopes]",
+        ),
     ),
     Mutant(
         "a saved view has the trials of every search",

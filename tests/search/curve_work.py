@@ -34,7 +34,7 @@ class CurveWork:
     """The score falls with each epoch towards a floor that the values `x` and `kind` set.
 
     Attributes:
-        faults: assignment key to what happens in its second (or only) epoch: `error`, `nan`, `memory`, `disk`,
+        faults: assignment key to what happens in its second (or only) epoch: `error`, `fatal`, `nan`, `memory`, `disk`,
             `stumble`, `exit`, `kill`, `hang`; with `once ` before it only in the first attempt.
         trained: file to which each trained epoch is appended.
     """
@@ -81,6 +81,8 @@ class CurveWork:
         match fault.removeprefix("once "):
             case "error":
                 raise ValueError("a shape does not fit\nsecond line")
+            case "fatal":
+                raise keras_tuner.errors.FatalValueError("wrong data")
             case "nan":
                 raise TrainingDivergedError("training diverged: loss became nan")
             case "memory":

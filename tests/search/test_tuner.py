@@ -239,15 +239,6 @@ def test_unsupported_arguments_are_refused(name: str, project: Path) -> None:
     assert "\n" not in str(err.value)
 
 
-def test_an_overridden_run_trial_is_refused(project: Path) -> None:
-    class Mine(Tuner):
-        def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> float:
-            return 1.0
-
-    with pytest.raises(ConfigError, match=r"Mine\.run_trial: is never called; override HyperModel\.fit instead"):
-        Mine(random_oracle(), small)
-
-
 BAD_SEARCHES = {
     "initial_epoch": r"initial_epoch: the search counts the epochs of a trial from its first; leave it out",
     "epohcs": r"search\(\): got an unexpected keyword argument 'epohcs'; it takes what keras\.Model\.fit takes",

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fakeface_lab.backend import tf
+from fakeface_lab.backend import keras_tuner, tf
 from fakeface_lab.errors import ModelError
 from fakeface_lab.training.outcome import Outcome, curve_figures, epoch_order, explain_fault, kind_of_fault
 from fakeface_lab.training.recorder import EpochRecord
@@ -48,9 +48,11 @@ def test_curves_mark_the_kept_epoch() -> None:
 @pytest.mark.parametrize(
     ("err", "kind", "reason"),
     [
-        (ValueError("a shape\nmore"), "failed", "ValueError: a shape"),
+        (ValueError("a shape\nmore"), "invalid", "ValueError: a shape"),
+        (keras_tuner.errors.FailedTrialError("too small"), "failed", "FailedTrialError: too small"),
+        (keras_tuner.errors.FatalTypeError("no model"), "fatal", "FatalTypeError: no model"),
         (ModelError("too large"), "failed", "too large"),
-        (FileNotFoundError(errno.ENOENT, "no file", "a.h5"), "failed", "FileNotFoundError: [Errno 2] no file: 'a.h5'"),
+        (FileNotFoundError(errno.ENOENT, "no file", "a.h5"), "invalid", "FileNotFoundError: [Errno 2] no file: 'a.h5'"),
         (MemoryError(), "died", "out of memory: no detail"),
         (tf.errors.ResourceExhaustedError(None, None, "OOM"), "died", "out of memory: OOM"),
         (tf.errors.InternalError(None, None, "cuDNN"), "died", "InternalError: cuDNN"),

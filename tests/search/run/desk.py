@@ -40,7 +40,7 @@ class Desk:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             for event in self.events:
-                if event.key == key and event.kind in ("done", "failed", "died", "disturbed"):
+                if event.key == key and event.kind not in ("step", "epoch"):
                     return event
             self.engine.wait(1)
         raise TimeoutError(key)

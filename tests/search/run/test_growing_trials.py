@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import keras_tuner
 import pytest
@@ -23,22 +24,26 @@ def store(new_store: Callable[[str], Store]) -> Store:
     return new_store("growing")
 
 
-def depth() -> keras_tuner.HyperParameters:
+ASKED_BY = {"b": "depth", "c": "width"}
+
+
+def asked_by(kind: str) -> list[dict[str, Any]]:
+    """Return, serialized, what a trial of this kind asks for."""
     space = keras_tuner.HyperParameters()
-    space.Int("depth", 1, 4)
-    return space
+    space.Int(ASKED_BY[kind], 1, 4)
+    return [kt_hyperparameters.serialize(hp) for hp in space.space]
 
 
 class Finding(CurveWork):
-    """A trial of any kind but `a` asks for a depth; one of `c` then returns a score that is not finite."""
+    """A trial of kind `b` asks for a depth; one of `c` for a width, and returns a score that is not finite."""
 
     def __call__(self, assignment: Assignment, folder: Path, listener: Listener) -> Outcome:
         outcome = super().__call__(assignment, folder, listener)
-        if assignment.values["kind"] != "a":
-            found = [kt_hyperparameters.serialize(hp) for hp in depth().space]
-            values = {"depth": assignment.values.get("depth", 1)}
-            score = float("inf") if assignment.values["kind"] == "c" else None
-            outcome = replace(outcome, found=found, found_values=values, score=score)
+        kind = str(assignment.values["kind"])
+        if kind in ASKED_BY:
+            values = {ASKED_BY[kind]: assignment.values.get(ASKED_BY[kind], 1)}
+            score = float("inf") if kind == "c" else None
+            outcome = replace(outcome, found=asked_by(kind), found_values=values, score=score)
             (folder / "outcome.json").write_text(json.dumps(asdict(outcome)))
         return outcome
 
@@ -57,15 +62,14 @@ def run(store: Store, name: str, cut_at: int = -1) -> Ledger:
 
 def test_what_trials_find_is_in_the_write_that_ends_them(store: Store) -> None:
     ledger = run(store, "whole")
-    trials = ledger.trials
-    finders = [trial for trial in trials if trial.record.values["kind"] != "a"]
-    (found,) = [trial for trial in trials if "found" in trial.tags]
-    assert found == finders[0], "not found again"
-    assert ledger.growth == {found.record.ended_order: [kt_hyperparameters.serialize(hp) for hp in depth().space]}
-    assert found.record.values["depth"] == 1
-    later = trials[found.record.sequence + 1 :]
-    assert len({trial.record.values["depth"] for trial in later}) > 1
-    assert {trial.record.status for trial in trials} == {"finished", "failed"}
+    expected = {}
+    for kind, status in (("b", "finished"), ("c", "failed")):
+        finder = next(trial.record for trial in ledger.trials if trial.record.values["kind"] == kind)
+        assert (finder.status, finder.values[ASKED_BY[kind]]) == (status, 1)
+        expected[finder.ended_order] = asked_by(kind)
+        later = ledger.records[finder.sequence + 1 :]
+        assert len({trial.values[ASKED_BY[kind]] for trial in later}) > 1
+    assert ledger.growth == expected, "nothing is found twice"
 
 
 def test_a_growing_search_that_is_stopped_again_and_again_is_the_same(store: Store) -> None:

@@ -25,17 +25,26 @@ def workers() -> set[int]:
 
 
 def test_a_worker_is_reused_and_a_dead_one_replaced(tmp_path: Path, desks: list[Desk]) -> None:
-    faults = {"wrong": "error", "crowded": "memory", "full": "disk", "killed": "kill", "again": "once exit"}
+    faults = {
+        "wrong": "error",
+        "hopeless": "fatal",
+        "crowded": "memory",
+        "full": "disk",
+        "killed": "kill",
+        "again": "once exit",
+    }
     desks.append(desk := Desk(tmp_path, faults))
     assert desk.run("good").kind == "done"
     first = workers()
     kinds = [event.kind for event in desk.events]
     assert kinds[0] == "step"
     assert [kind for kind in kinds if kind != "step"] == ["epoch", "epoch", "epoch", "done"]
-    assert (desk.run("wrong").kind, desk.run("crowded").kind) == ("failed", "died")
+    assert (desk.run("wrong").kind, desk.run("crowded").kind) == ("invalid", "died")
     reasons = [event.reason for event in desk.events if event.reason]
     assert reasons == ["ValueError: a shape does not fit", "out of memory: no room for the weights"]
     assert desk.run("full").kind == "disturbed"
+    hopeless = desk.run("hopeless")
+    assert (hopeless.kind, hopeless.reason) == ("fatal", "FatalValueError: wrong data")
     assert workers() == first
     died = desk.run("killed")
     assert (died.kind, died.reason) == ("died", "worker process was killed (signal 9): most likely out of memory")

@@ -57,11 +57,15 @@ def test_without_forced_defaults_the_trials_are_those_of_kerastuner(
 
 
 @pytest.mark.parametrize(
-    "algorithm",
-    [pytest.param(name, marks=pytest.mark.slow) if name == "bayesian" else name for name in ALGORITHMS],
+    ("algorithm", "num_workers", "work"),
+    [
+        *itertools.product(ALGORITHMS, [3], [in_branches]),
+        *itertools.product(["random", "grid", "hyperband"], [1], [in_scopes, in_branches]),
+        pytest.param("bayesian", 1, in_scopes, marks=pytest.mark.slow),
+        pytest.param("bayesian", 1, in_branches, marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize("defaults_first", [True, False])
-@pytest.mark.parametrize(("num_workers", "work"), [(1, in_scopes), (1, in_branches), (3, in_branches)])
 def test_a_growing_search_cut_at_every_event_gives_the_same_table(
     algorithm: Algorithm, defaults_first: bool, num_workers: int, work: Work
 ) -> None:
