@@ -53,6 +53,7 @@ __all__ = [
 ]
 
 # So that `from fakeface_lab.keras_tuner.engine.hyperparameters import Choice` works as with KerasTuner.
+# The modules are KerasTuner's own objects, so that `isinstance` holds for what either name gives.
 for _name, _module in list(sys.modules.items()):
     if _name.startswith("keras_tuner.") and not _name.startswith(("keras_tuner.src", "keras_tuner.tuners")):
         sys.modules[f"{__name__}.{_name.removeprefix('keras_tuner.')}"] = _module

@@ -191,6 +191,7 @@ def _can_be_stratified(labels: npt.NDArray[Any], num_folds: int) -> bool:
 def training_of_fold(fit: FitArguments, hypermodel: CrossValidation, number: int) -> FitArguments:
     """Return the arguments of the training that validates on a fold."""
     assert fit.train is not None
+    # Row numbers stand for the inputs, which may be several arrays: a splitter looks at their number and at the labels.
     rows = np.arange(len(keras.tree.flatten(fit.train[0])[0]))
     labels = fit.train[1] if len(fit.train) > 1 and isinstance(fit.train[1], np.ndarray) else None
     train, test = split_rows(hypermodel.folds, hypermodel.seed, rows, labels)[number]

@@ -250,7 +250,8 @@ def train_hypermodel(
         return finished
     hp = recipe.hyperparameters(values)
     model = recipe.build(hp, seed)
-    recipe.found(hp)  # raises before the training
+    # For its errors, before hours of training; what it finds is taken after `fit`, which may ask for more.
+    recipe.found(hp)
     recipe.require_small(model)
     own_fit = has_own_fit(recipe.hypermodel)
     callbacks = copy_callbacks(fit.callbacks, name, execution)

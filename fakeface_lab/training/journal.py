@@ -29,9 +29,11 @@ class EpochJournal:
         if earlier is not None and earlier.equals(record):
             self.records.append(earlier)
             return
+        # Written before it is reported: a kill in between loses the news of an epoch, and never reports one twice.
         self._reported[record.epoch] = record
         self.records.append(record)
         replace_text(self._path, json.dumps([asdict(one) for one in self._reported.values()]))
+        # An epoch that measured something else is written again, but it is no progress: an earlier attempt got as far.
         if earlier is None:
             self._listener.epoch_ended(record)
 
