@@ -36,18 +36,18 @@ def build(hp):
     model.compile(keras.optimizers.Adam(0.001), "binary_crossentropy", metrics=["accuracy"])
     return model
 
-x = np.random.default_rng(3).normal(size=(4000, 4))
+x = np.random.default_rng(3).normal(size=(3000, 4))
 y = (x[:, :2].sum(axis=1) > 0).astype("float32")
 callbacks = [
     # The loss falls, so that the first epoch is the best one.
-    keras.callbacks.EarlyStopping("loss", mode="max", patience=5, restore_best_weights=True),
+    keras.callbacks.EarlyStopping("loss", mode="max", patience=7, restore_best_weights=True),
     keras.callbacks.ReduceLROnPlateau("loss", mode="max", factor=0.5, patience=2, cooldown=1),
     keras.callbacks.ModelCheckpoint("written/best.keras", "loss", mode="max", save_best_only=True),
     keras.callbacks.CSVLogger("written/log.csv"),
     keras.callbacks.TensorBoard("written/logs", update_freq=50),
 ]
 tuner = fakeface_lab.Tuner(keras_tuner.oracles.GridSearchOracle("val_loss"), build, threads=1, engine="local")
-tuner.search(x, y, epochs=9, batch_size=8, validation_split=0.2, callbacks=callbacks)
+tuner.search(x, y, epochs=11, batch_size=8, validation_split=0.2, callbacks=callbacks)
 """
 
 
@@ -79,6 +79,7 @@ def num_epochs(folder: Path) -> list[int]:
     return [len(trial["loss"]) for trial in curves(folder, "loss")]
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.slow
 def test_a_killed_search_with_callbacks_equals_an_undisturbed_one(tmp_path: Path, empty_project: Path) -> None:
     cut, whole = tmp_path / "cut", tmp_path / "whole"
@@ -86,8 +87,7 @@ def test_a_killed_search_with_callbacks_equals_an_undisturbed_one(tmp_path: Path
         (folder / "experiments").mkdir(parents=True)
         shutil.copy(empty_project / "mlflow.db", folder / "mlflow.db")
     driver = start(cut)
-    deadline = time.monotonic() + 120
-    while sum(num_epochs(cut)) < 4 and time.monotonic() < deadline and driver.poll() is None:
+    while sum(num_epochs(cut)) < 3 and driver.poll() is None:
         time.sleep(0.1)
     assert driver.poll() is None, driver.communicate()[1][-2000:]
     driver.kill()
@@ -95,17 +95,17 @@ def test_a_killed_search_with_callbacks_equals_an_undisturbed_one(tmp_path: Path
     (path,) = (cut / "mlruns" / ".work").rglob("epoch.ckpt")
     with zipfile.ZipFile(path) as archive:
         state = json.loads(archive.read("state.json"))
-    assert 4 <= len(state["records"]) < 6, "killed in the middle of a trial"
+    assert 3 <= len(state["records"]) < 8, "killed in the middle of a trial"
     assert state["callbacks"][0]["values"]["wait"] == len(state["records"]) - 1
     drivers = [start(cut), start(whole)]
     for process in drivers:
         _, errors = process.communicate()
         assert process.returncode == 0, errors[-2000:]
-    assert num_epochs(cut) == [6, 6]
+    assert num_epochs(cut) == [8, 8]
     names = ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "score", "kept_epoch")
     assert curves(cut, *names) == curves(whole, *names)
     rates = [value for _, value in curves(cut, "learning_rate")[0]["learning_rate"]]
-    assert rates == pytest.approx([0.001, 0.001, 0.0005, 0.0005, 0.00025, 0.00025], rel=1e-6)
+    assert rates == pytest.approx([0.001 * 0.5**cuts for cuts in (0, 0, 1, 1, 2, 2, 3, 3)], rel=1e-6)
     assert file_contents(cut / "written") == file_contents(whole / "written")
     files = {f"{trial}/execution0/{name}" for trial in "01" for name in ("best.keras", "log.csv")}
     assert set(file_contents(cut / "written")) == files
