@@ -27,8 +27,9 @@ from fakeface_lab.backend import set_up_process
 from fakeface_lab.detector.fit import Training, training_batches
 from fakeface_lab.settings import Hyperparameters
 from fakeface_lab.training.checkpoint import Snapshot, save_checkpoint
+from fakeface_lab.training.epochs import EpochRecord
 from fakeface_lab.training.objective import Objective
-from fakeface_lab.training.recorder import EpochRecord, TrainingRecorder
+from fakeface_lab.training.recorder import TrainingRecorder
 
 __all__: list[str] = []
 

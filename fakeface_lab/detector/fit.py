@@ -15,9 +15,10 @@ from fakeface_lab.detector.model import augment_batch, build_model, fixed_hyperp
 from fakeface_lab.evaluation.stress.objective import OBJECTIVES as STRESS_OBJECTIVES
 from fakeface_lab.files import file_view
 from fakeface_lab.settings import Hyperparameters
+from fakeface_lab.training.epochs import Listener
 from fakeface_lab.training.objective import VAL_LOSS, Objective
 from fakeface_lab.training.outcome import epoch_order
-from fakeface_lab.training.recorder import Listener, TrainingRecorder
+from fakeface_lab.training.recorder import TrainingRecorder
 
 __all__ = ["Training", "evaluation_batches", "predict", "train", "training_batches"]
 

@@ -20,8 +20,8 @@ from fakeface_lab.tracking.lookup import Run, find_latest
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.tracking.writer import PatientWriter
+from fakeface_lab.training.epochs import EpochRecord
 from fakeface_lab.training.outcome import ARTIFACTS, Outcome, log_kept_model, log_metrics, log_settings
-from fakeface_lab.training.recorder import EpochRecord
 
 __all__ = [
     "RunListener",

@@ -22,8 +22,8 @@ from fakeface_lab.search.suggest.oracles import num_trials_at_most
 from fakeface_lab.settings import Hyperparameters, RunSettings, TuneSettings
 from fakeface_lab.terminal import console, format_secs, say
 from fakeface_lab.tracking.datasets import FoundAudit
+from fakeface_lab.training.epochs import EpochRecord, Listener
 from fakeface_lab.training.outcome import Outcome
-from fakeface_lab.training.recorder import EpochRecord, Listener
 
 __all__ = ["Plan", "TrainingProgress", "plan_search", "print_audit", "print_data_card", "print_layers", "print_outcome"]
 

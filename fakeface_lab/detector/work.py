@@ -30,6 +30,7 @@ from fakeface_lab.tracking.datasets import seal_key
 from fakeface_lab.tracking.models import package_model
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.scores import ScoredImage, write_scores
+from fakeface_lab.training.epochs import EpochRecord, Listener
 from fakeface_lab.training.objective import Objective
 from fakeface_lab.training.outcome import (
     MODEL,
@@ -41,7 +42,7 @@ from fakeface_lab.training.outcome import (
     write_layers,
     write_outcome,
 )
-from fakeface_lab.training.recorder import EpochRecord, Listener, TrainingRecorder
+from fakeface_lab.training.recorder import TrainingRecorder
 
 __all__ = ["DetectorWork", "produce_outcome"]
 

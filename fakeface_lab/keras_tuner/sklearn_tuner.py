@@ -23,11 +23,11 @@ from fakeface_lab.search.run.engine import Assignment
 from fakeface_lab.search.store_tuner import Options, StoreTuner, patient_writer
 from fakeface_lab.search.tuner_search import choose_placement, open_tuner_search, run_tuner_search
 from fakeface_lab.tracking.sklearn_models import load_sklearn_model, package_sklearn_model
+from fakeface_lab.training.epochs import EpochRecord, Listener
 from fakeface_lab.training.executions import train_trial
 from fakeface_lab.training.fit_arguments import pass_through
 from fakeface_lab.training.hypermodel import ModelRecipe, found_in
 from fakeface_lab.training.outcome import MODEL, Outcome, empty_artifacts, peak_rss_bytes, read_outcome, write_outcome
-from fakeface_lab.training.recorder import EpochRecord, Listener
 
 __all__ = ["SklearnTuner", "SklearnWork"]
 

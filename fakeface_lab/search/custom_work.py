@@ -23,9 +23,9 @@ from fakeface_lab.search.hypermodel_work import HypermodelWork
 from fakeface_lab.search.run.engine import Assignment
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.training.checkpoint import CHECKPOINT, read_state
+from fakeface_lab.training.epochs import EpochJournal, EpochRecord, Listener
 from fakeface_lab.training.executions import execution_folders
 from fakeface_lab.training.hypermodel import found_in
-from fakeface_lab.training.journal import EpochJournal
 from fakeface_lab.training.outcome import (
     ARTIFACTS,
     Outcome,
@@ -34,7 +34,6 @@ from fakeface_lab.training.outcome import (
     read_outcome,
     write_outcome,
 )
-from fakeface_lab.training.recorder import EpochRecord, Listener
 
 if TYPE_CHECKING:
     from fakeface_lab.search.tuner import Tuner
@@ -65,7 +64,9 @@ class Attempt:
         folder: of the trial's run.
         listener: follows the training.
         journal: takes the epochs that the user's code reports.
+        records: those epochs.
         trained: what `Tuner.run_trial` has trained and recorded, if it was called.
+        is_recorded: whether `Tuner.run_trial` was called, whose recorder reports the epochs.
     """
 
     trial: kt_trial.Trial
@@ -73,8 +74,9 @@ class Attempt:
     folder: Path
     listener: Listener
     journal: EpochJournal
+    records: list[EpochRecord] = field(default_factory=list)
     trained: Outcome | None = None
-    is_recorded: bool = field(default=False)
+    is_recorded: bool = False
 
     @property
     def files(self) -> Path:
@@ -85,10 +87,12 @@ class Attempt:
 
     def note(self, epoch: int, logs: Mapping[str, Any] | None) -> None:
         """Record an epoch, counted from 0, that the user's code reports."""
-        # Within `Tuner.run_trial` the recorder of the training reports the epochs, and KerasTuner's hooks repeat them.
+        # KerasTuner's callback calls the hook for epochs that the recorder has reported.
         if not self.is_recorded:
             metrics = {name: float(value) for name, value in (logs or {}).items()}
-            self.journal.report(EpochRecord(epoch + 1, time.time_ns() // 1_000_000, metrics))
+            record = self.journal.as_reported(EpochRecord(epoch + 1, time.time_ns() // 1_000_000, metrics))
+            self.records.append(record)
+            self.journal.report(record)
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,6 @@ class CustomWork(HypermodelWork):
 
     def finish(self, run: TrackedRun, assignment: Assignment, outcome: Outcome, *, keep_model: bool) -> None:
         """Write metrics, artifacts, the user's files and, if one was saved, the model."""
-        run.log_params(dict(outcome.found_values))
         super().finish(run, assignment, outcome, keep_model=keep_model)
         if (run.folder / TRIAL_FILES).is_dir():
             run.upload(run.folder / TRIAL_FILES, TRIAL_FILES)
@@ -191,7 +194,7 @@ def _conclude(oracle: keras_tuner.Oracle, attempt: Attempt, results: Any) -> Out
     # A run_trial may return another score than that of the training it asked for, such as a sum with a penalty.
     if attempt.trained is not None:
         return replace(attempt.trained, score=float(trial.score))
-    records = attempt.journal.records or _epochs_of(results) or _steps_of(trial)
+    records = attempt.records or _epochs_of(results) or _steps_of(trial)
     returned = {name: trial.metrics.get_best_value(name) for name in trial.metrics.metrics}
     measured = {name for record in records for name in record.metrics}
     rest = {name: float(value) for name, value in returned.items() if name not in measured and math.isfinite(value)}

@@ -16,11 +16,11 @@ from fakeface_lab.search.run.engine import Assignment
 from fakeface_lab.terminal import format_value
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import param_name
+from fakeface_lab.training.epochs import Listener
 from fakeface_lab.training.executions import CrossValidation, best_execution, train_trial, training_of_fold
 from fakeface_lab.training.fit_arguments import FitArguments
 from fakeface_lab.training.hypermodel import ModelRecipe, train_hypermodel
 from fakeface_lab.training.outcome import ARTIFACTS, MODEL, Outcome, log_kept_model, log_metrics, log_settings
-from fakeface_lab.training.recorder import Listener
 
 __all__ = ["HypermodelWork"]
 

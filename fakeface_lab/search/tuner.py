@@ -31,11 +31,11 @@ from fakeface_lab.search.suggest.growth import grown_space, set_growth
 from fakeface_lab.search.tuner_search import choose_placement, open_tuner_search, run_tuner_search
 from fakeface_lab.tracking.lookup import fetch_artifact, get_run
 from fakeface_lab.tracking.models import as_model_input, fetch_model, load_logged_model, package_model
+from fakeface_lab.training.epochs import Listener
 from fakeface_lab.training.executions import CrossValidation, require_foldable, train_trial
 from fakeface_lab.training.fit_arguments import FitArguments, bind_fit_arguments, has_own_fit, pass_through
 from fakeface_lab.training.hypermodel import ModelRecipe, discover_in_build, discover_in_fit, train_hypermodel
 from fakeface_lab.training.outcome import MODEL, Outcome
-from fakeface_lab.training.recorder import Listener
 
 __all__ = ["Tuner"]
 

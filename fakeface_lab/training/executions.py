@@ -16,10 +16,10 @@ from sklearn.model_selection import BaseCrossValidator, KFold, StratifiedKFold
 
 from fakeface_lab.backend import keras, keras_tuner
 from fakeface_lab.errors import ConfigError
+from fakeface_lab.training.epochs import EpochRecord, Listener
 from fakeface_lab.training.fit_arguments import FitArguments
 from fakeface_lab.training.objective import SPREAD, Objective, best_first
 from fakeface_lab.training.outcome import Outcome, mean_metrics, write_outcome
-from fakeface_lab.training.recorder import EpochRecord, Listener
 
 __all__ = [
     "CrossValidation",

@@ -26,6 +26,7 @@ from fakeface_lab.backend import keras, keras_tuner
 from fakeface_lab.errors import ModelError
 from fakeface_lab.tracking.models import INPUT_PREFIX, package_model
 from fakeface_lab.training.callback_state import CallbackStates, copy_callbacks
+from fakeface_lab.training.epochs import Listener
 from fakeface_lab.training.fit_arguments import EpochOrder, FitArguments, has_own_fit
 from fakeface_lab.training.outcome import (
     MODEL,
@@ -37,7 +38,7 @@ from fakeface_lab.training.outcome import (
     write_layers,
     write_outcome,
 )
-from fakeface_lab.training.recorder import Listener, TrainingRecorder
+from fakeface_lab.training.recorder import TrainingRecorder
 
 __all__ = ["ModelRecipe", "discover_in_build", "discover_in_fit", "explain_unpicklable", "found_in", "train_hypermodel"]
 

@@ -23,7 +23,7 @@ from fakeface_lab.files import replace_text
 from fakeface_lab.tracking.models import is_whole, log_model
 from fakeface_lab.tracking.owner import host_facts, package_versions
 from fakeface_lab.tracking.runs import TrackedRun
-from fakeface_lab.training.recorder import EpochRecord
+from fakeface_lab.training.epochs import EpochRecord
 
 __all__ = [
     "ARTIFACTS",

@@ -1,20 +1,18 @@
 """The callback that records a training: checkpoints, epoch reports, best weights, divergence guard. No MLflow here."""
 
 import base64
-import json
 import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Protocol
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from fakeface_lab.backend import keras, tf
 from fakeface_lab.errors import SearchError, TrainingDivergedError
-from fakeface_lab.files import replace_text
 from fakeface_lab.training.callback_state import CallbackStates
 from fakeface_lab.training.checkpoint import (
     CHECKPOINT,
@@ -26,43 +24,10 @@ from fakeface_lab.training.checkpoint import (
     save_checkpoint,
     save_weights,
 )
+from fakeface_lab.training.epochs import EpochJournal, EpochRecord, Listener
 from fakeface_lab.training.objective import Objective
 
-__all__ = ["EpochRecord", "Listener", "TrainingRecorder"]
-
-_MEASURED = ("epoch_secs",)  # differs between two equal trainings
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """What one finished epoch measured.
-
-    Attributes:
-        epoch: counted from 1.
-        ended_at_ms: Unix time in ms; kept in the checkpoint, so that logging the epoch again changes nothing.
-        metrics: `loss`, `accuracy`, `val_*` if there is validation data, `learning_rate`, `epoch_secs`.
-        execution: number of the training among those of one trial, from 0; None if there is only one.
-    """
-
-    epoch: int
-    ended_at_ms: int
-    metrics: dict[str, float]
-    execution: int | None = None
-
-    def equals(self, other: "EpochRecord") -> bool:
-        """Return whether both measured the same, apart from times."""
-        mine, others = ({k: v for k, v in one.metrics.items() if k not in _MEASURED} for one in (self, other))
-        return mine == others
-
-
-class Listener(Protocol):
-    """Follows a training."""
-
-    def step_ended(self, epoch: int, step: int, num_steps: int) -> None:
-        """Take a finished training step; counted from 1."""
-
-    def epoch_ended(self, record: EpochRecord) -> None:
-        """Take a finished epoch, once its checkpoint is on disk; steps of the next epoch may come before."""
+__all__ = ["TrainingRecorder"]
 
 
 @dataclass
@@ -118,7 +83,7 @@ class TrainingRecorder(keras.callbacks.Callback):
         self._folder, self._listener, self._objective, self._keep = folder, listener, objective, keep
         self._has_checkpoints, self._needs_objective, self._score = has_checkpoints, needs_objective, score
         self._callback_states = CallbackStates(()) if callback_states is None else callback_states
-        self._reported = {} if has_checkpoints else _read_journal(self._journal)
+        self._journal = None if has_checkpoints else EpochJournal(folder, listener)
         self._progress = _Progress()
         self._snapshot = Snapshot()
         self._writer = BackgroundWriter()
@@ -229,10 +194,6 @@ class TrainingRecorder(keras.callbacks.Callback):
     def _checkpoint(self) -> Path:
         return self._folder / CHECKPOINT
 
-    @property
-    def _journal(self) -> Path:
-        return self._folder / "reported.json"
-
     def _kept_path(self, epoch: int) -> Path:
         return self._folder / f"kept-{epoch}.weights"
 
@@ -267,9 +228,7 @@ class TrainingRecorder(keras.callbacks.Callback):
         return self._as_reported(EpochRecord(epoch, time.time_ns() // 1_000_000, metrics))
 
     def _as_reported(self, record: EpochRecord) -> EpochRecord:
-        """Return an earlier attempt's record if it measured the same, so that the run gets no second point."""
-        earlier = self._reported.get(record.epoch)
-        return earlier if earlier is not None and earlier.equals(record) else record
+        return record if self._journal is None else self._journal.as_reported(record)
 
     def _value(self, record: EpochRecord) -> float | None:
         return record.metrics.get(self._objective.name)
@@ -308,14 +267,10 @@ class TrainingRecorder(keras.callbacks.Callback):
         self._writer.submit(write, lambda: self._report(record))
 
     def _report(self, record: EpochRecord) -> None:
-        if self._has_checkpoints:
+        if self._journal is None:
             self._listener.epoch_ended(record)
-            return
-        is_new = record.epoch not in self._reported
-        self._reported[record.epoch] = record
-        replace_text(self._journal, json.dumps([asdict(one) for one in self._reported.values()]))
-        if is_new:
-            self._listener.epoch_ended(record)
+        else:
+            self._journal.report(record)
 
     def _require_finite(self, logs: Mapping[str, Any], where: str) -> None:
         # Only the losses: a metric of the user's own may rightly be NaN in some epoch.
@@ -335,12 +290,3 @@ def _is_finite(weight: Any) -> bool:
     # A sum of float16 would overflow beyond 65,504; bfloat16 has the range of float32.
     total = tf.reduce_sum(tf.cast(weight, tf.float32) if weight.dtype == tf.float16 else weight)
     return math.isfinite(float(total))
-
-
-def _read_journal(path: Path) -> dict[int, EpochRecord]:
-    """Return the reported epochs by number; empty if the file is damaged, and its epochs are reported again."""
-    try:
-        records = [EpochRecord(**record) for record in json.loads(path.read_text())]
-    except (OSError, ValueError, TypeError):
-        return {}
-    return {record.epoch: record for record in records}

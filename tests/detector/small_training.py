@@ -9,7 +9,8 @@ import numpy.typing as npt
 from fakeface_lab.backend import keras
 from fakeface_lab.detector.fit import Training, train
 from fakeface_lab.settings import Hyperparameters
-from fakeface_lab.training.recorder import EpochRecord, TrainingRecorder
+from fakeface_lab.training.epochs import EpochRecord
+from fakeface_lab.training.recorder import TrainingRecorder
 
 SIZE_PX = 40
 TRAIN_ROWS = np.random.default_rng(5).permutation(66)[:45].astype(np.int64)

@@ -22,9 +22,9 @@ from fakeface_lab.search.run.engine import Assignment, Event
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.tracking.writer import PatientWriter
+from fakeface_lab.training.epochs import EpochRecord, Listener
 from fakeface_lab.training.objective import VAL_LOSS
 from fakeface_lab.training.outcome import Outcome
-from fakeface_lab.training.recorder import EpochRecord, Listener
 
 Algorithm = Literal["random", "grid", "bayesian", "hyperband"]
 

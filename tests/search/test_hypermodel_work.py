@@ -16,10 +16,10 @@ from fakeface_lab.errors import SearchError
 from fakeface_lab.files import pickle_mapped, unpickle_mapped
 from fakeface_lab.search.hypermodel_work import HypermodelWork
 from fakeface_lab.search.run.engine import Assignment
+from fakeface_lab.training.epochs import EpochRecord
 from fakeface_lab.training.fit_arguments import bind_fit_arguments
 from fakeface_lab.training.hypermodel import ModelRecipe
 from fakeface_lab.training.outcome import Outcome, read_outcome
-from fakeface_lab.training.recorder import EpochRecord
 
 RNG = np.random.default_rng(3)
 X = RNG.normal(size=(50, 4)).astype(np.float32)

@@ -16,10 +16,10 @@ from keras_tuner.src.engine.hypermodel import get_hypermodel
 from fakeface_lab.backend import keras
 from fakeface_lab.training.callback_state import CallbackStates, copy_callbacks, have_known_state
 from fakeface_lab.training.checkpoint import CHECKPOINT, inherit_checkpoint
+from fakeface_lab.training.epochs import EpochRecord
 from fakeface_lab.training.fit_arguments import bind_fit_arguments
 from fakeface_lab.training.hypermodel import ModelRecipe, train_hypermodel
 from fakeface_lab.training.outcome import Outcome
-from fakeface_lab.training.recorder import EpochRecord
 from tests.training.callback_files import event_points, file_contents
 
 EPOCHS = 6

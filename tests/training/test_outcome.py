@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from fakeface_lab.backend import keras_tuner, tf
 from fakeface_lab.errors import ModelError
+from fakeface_lab.training.epochs import EpochRecord
 from fakeface_lab.training.outcome import Outcome, curve_figures, epoch_order, explain_fault, kind_of_fault
-from fakeface_lab.training.recorder import EpochRecord
 from tests.figures.drawn import HISTORY, is_drawn, lines
 
 

@@ -17,8 +17,8 @@ from fakeface_lab.search.ledger.ledger import Ledger, LedgerRun
 from fakeface_lab.search.run.engine import Assignment, EngineMaker, Event, Work
 from fakeface_lab.search.run.uploads import Uploads
 from fakeface_lab.tracking.runs import TrackedRun
+from fakeface_lab.training.epochs import EpochRecord
 from fakeface_lab.training.outcome import Outcome, read_outcome
-from fakeface_lab.training.recorder import EpochRecord
 
 __all__ = ["Driver", "Observer", "RetryPolicy"]
 

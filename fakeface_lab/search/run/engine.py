@@ -10,8 +10,8 @@ from typing import Any, Literal, Protocol
 
 from fakeface_lab.backend import keras
 from fakeface_lab.tracking.runs import TrackedRun
+from fakeface_lab.training.epochs import EpochRecord, Listener
 from fakeface_lab.training.outcome import Fault, Outcome, explain_fault, kind_of_fault
-from fakeface_lab.training.recorder import EpochRecord, Listener
 
 __all__ = ["Assignment", "Engine", "EngineMaker", "Event", "Handler", "InlineEngine", "Placement", "Work"]
 

@@ -18,7 +18,7 @@ from fakeface_lab.backend import tf
 from fakeface_lab.files import pickle_mapped
 from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.run.engine import Assignment, EngineMaker, Event, Handler, InlineEngine, Placement, Work
-from fakeface_lab.training.recorder import EpochRecord
+from fakeface_lab.training.epochs import EpochRecord
 
 __all__ = ["LocalEngine", "make_engine"]
 

@@ -14,8 +14,8 @@ from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.run.engine import Assignment, InlineEngine
 from fakeface_lab.search.run.trials import Trials
 from fakeface_lab.tracking.store import Store
+from fakeface_lab.training.epochs import Listener
 from fakeface_lab.training.outcome import Outcome
-from fakeface_lab.training.recorder import Listener
 from tests.search.curve_work import CurveWork, Notes, open_ledger, template
 
 

@@ -91,7 +91,7 @@ TALKER = """
 from pathlib import Path
 import time
 
-from fakeface_lab.training.recorder import EpochRecord
+from fakeface_lab.training.epochs import EpochRecord
 
 class Talker:
     def __init__(self, *_): pass
