@@ -5,7 +5,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,16 +16,14 @@ from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 
 from fakeface_lab.backend import keras
-from fakeface_lab.errors import ConfigError, ModelError
+from fakeface_lab.errors import ConfigError
 from fakeface_lab.search.hypermodel_work import HypermodelWork
-from fakeface_lab.search.ledger.resume import choose_threads, find_search
 from fakeface_lab.search.run.engine import Assignment
-from fakeface_lab.search.store_tuner import Options, StoreTuner, patient_writer
-from fakeface_lab.search.tuner_search import choose_placement, open_tuner_search, run_tuner_search
+from fakeface_lab.search.store_tuner import Options, StoreTuner
 from fakeface_lab.tracking.sklearn_models import load_sklearn_model, package_sklearn_model
 from fakeface_lab.training.epochs import EpochRecord, Listener
 from fakeface_lab.training.executions import train_trial
-from fakeface_lab.training.fit_arguments import pass_through
+from fakeface_lab.training.fit_arguments import array_facts, pass_through
 from fakeface_lab.training.hypermodel import ModelRecipe, found_in
 from fakeface_lab.training.outcome import MODEL, Outcome, empty_artifacts, peak_rss_bytes, read_outcome, write_outcome
 
@@ -42,15 +40,23 @@ class SklearnWork(HypermodelWork):
         metrics: as of `SklearnTuner`.
     """
 
-    folds: Sequence[tuple[Any, Any]] = ()
-    scoring: Any = None
-    metrics: Sequence[Any] = ()
+    folds: Sequence[tuple[Any, Any]] = field(kw_only=True)
+    scoring: Any = field(kw_only=True)
+    metrics: Sequence[Any] = field(kw_only=True)
     model_type: ClassVar[str] = "sklearn"
 
     @property
     def execution_names(self) -> Sequence[str]:
         """Names of the folds."""
         return [f"fold {number}" for number in range(len(self.folds))]
+
+    def executions_settings(self) -> dict[str, Any]:
+        """Return the digest of the folds' rows and the names of the scores."""
+        return {
+            "folds": array_facts({"folds": self.folds})[0],
+            "scoring": _name(self.scoring),
+            "metrics": [_name(metric) for metric in self.metrics],
+        }
 
     def __call__(self, assignment: Assignment, folder: Path, listener: Listener) -> Outcome:
         """Fit and score in this process and leave the results in `folder`."""
@@ -99,7 +105,7 @@ class SklearnWork(HypermodelWork):
 
 
 class SklearnTuner(keras_tuner.SklearnTuner, StoreTuner):
-    """KerasTuner's SklearnTuner; every fold is a run in MLflow, and the store is the only memory.
+    """KerasTuner's SklearnTuner; every fold is a run in MLflow, and the store holds all state.
 
     Args:
         oracle: one of KerasTuner's or the user's own; its objective is `Objective("score", "max")`.
@@ -140,14 +146,13 @@ class SklearnTuner(keras_tuner.SklearnTuner, StoreTuner):
         StoreTuner.search(self, X=X, y=y, sample_weight=sample_weight, groups=groups)
 
     def run_search(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Run or resume the search."""
+        """Run or resume the search with the arguments of `search`."""
         given, options = dict(kwargs), self.options
         groups = given.pop("groups")
         by_group = {"groups": groups} if groups is not None else {}
-        fit = pass_through((), given)
-        template = self.new_template()
-        earlier = None if self._restart else find_search(self.open_store(), self.search_name)
-        threads = choose_threads(earlier, options.threads)
+        fit, template = pass_through((), given), self.new_template()
+        # A splitter without a seed of its own draws from NumPy's state, and must deal the same folds when resumed.
+        keras.utils.set_random_seed(options.training_seed)
         recipe = ModelRecipe(
             self.hypermodel, template.get_space(), {}, "float32", template.tune_new_entries, template.allow_new_entries
         )
@@ -156,19 +161,8 @@ class SklearnTuner(keras_tuner.SklearnTuner, StoreTuner):
             folds=list(self.cv.split(given["X"], given["y"], **by_group)), scoring=self.scoring, metrics=self.metrics,
         )  # fmt: skip
         # Most fits take less time than a worker process takes to start.
-        wanted = options.engine or ("local" if options.workers > 1 else "inline")
-        placement, num_threads = choose_placement(work, wanted, options.workers, threads)
-        work = replace(work, num_threads=num_threads)
-        ledger, template = open_tuner_search(
-            self.open_store(), patient_writer(), self.search_name, work, template, seed=options.training_seed,
-            restart=self._restart,
-        )  # fmt: skip
-        self._restart = False
-        run_tuner_search(
-            ledger, template, work, placement, workers=options.workers, hang_secs=options.hang_secs or math.inf,
-            seed=options.training_seed, hours=options.hours, keep_models=options.keep_models,
-        )  # fmt: skip
-        self.reload()
+        placement = options.engine or ("local" if options.workers > 1 else "inline")
+        self.run_work(work, template, placement, options.hang_secs or math.inf)
 
     def load_model(self, trial: kt_trial.Trial) -> BaseEstimator:
         """Return the model that was fitted on the fold with the best score.
@@ -178,5 +172,10 @@ class SklearnTuner(keras_tuner.SklearnTuner, StoreTuner):
         """
         model = load_sklearn_model(self.open_store(), self._run_ids[trial.trial_id])
         if model is None:
-            raise ModelError(f"trial {trial.trial_id} of search {self.search_name}: its run has logged no model")
+            raise self.no_model(trial)
         return model
+
+
+def _name(scorer: Any) -> str:
+    """Return what a scorer or a metric is called in every process: the text of a function has its address."""
+    return getattr(scorer, "__qualname__", None) or str(scorer)

@@ -100,19 +100,17 @@ class CustomWork(HypermodelWork):
     """Calls a tuner's own `run_trial`.
 
     Attributes:
-        tuner: whose; set for every use.
+        tuner: whose.
     """
 
-    tuner: "Tuner | None" = None
+    tuner: "Tuner" = field(kw_only=True)
 
     def __call__(self, assignment: Assignment, folder: Path, listener: Listener) -> Outcome:
         """Run the trial in this process and leave the results in `folder`."""
         finished = read_outcome(folder)
         if finished is not None:
             return finished
-        # None is only the default that a field after others with defaults must have.
         tuner = self.tuner
-        assert tuner is not None
         trial = tuner.begin_trial(assignment)
         _forget_epochs(folder, int(trial.hyperparameters.values.get("tuner/initial_epoch", 0)))
         attempt = Attempt(trial, assignment, folder, listener, EpochJournal(folder, listener))

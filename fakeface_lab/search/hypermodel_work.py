@@ -63,6 +63,16 @@ class HypermodelWork:
                 names.append(" ".join(parts))
         return names if len(names) > 1 else []
 
+    def executions_settings(self) -> dict[str, Any]:
+        """Return what the trainings of a trial are: part of a search's identity."""
+        hypermodel = self.recipe.hypermodel
+        is_folded = isinstance(hypermodel, CrossValidation)
+        # Left out if there is only one, as in searches that began before there could be several.
+        return {
+            **({"executions_per_trial": self.num_executions} if self.num_executions > 1 else {}),
+            **({"folds": str(hypermodel.folds), "folds_seed": hypermodel.seed} if is_folded else {}),
+        }
+
     def __call__(self, assignment: Assignment, folder: Path, listener: Listener) -> Outcome:
         """Train in this process and leave the results in `folder`."""
 

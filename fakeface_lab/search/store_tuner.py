@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,15 @@ from keras_tuner.engine import trial as kt_trial
 
 from fakeface_lab.backend import keras_tuner
 from fakeface_lab.config import find_project
-from fakeface_lab.errors import ConfigError, without_credentials
+from fakeface_lab.errors import ConfigError, ModelError, without_credentials
+from fakeface_lab.search.hypermodel_work import HypermodelWork
+from fakeface_lab.search.ledger.executions import BEST_EXECUTION
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
-from fakeface_lab.search.ledger.resume import find_search
+from fakeface_lab.search.ledger.resume import choose_threads, find_search
 from fakeface_lab.search.run.engine import Placement
 from fakeface_lab.search.suggest.growth import deserialized
 from fakeface_lab.search.suggest.oracles import reseeded
+from fakeface_lab.search.tuner_search import choose_placement, open_tuner_search, run_tuner_search
 from fakeface_lab.terminal import console
 from fakeface_lab.tracking.runs import StoredRun
 from fakeface_lab.tracking.store import Store, open_store, resolve_tracking_uri
@@ -62,7 +65,7 @@ class Options:
 
 
 class StoreTuner(base_tuner.BaseTuner):
-    """A KerasTuner tuner whose only memory is the MLflow store. Nothing is written to `directory`.
+    """A KerasTuner tuner that keeps all state in the MLflow store. Nothing is written to `directory`.
 
     Args:
         oracle: one of KerasTuner's or the user's own.
@@ -90,6 +93,7 @@ class StoreTuner(base_tuner.BaseTuner):
     ) -> None:
         _refuse_chief()
         self.options, self._restart = options, overwrite
+        self._ledger: Ledger | None = None
         self._run_ids: dict[str, str] = {}
         self._found: list[dict[str, Any]] = []
         # Without `overwrite`, with which KerasTuner would delete the folder that the project's name denotes.
@@ -128,8 +132,33 @@ class StoreTuner(base_tuner.BaseTuner):
             console.quiet = was_quiet
 
     def run_search(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Run or resume the search."""
+        """Run or resume the search with the arguments of `search`."""
         raise NotImplementedError
+
+    def run_work(
+        self, work: HypermodelWork, template: keras_tuner.Oracle, placement: Placement | None, hang_secs: float
+    ) -> None:
+        """Run or resume the search whose trials `work` trains.
+
+        Args:
+            work: without the number of threads, which is chosen here.
+            template: the oracle without trials.
+            placement: where trials run; None to choose.
+            hang_secs: a worker without a training step for this long is killed.
+        """
+        store, options, seed = self.open_store(), self.options, self.options.training_seed
+        threads = choose_threads(None if self._restart else find_search(store, self.search_name), options.threads)
+        placement, num_threads = choose_placement(work, placement, options.workers, threads)
+        work = replace(work, num_threads=num_threads)
+        self._ledger, template = open_tuner_search(
+            store, patient_writer(), self.search_name, work, template, seed=seed, restart=self._restart
+        )
+        self._restart = False
+        run_tuner_search(
+            self._ledger, template, work, placement, workers=options.workers, hang_secs=hang_secs, seed=seed,
+            hours=options.hours, keep_models=options.keep_models,
+        )  # fmt: skip
+        self.reload()
 
     def get_best_hyperparameters(self, num_trials: int = 1) -> list[keras_tuner.HyperParameters]:
         """Return the hyperparameters of the best finished trials, the best first."""
@@ -183,13 +212,13 @@ class StoreTuner(base_tuner.BaseTuner):
     def show(self, ledger: Ledger) -> None:
         """Fill `oracle.trials`, and note which run has the model of each trial."""
         self.oracle.trials, self._run_ids = {}, {}
-        self._found = [hp for order, found in sorted(ledger.growth.items()) for hp in found]
+        self._found = [hp for _, found in sorted(ledger.growth.items()) for hp in found]
         for trial in ledger.trials:
             shown = self.as_kerastuners(trial)
             self.oracle.trials[shown.trial_id] = shown
             # A repeated configuration has the result of an earlier trial, and its model.
             source = trial.tags.get("duplicate_of")
-            own = trial.tags.get("best_execution", trial.run_id)
+            own = trial.tags.get(BEST_EXECUTION, trial.run_id)
             self._run_ids[shown.trial_id] = own if source is None else self._run_ids[self.trial_id(int(source))]
 
     def as_kerastuners(self, trial: LedgerTrial) -> kt_trial.Trial:
@@ -206,6 +235,10 @@ class StoreTuner(base_tuner.BaseTuner):
             shown.metrics.register(objective.name, objective.direction)
             shown.metrics.update(objective.name, record.score, step=step)
         return shown
+
+    def no_model(self, trial: kt_trial.Trial) -> ModelError:
+        """Return the error that a trial has no model."""
+        return ModelError(f"trial {trial.trial_id} of search {self.search_name}: its run has logged no model")
 
     def _get_tuner_fname(self) -> str:
         """Return the name of no file: KerasTuner would reload from it."""

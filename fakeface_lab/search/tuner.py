@@ -12,7 +12,6 @@ import os
 import tempfile
 import warnings
 from collections.abc import Mapping
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,12 @@ from keras_tuner.engine import trial as kt_trial
 from keras_tuner.src.engine import tuner_utils
 
 from fakeface_lab.backend import keras, keras_tuner
-from fakeface_lab.errors import ConfigError, ModelError
+from fakeface_lab.errors import ConfigError
 from fakeface_lab.search.custom_work import TRIAL_FILES, Attempt, CustomWork, overrides
 from fakeface_lab.search.hypermodel_work import HypermodelWork
-from fakeface_lab.search.ledger.ledger import Ledger
-from fakeface_lab.search.ledger.resume import choose_threads, find_search
 from fakeface_lab.search.run.engine import Assignment, Placement
-from fakeface_lab.search.store_tuner import Options, StoreTuner, patient_writer
+from fakeface_lab.search.store_tuner import Options, StoreTuner
 from fakeface_lab.search.suggest.growth import grown_space, set_growth
-from fakeface_lab.search.tuner_search import choose_placement, open_tuner_search, run_tuner_search
 from fakeface_lab.tracking.lookup import fetch_artifact, get_run
 from fakeface_lab.tracking.models import as_model_input, fetch_model, load_logged_model, package_model
 from fakeface_lab.training.epochs import Listener
@@ -107,13 +103,12 @@ class Tuner(StoreTuner, keras_tuner.Tuner):
         defaults_first: bool = True,
         **kwargs: Any,
     ) -> None:
-        _refuse(type(self), distribution_strategy, tuner_id, executions_per_trial, kwargs)
+        _refuse(distribution_strategy, tuner_id, executions_per_trial, kwargs)
         options = Options(
             training_seed, experiment, tracking_uri, workers, threads, engine, hours, keep_models, hang_secs,
             defaults_first,
         )  # fmt: skip
         self._template: keras_tuner.Oracle | None = None
-        self._ledger: Ledger | None = None
         self.attempt: Attempt | None = None
         self._copies = tempfile.TemporaryDirectory(prefix="fakeface-trials-")
         if hypermodel is None and not overrides(type(self), Tuner):
@@ -125,7 +120,7 @@ class Tuner(StoreTuner, keras_tuner.Tuner):
         )  # fmt: skip
 
     def run_trial(self, trial: kt_trial.Trial, *args: Any, **kwargs: Any) -> Any:
-        """Train the executions of a trial; for a `run_trial` of the user's own to call.
+        """Train the executions of a trial; an overridden `run_trial` calls it through `super()`.
 
         Args:
             trial: as given to the user's `run_trial`.
@@ -160,7 +155,7 @@ class Tuner(StoreTuner, keras_tuner.Tuner):
         """Do nothing: the search has recorded the result."""
 
     def begin_trial(self, assignment: Assignment) -> kt_trial.Trial:
-        """Return the trial for the user's own `run_trial`."""
+        """Return the trial that an overridden `run_trial` is given."""
         assert self._ledger is not None
         sequence = int(assignment.key.removeprefix("trial-"))
         assert self._template is not None
@@ -188,7 +183,7 @@ class Tuner(StoreTuner, keras_tuner.Tuner):
         return str(folder)
 
     def save_model(self, trial_id: str, model: keras.Model, step: int = 0) -> None:
-        """Make a model that of the trial which is running; for a `run_trial` of the user's own to call."""
+        """Save the model of the running trial; called by an overridden `run_trial`."""
         assert self.attempt is not None, "save_model is called by run_trial"
         package_model(model, self.attempt.folder / MODEL, None, {"objective": self.oracle.objective.name})
 
@@ -204,11 +199,11 @@ class Tuner(StoreTuner, keras_tuner.Tuner):
             if self.hypermodel is None:
                 model = load_logged_model(store, run_id)
                 if model is None:
-                    raise self._no_model(trial)
+                    raise self.no_model(trial)
                 return model
             fetched = fetch_model(store, run_id, Path(folder))
             if fetched is None:
-                raise self._no_model(trial)
+                raise self.no_model(trial)
             weights, example = fetched
             recipe = self._recipe()
             model = recipe.build(recipe.hyperparameters(trial.hyperparameters.values), self.options.training_seed)
@@ -218,9 +213,6 @@ class Tuner(StoreTuner, keras_tuner.Tuner):
                 warnings.simplefilter("ignore", UserWarning)  # the file has no optimizer on purpose
                 model.load_weights(str(weights))
         return model
-
-    def _no_model(self, trial: kt_trial.Trial) -> ModelError:
-        return ModelError(f"trial {trial.trial_id} of search {self.search_name}: its run has logged no model")
 
     @property
     def _discovers(self) -> bool:
@@ -233,20 +225,15 @@ class Tuner(StoreTuner, keras_tuner.Tuner):
         fit = pass_through(args, kwargs) if is_custom else bind_fit_arguments(self.hypermodel, args, kwargs)
         if isinstance(self.hypermodel, CrossValidation):
             require_foldable(fit)
+        passes_epochs = fit.epochs is not None or hasattr(self.oracle, "max_epochs")  # Hyperband
         template = self._make_template(fit)
-        work, placement = self._make_work(fit, is_custom=is_custom)
-        options, seed = self.options, self.options.training_seed
-        ledger, template = open_tuner_search(
-            self.open_store(), patient_writer(), self.search_name, work, template, seed=seed, restart=self._restart
-        )
-        self._restart, self._ledger = False, ledger
-        is_silent = is_custom or has_own_fit(self.hypermodel)
-        hang_secs = options.hang_secs or (math.inf if is_silent else _HANG_SECS)
-        run_tuner_search(
-            ledger, template, work, placement, workers=options.workers, hang_secs=hang_secs, seed=seed,
-            hours=options.hours, keep_models=options.keep_models,
-        )  # fmt: skip
-        self.reload()
+        facts = (self._recipe(), self.oracle.objective, fit, passes_epochs, 0, fit.dataset_facts())
+        hang_secs = self.options.hang_secs or (math.inf if is_custom or has_own_fit(self.hypermodel) else _HANG_SECS)
+        work, placement = HypermodelWork(*facts, self.executions_per_trial), self.options.engine
+        if is_custom:
+            self._require_inline()
+            work, placement = CustomWork(*facts, self.executions_per_trial, tuner=self), "inline"
+        self.run_work(work, template, placement, hang_secs)
 
     def _make_template(self, fit: FitArguments) -> keras_tuner.Oracle:
         """Return the oracle without trials, with the space that the search begins with."""
@@ -258,22 +245,6 @@ class Tuner(StoreTuner, keras_tuner.Tuner):
             self._template = self.new_template()
         self._template.max_trials = self.oracle.max_trials
         return self._template
-
-    def _make_work(self, fit: FitArguments, *, is_custom: bool) -> tuple[HypermodelWork, Placement]:
-        """Return what a trial trains, and where."""
-        passes_epochs = fit.epochs is not None or hasattr(self.oracle, "max_epochs")  # Hyperband
-        work = HypermodelWork(
-            self._recipe(), self.oracle.objective, fit, passes_epochs, 0, fit.dataset_facts(), self.executions_per_trial
-        )
-        earlier = None if self._restart else find_search(self.open_store(), self.search_name)
-        threads = choose_threads(earlier, self.options.threads)
-        if is_custom:
-            self._require_inline()
-            _, num_threads = choose_placement(work, "inline", 1, threads)
-            facts = {field.name: getattr(work, field.name) for field in fields(work)}
-            return CustomWork(**{**facts, "num_threads": num_threads}, tuner=self), "inline"
-        placement, num_threads = choose_placement(work, self.options.engine, self.options.workers, threads)
-        return replace(work, num_threads=num_threads), placement
 
     def _require_inline(self) -> None:
         """Raise ConfigError if worker processes are wanted: the user's methods are those of this object."""
@@ -313,10 +284,8 @@ _NOT_SUPPORTED = {
 }
 
 
-def _refuse(
-    tuner: type[keras_tuner.Tuner], distribution_strategy: Any, tuner_id: Any, executions: int, unknown: dict[str, Any]
-) -> None:
-    """Raise ConfigError for arguments that would be ignored, and methods that would not be called."""
+def _refuse(distribution_strategy: Any, tuner_id: Any, executions: int, unknown: dict[str, Any]) -> None:
+    """Raise ConfigError for arguments that would be ignored."""
     for name in unknown:
         raise ConfigError(f"{name}: unknown argument; see help(fakeface_lab.Tuner)")
     for name, value in (("distribution_strategy", distribution_strategy), ("tuner_id", tuner_id)):

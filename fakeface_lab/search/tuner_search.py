@@ -18,7 +18,6 @@ from fakeface_lab.terminal import console, say, wide_console
 from fakeface_lab.tracking.owner import sweep_dead_runs
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.tracking.writer import PatientWriter
-from fakeface_lab.training.executions import CrossValidation
 from fakeface_lab.training.hypermodel import explain_unpicklable
 from fakeface_lab.training.objective import Objective
 
@@ -105,8 +104,6 @@ def _identity(work: HypermodelWork, template: keras_tuner.Oracle, seed: int) -> 
         for key, value in vars(template).items()
         if key not in _FREE_ORACLE_SETTINGS and not key.startswith("_") and isinstance(value, int | float | str | None)
     }
-    hypermodel = work.recipe.hypermodel
-    is_folded = isinstance(hypermodel, CrossValidation)
     return {
         "oracle": {"class": type(template).__name__, **settings},
         "objective": str(work.objective),
@@ -116,9 +113,7 @@ def _identity(work: HypermodelWork, template: keras_tuner.Oracle, seed: int) -> 
         "fit": work.fit.settings(),
         "epochs": work.fit.epochs,
         "seed": seed,
-        # Left out if it is 1, as in searches that began before there were several.
-        **({"executions_per_trial": work.num_executions} if work.num_executions > 1 else {}),
-        **({"folds": str(hypermodel.folds), "folds_seed": hypermodel.seed} if is_folded else {}),
+        **work.executions_settings(),
     }
 
 

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from keras_tuner.src.engine.hypermodel import get_hypermodel
 from sklearn.model_selection import BaseCrossValidator, KFold, StratifiedKFold
 
 from fakeface_lab.backend import keras, keras_tuner
 from fakeface_lab.errors import ConfigError
 from fakeface_lab.training.epochs import EpochRecord, Listener
-from fakeface_lab.training.fit_arguments import FitArguments
+from fakeface_lab.training.fit_arguments import FitArguments, has_own_fit
 from fakeface_lab.training.objective import SPREAD, Objective, best_first
 from fakeface_lab.training.outcome import Outcome, mean_metrics, write_outcome
 
@@ -127,13 +128,21 @@ class CrossValidation(keras_tuner.HyperModel):
         folds: their number, or a splitter of scikit-learn's. For a number, the folds are stratified if the targets are
             integer class labels.
         seed: of the shuffle before the rows are dealt.
+
+    Raises:
+        ConfigError: there are fewer than 2 folds, or the hypermodel has a `fit` of its own, which would not be called.
     """
 
     def __init__(self, hypermodel: Any, folds: int | BaseCrossValidator = 5, seed: int = 0) -> None:
         super().__init__()
         if isinstance(folds, int) and folds < 2:
             raise ConfigError(f"folds = {folds}: give 2 or more")
-        self.hypermodel = hypermodel if isinstance(hypermodel, keras_tuner.HyperModel) else _Build(hypermodel)
+        self.hypermodel = get_hypermodel(hypermodel)
+        if has_own_fit(self.hypermodel):
+            raise ConfigError(
+                f"CrossValidation: {type(hypermodel).__name__}.fit would not be called; each fold is trained by "
+                f"Keras's own fit, so give a hypermodel that only builds"
+            )
         self.folds, self.seed = folds, seed
 
     @property
@@ -148,19 +157,6 @@ class CrossValidation(keras_tuner.HyperModel):
     def declare_hyperparameters(self, hp: keras_tuner.HyperParameters) -> None:
         """Declare the hyperparameters that the wrapped hypermodel declares."""
         self.hypermodel.declare_hyperparameters(hp)
-
-
-@dataclass(frozen=True)
-class _Build:
-    """A build function as a hypermodel, for `CrossValidation`."""
-
-    function: Any
-
-    def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
-        return self.function(hp)
-
-    def declare_hyperparameters(self, hp: keras_tuner.HyperParameters) -> None:
-        """Declare nothing."""
 
 
 Rows = npt.NDArray[np.int64]

@@ -19,7 +19,7 @@ from fakeface_lab.errors import ConfigError
 from fakeface_lab.training.callback_state import have_known_state, require_copyable
 from fakeface_lab.training.outcome import epoch_order
 
-__all__ = ["EpochOrder", "FitArguments", "bind_fit_arguments", "has_own_fit", "pass_through"]
+__all__ = ["EpochOrder", "FitArguments", "array_facts", "bind_fit_arguments", "has_own_fit", "pass_through"]
 
 _DEFAULT_BATCH_SIZE = 32  # Keras's
 _NUMERIC_KINDS = "biufc"
@@ -95,18 +95,8 @@ class FitArguments:
 
     def dataset_facts(self) -> tuple[str, str, dict[str, str]]:
         """Return name, digest and shapes of the data; the digest covers every number of arrays, else only specs."""
-        hashed, shapes = hashlib.sha256(), {}
-        for name, leaf in _leaves({"train": self.train, "args": list(self.args), **self.kwargs}):
-            if isinstance(leaf, (np.ndarray, pd.DataFrame, pd.Series)):
-                dtypes = " ".join(map(str, leaf.dtypes)) if isinstance(leaf, pd.DataFrame) else str(leaf.dtype)
-                shapes[name] = f"{dtypes} {leaf.shape}"
-                # The shape as well: the same bytes in rows of another length are other data.
-                hashed.update(f"{name} {shapes[name]}".encode())
-                hashed.update(_content(leaf))
-            elif hasattr(leaf, "element_spec"):
-                shapes[name] = str(leaf.element_spec)
-                hashed.update(f"{name} {shapes[name]}".encode())
-        return ("arrays" if self.train is not None else "data", hashed.hexdigest(), shapes)
+        digest, shapes = array_facts({"train": self.train, "args": list(self.args), **self.kwargs})
+        return ("arrays" if self.train is not None else "data", digest, shapes)
 
     def settings(self) -> dict[str, Any]:
         """Return the arguments that are numbers, texts or dictionaries, by name: part of a search's identity."""
@@ -117,6 +107,22 @@ class FitArguments:
         names = [type(callback).__name__ for callback in self.callbacks]
         own = {"batch_size": self.batch_size, "shuffle": self.shuffle} if self.train is not None else {}
         return {**plain, **own, "callbacks": names}
+
+
+def array_facts(tree: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+    """Return the digest of nested arrays and tables, and the shape of each by name; of data sets only the specs."""
+    hashed, shapes = hashlib.sha256(), {}
+    for name, leaf in _leaves(tree):
+        if isinstance(leaf, (np.ndarray, pd.DataFrame, pd.Series)):
+            dtypes = " ".join(map(str, leaf.dtypes)) if isinstance(leaf, pd.DataFrame) else str(leaf.dtype)
+            shapes[name] = f"{dtypes} {leaf.shape}"
+            # The shape as well: the same bytes in rows of another length are other data.
+            hashed.update(f"{name} {shapes[name]}".encode())
+            hashed.update(_content(leaf))
+        elif hasattr(leaf, "element_spec"):
+            shapes[name] = str(leaf.element_spec)
+            hashed.update(f"{name} {shapes[name]}".encode())
+    return hashed.hexdigest(), shapes
 
 
 def pass_through(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> FitArguments:

@@ -120,3 +120,13 @@ def test_what_cannot_be_folded_is_refused(project: Path) -> None:
         tuner.search(X, Y, validation_data=(X, Y))
     with pytest.raises(ConfigError, match=r"give search\(\) arrays, whose rows can be dealt into folds"):
         tuner.search(iter([]))
+
+    class OwnFit(kerastuners.HyperModel):
+        def build(self, hp: kerastuners.HyperParameters) -> keras.Model:
+            return build(hp)
+
+        def fit(self, hp: kerastuners.HyperParameters, model: keras.Model, *args: Any, **kwargs: Any) -> float:
+            return 0.0
+
+    with pytest.raises(ConfigError, match=r"OwnFit\.fit would not be called; each fold is trained by Keras's own fit"):
+        keras_tuner.CrossValidation(OwnFit())

@@ -13,7 +13,7 @@ from sklearn import datasets, ensemble, linear_model, metrics, model_selection, 
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from fakeface_lab import keras_tuner
-from fakeface_lab.errors import ConfigError
+from fakeface_lab.errors import ConfigError, SearchError
 from tests.keras_tuner.conftest import RunsOf
 
 X, Y = datasets.load_iris(return_X_y=True)
@@ -97,6 +97,36 @@ def test_a_pipeline_and_a_class_of_ones_own_are_kept_too(project: Path) -> None:
     first, second = tuner.get_best_models(2)
     assert first.score(X, Y) > 0.9
     assert isinstance(second, Constant)
+
+
+@pytest.mark.parametrize(
+    ("changed", "name"),
+    [
+        ({"cv": model_selection.StratifiedKFold(4)}, "folds"),
+        ({"scoring": metrics.make_scorer(metrics.balanced_accuracy_score)}, "scoring"),
+        ({"metrics": [accuracy]}, "metrics"),
+    ],
+)
+def test_a_search_with_other_folds_or_scores_is_another_search(
+    changed: dict[str, Any], name: str, project: Path
+) -> None:
+    keras_tuner.SklearnTuner(oracle(1), build, cv=model_selection.StratifiedKFold(3), project_name="s").search(X, Y)
+    given = {"cv": model_selection.StratifiedKFold(3), **changed}
+    with pytest.raises(SearchError, match=name):
+        keras_tuner.SklearnTuner(oracle(1), build, project_name="s", **given).search(X, Y)
+
+
+def test_a_splitter_without_a_seed_deals_the_same_folds_when_a_search_is_resumed(project: Path) -> None:
+    scores = []
+    for max_trials in (1, 2):
+        tuner = keras_tuner.SklearnTuner(
+            oracle(max_trials), build, cv=model_selection.StratifiedKFold(3, shuffle=True), project_name="s"
+        )
+        tuner.search(X, Y)
+        scores.append(tuner.oracle.trials[tuner.trial_id(0)].score)
+        np.random.random(7)
+    assert scores[0] == scores[1]
+    assert len(tuner.oracle.trials) == 2
 
 
 def test_what_is_not_supported_is_refused(project: Path) -> None:

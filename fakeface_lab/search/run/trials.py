@@ -130,7 +130,8 @@ class Trials(Driver[LedgerTrial]):
         tags = {"kept_epoch": str(outcome.kept_epoch), "epochs_done": str(len(outcome.records)), **found}
         measured_at = (outcome.kept_epoch, outcome.ended_at_ms)
         ended = self.ledger.end(trial, "finished", score, tags=tags, measured_at=measured_at)
-        set_growth(self._template, self.ledger.growth)
+        if found:
+            set_growth(self._template, self.ledger.growth)
         self._note_finished(ended)
         return ended
 
@@ -153,7 +154,8 @@ class Trials(Driver[LedgerTrial]):
         else:
             self.uploads.wait_for(trial)
             ended = self.ledger.end(trial, "failed", None, reason, found)
-            set_growth(self._template, self.ledger.growth)
+            if found:
+                set_growth(self._template, self.ledger.growth)
         self.forget(f"trial-{trial.record.sequence}")
         self.clean_up(())
         self.observer.ended(ended)
