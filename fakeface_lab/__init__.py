@@ -6,7 +6,8 @@ Importing this package does not load TensorFlow; accessing `Search` or `Tuner` d
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fakeface_lab.search import Search, Tuner
+    from fakeface_lab.keras_tuner import Tuner
+    from fakeface_lab.search import Search
 
 __all__ = ["Search", "Tuner", "__version__"]
 
@@ -16,6 +17,6 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from fakeface_lab import search
+    from importlib import import_module
 
-    return getattr(search, name)
+    return getattr(import_module({"Search": "fakeface_lab.search", "Tuner": "fakeface_lab.keras_tuner"}[name]), name)

@@ -49,8 +49,8 @@ def pytest_runtest_setup() -> None:
 
 # Files that take more than half a minute begin first: one of them begun last keeps one process busy alone.
 SLOWEST_FIRST = (
-    "assess/test_inspection.py", "test_planted_faults.py", "training/test_recorder.py", "search/test_tuner.py",
-    "test_tune.py", "search/test_hypermodel_work.py", "search/run/test_local_engine.py", "test_compare.py",
+    "assess/test_inspection.py", "test_planted_faults.py", "training/test_recorder.py", "keras_tuner/test_tuner.py",
+    "test_tune.py", "keras_tuner/test_hypermodel_work.py", "search/run/test_local_engine.py", "test_compare.py",
     "test_cut_at_every_write.py",
 )  # fmt: skip
 

@@ -35,10 +35,11 @@ LAYER_OF = {unit: number for number, layer in enumerate(LAYERS) for unit in laye
 MAX_PROGRAM_LINES = 120
 MAX_LINES = 350
 MAX_MODULES = 105
-MAX_SEARCH_LINES = 4500
+MAX_SEARCH_LINES = 3500
 MAX_FILES = {"": 16, "detector": 16}
 MAX_FILES_ELSEWHERE = 12
-MAX_ENGINE_MODULES = 55
+MAX_ENGINE_MODULES = 35
+MAX_TUNER_MODULES = 60
 
 
 def _module_name(path: Path) -> str:
@@ -157,18 +158,20 @@ def test_the_search_knows_no_faces(path: Path) -> None:
     assert words == []
 
 
-def test_the_search_engine_stands_alone() -> None:
+@pytest.mark.parametrize(("name", "most_modules"), [("Search", MAX_ENGINE_MODULES), ("Tuner", MAX_TUNER_MODULES)])
+def test_the_search_engine_stands_alone(name: str, most_modules: int) -> None:
+    # By the name of the module itself: the drop-in gives KerasTuner's modules a second name.
     code = (
-        "import sys, fakeface_lab.search\n"
-        "from fakeface_lab.search import Search, Tuner\n"
-        "print(*(name for name in sys.modules if name.partition('.')[0] in ('fakeface_lab', 'imagehash', 'kagglehub')))"
+        f"import sys\nfrom fakeface_lab import {name}\n"
+        "print(*{module.__name__ for module in sys.modules.values() if module.__name__.partition('.')[0] in "
+        "('fakeface_lab', 'imagehash', 'kagglehub')})"
     )
     environment = os.environ | {"PYTHONPATH": str(PROJECT)}
     output = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    ours = [name for name in output.stdout.split() if name.startswith("fakeface_lab")]
+    ours = [module for module in output.stdout.split() if module.startswith("fakeface_lab")]
     assert output.stdout.split() == ours
-    assert len(ours) <= MAX_ENGINE_MODULES
-    assert not {name for name in ours if name.split(".")[1:2] in (["data"], ["evaluation"], ["detector"], ["assess"])}
+    assert len(ours) <= most_modules
+    assert not {one for one in ours if one.split(".")[1:2] in (["data"], ["evaluation"], ["detector"], ["assess"])}
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if "evaluation" in path.parts], ids=_named)

@@ -1,5 +1,6 @@
-"""The scripts in `examples/`, run as they are."""
+"""The scripts in `examples/` and the programs in the documents, run as they are."""
 
+import re
 import runpy
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 
 from fakeface_lab import Search
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+PROJECT = Path(__file__).parents[1]
+EXAMPLES = PROJECT / "examples"
 
 # Example to the name of its search and the number of its trials.
 SEARCHES = {
@@ -34,3 +36,15 @@ def test_an_example_runs_as_it_is(name: str, project: Path) -> None:
     assert found.status == "finished"
     assert [trial.record.status for trial in found.trials] == ["finished"] * num_trials
     assert {path.name for path in project.iterdir()} == {"experiments", "mlflow.db", "mlflow.db.lock", "mlruns"}
+
+
+@pytest.mark.parametrize(
+    ("document", "search"),
+    [("search-engine-parts.md", "digits"), pytest.param("search-engine.md", "sums", marks=pytest.mark.slow)],
+)
+def test_the_program_of_a_document_runs_as_it_is(document: str, search: str, project: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (PROJECT / "docs" / document).read_text(encoding="utf-8"), re.DOTALL)
+    program = project / "program.py"
+    program.write_text("\n".join(blocks), encoding="utf-8")
+    runpy.run_path(str(program), run_name="__main__")
+    assert Search(search).status == "finished"

@@ -17,9 +17,9 @@ from sklearn.pipeline import Pipeline
 
 from fakeface_lab.backend import keras
 from fakeface_lab.errors import ConfigError
-from fakeface_lab.search.hypermodel_work import HypermodelWork
+from fakeface_lab.keras_tuner.hypermodel_work import HypermodelWork
+from fakeface_lab.keras_tuner.store_tuner import Options, StoreTuner
 from fakeface_lab.search.run.engine import Assignment
-from fakeface_lab.search.store_tuner import Options, StoreTuner
 from fakeface_lab.tracking.sklearn_models import load_sklearn_model, package_sklearn_model
 from fakeface_lab.training.epochs import EpochRecord, Listener
 from fakeface_lab.training.executions import train_trial

@@ -8,7 +8,7 @@ from typing import Any
 import keras_tuner
 
 from fakeface_lab.keras_tuner.sklearn_tuner import SklearnTuner
-from fakeface_lab.search.tuner import Tuner
+from fakeface_lab.keras_tuner.tuner import Tuner
 
 __all__ = ["BayesianOptimization", "GridSearch", "Hyperband", "RandomSearch", "SklearnTuner", "Tuner"]
 

@@ -1,20 +1,8 @@
-"""Hyperparameter search for any Keras model: KerasTuner suggests trials, MLflow stores them.
+"""Hyperparameter search for any training: KerasTuner's oracles suggest trials, MLflow stores them.
 
-`Tuner` runs a search, `Search` reads one. Importing this package loads no TensorFlow; accessing these names does.
+`Search` reads one; `fakeface_lab.Tuner` runs one on any Keras model.
 """
 
-from typing import TYPE_CHECKING, Any
+from fakeface_lab.search.search import Search
 
-if TYPE_CHECKING:
-    from fakeface_lab.search.search import Search
-    from fakeface_lab.search.tuner import Tuner
-
-__all__ = ["Search", "Tuner"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{name.lower()}"), name)
+__all__ = ["Search"]

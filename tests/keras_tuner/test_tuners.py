@@ -13,7 +13,7 @@ from mlflow.tracking import MlflowClient
 from fakeface_lab import keras_tuner
 from fakeface_lab.backend import keras
 from fakeface_lab.errors import ConfigError, TooManyFailuresError
-from fakeface_lab.search.store_tuner import Options
+from fakeface_lab.keras_tuner.store_tuner import Options
 from tests.keras_tuner.conftest import RunsOf
 
 RNG = np.random.default_rng(3)

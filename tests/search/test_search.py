@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import fakeface_lab
+from fakeface_lab import Search, Tuner
 from fakeface_lab.backend import keras
 from fakeface_lab.errors import NotFoundError, SearchError, TrackingError
-from fakeface_lab.search import Search, Tuner
 from fakeface_lab.search.ledger.resume import open_search
 from fakeface_lab.tracking.store import open_store
 from fakeface_lab.tracking.writer import PatientWriter

@@ -9,7 +9,7 @@ import pytest
 from keras_tuner import oracles
 
 from fakeface_lab.backend import keras, tf
-from tests.search.tiny_tuner import FIT, X, Y, history, inline, random_oracle, runs_of, small
+from tests.keras_tuner.tiny_tuner import FIT, X, Y, history, inline, random_oracle, runs_of, small
 
 pytestmark = pytest.mark.usefixtures("project_with_tables")
 

@@ -17,12 +17,12 @@ from mlflow.tracking import MlflowClient
 
 from fakeface_lab.backend import keras
 from fakeface_lab.errors import SearchError
+from fakeface_lab.keras_tuner.tuner import Tuner
 from fakeface_lab.search.run.driver import MAX_STARTS
-from fakeface_lab.search.tuner import Tuner
 from fakeface_lab.tracking.store import Store
+from tests.keras_tuner.tiny_tuner import FIT, X, Y, runs_of, small
 from tests.search.curve_work import Notes
 from tests.search.run.curve_search import Facts, facts, open_ledger_released, run
-from tests.search.tiny_tuner import FIT, X, Y, runs_of, small
 
 
 def test_failed_trials_do_not_affect_others_and_are_explained(new_store: Callable[[str], Store]) -> None:

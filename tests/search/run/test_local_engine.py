@@ -13,10 +13,10 @@ import pytest
 
 from fakeface_lab.backend import keras
 from fakeface_lab.errors import AllTrialsFailedError, SearchError
+from fakeface_lab.keras_tuner.tuner import Tuner
 from fakeface_lab.search.run.engine import Event
-from fakeface_lab.search.tuner import Tuner
+from tests.keras_tuner.tiny_tuner import X, Y, random_oracle, small
 from tests.search.run.desk import Desk
-from tests.search.tiny_tuner import X, Y, random_oracle, small
 
 
 def workers() -> set[int]:
@@ -145,7 +145,7 @@ class Sleepy(keras_tuner.HyperModel):
 def test_a_users_own_silent_fit_is_not_considered_hung_unless_asked(
     project_with_tables: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fakeface_lab.search.tuner._HANG_SECS", 2.0)
+    monkeypatch.setattr("fakeface_lab.keras_tuner.tuner._HANG_SECS", 2.0)
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     tuner = Tuner(random_oracle(1), Sleepy(), project_name="patient", engine="local")
     tuner.search(X, Y, verbose=0)

@@ -9,7 +9,7 @@ from keras_tuner import oracles
 from mlflow.tracking import MlflowClient
 
 from fakeface_lab.backend import keras
-from fakeface_lab.search.tuner import Tuner
+from fakeface_lab.keras_tuner.tuner import Tuner
 from tests.mlflow_server import Server
 
 X = np.random.default_rng(3).normal(size=(60, 4)).astype(np.float32)

@@ -18,7 +18,7 @@ from mlflow.tracking import MlflowClient
 
 import fakeface_lab
 from fakeface_lab.backend import keras
-from fakeface_lab.search.tuner import Tuner
+from fakeface_lab.keras_tuner.tuner import Tuner
 from tests.training.callback_files import event_points, file_contents
 
 ROOT = Path(fakeface_lab.__file__).parents[1]

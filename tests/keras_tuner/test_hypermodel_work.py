@@ -14,7 +14,7 @@ from keras_tuner.src.engine.hypermodel import get_hypermodel
 from fakeface_lab.backend import keras
 from fakeface_lab.errors import SearchError
 from fakeface_lab.files import pickle_mapped, unpickle_mapped
-from fakeface_lab.search.hypermodel_work import HypermodelWork
+from fakeface_lab.keras_tuner.hypermodel_work import HypermodelWork
 from fakeface_lab.search.run.engine import Assignment
 from fakeface_lab.training.epochs import EpochRecord
 from fakeface_lab.training.fit_arguments import bind_fit_arguments

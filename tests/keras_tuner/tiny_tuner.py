@@ -10,7 +10,7 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from fakeface_lab.backend import keras
-from fakeface_lab.search.tuner import Tuner
+from fakeface_lab.keras_tuner.tuner import Tuner
 
 RNG = np.random.default_rng(3)
 X = RNG.normal(size=(60, 4)).astype(np.float32)

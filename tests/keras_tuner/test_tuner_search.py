@@ -12,18 +12,18 @@ from keras_tuner import oracles
 
 from fakeface_lab.backend import tf
 from fakeface_lab.errors import ConfigError
+from fakeface_lab.keras_tuner.tuner import Tuner
 from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.ledger.resume import open_search
 from fakeface_lab.search.report.leaderboard import leaderboard, trials_table
 from fakeface_lab.search.report.report import save_search_views
 from fakeface_lab.search.run.progress import SearchProgress, print_search
 from fakeface_lab.search.suggest.suggestion import Suggestion
-from fakeface_lab.search.tuner import Tuner
 from fakeface_lab.terminal import print_places, say, wide_console
 from fakeface_lab.tracking.store import open_store
 from fakeface_lab.tracking.writer import PatientWriter
 from fakeface_lab.training.objective import VAL_LOSS
-from tests.search.tiny_tuner import X, Y, random_oracle, runs_of, small
+from tests.keras_tuner.tiny_tuner import X, Y, random_oracle, runs_of, small
 
 
 def a_ledger(project: Path, trial_0: str) -> Iterator[Ledger]:
@@ -120,7 +120,7 @@ def test_trials_in_a_process_that_has_begun_to_work_take_its_threads() -> None:
         tf.config.threading.set_intra_op_parallelism_threads(fixed)
         tf.constant(1) + 1
         from fakeface_lab.errors import ConfigError
-        from fakeface_lab.search.tuner_search import choose_placement
+        from fakeface_lab.keras_tuner.tuner_search import choose_placement
         assert choose_placement(None, "inline", 1, 0) == ("inline", fixed)
         assert choose_placement(None, "inline", 1, fixed) == ("inline", fixed)
         try:

@@ -20,10 +20,10 @@ from keras_tuner.src.engine import tuner_utils
 
 from fakeface_lab.backend import keras, keras_tuner
 from fakeface_lab.errors import ConfigError
-from fakeface_lab.search.custom_work import TRIAL_FILES, Attempt, CustomWork, overrides
-from fakeface_lab.search.hypermodel_work import HypermodelWork
+from fakeface_lab.keras_tuner.custom_work import TRIAL_FILES, Attempt, CustomWork, overrides
+from fakeface_lab.keras_tuner.hypermodel_work import HypermodelWork
+from fakeface_lab.keras_tuner.store_tuner import Options, StoreTuner
 from fakeface_lab.search.run.engine import Assignment, Placement
-from fakeface_lab.search.store_tuner import Options, StoreTuner
 from fakeface_lab.search.suggest.growth import grown_space, set_growth
 from fakeface_lab.tracking.lookup import fetch_artifact, get_run
 from fakeface_lab.tracking.models import as_model_input, fetch_model, load_logged_model, package_model

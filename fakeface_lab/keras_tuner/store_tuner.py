@@ -12,14 +12,14 @@ from keras_tuner.engine import trial as kt_trial
 from fakeface_lab.backend import keras_tuner
 from fakeface_lab.config import find_project
 from fakeface_lab.errors import ConfigError, ModelError, without_credentials
-from fakeface_lab.search.hypermodel_work import HypermodelWork
+from fakeface_lab.keras_tuner.hypermodel_work import HypermodelWork
+from fakeface_lab.keras_tuner.tuner_search import choose_placement, open_tuner_search, run_tuner_search
 from fakeface_lab.search.ledger.executions import BEST_EXECUTION
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
 from fakeface_lab.search.ledger.resume import choose_threads, find_search
 from fakeface_lab.search.run.engine import Placement
 from fakeface_lab.search.suggest.growth import deserialized
 from fakeface_lab.search.suggest.oracles import reseeded
-from fakeface_lab.search.tuner_search import choose_placement, open_tuner_search, run_tuner_search
 from fakeface_lab.terminal import console
 from fakeface_lab.tracking.runs import StoredRun
 from fakeface_lab.tracking.store import Store, open_store, resolve_tracking_uri

@@ -13,8 +13,8 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from fakeface_lab.backend import keras
+from fakeface_lab.keras_tuner.tuner import Tuner
 from fakeface_lab.search.search import Search
-from fakeface_lab.search.tuner import Tuner
 from fakeface_lab.tracking.store import join_text
 
 X = np.random.default_rng(3).normal(size=(40, 4)).astype(np.float32)

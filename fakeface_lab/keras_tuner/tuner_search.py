@@ -4,7 +4,7 @@ from typing import Any
 
 from fakeface_lab.backend import keras_tuner, num_cores, set_up_process, tf
 from fakeface_lab.errors import ConfigError
-from fakeface_lab.search.hypermodel_work import HypermodelWork
+from fakeface_lab.keras_tuner.hypermodel_work import HypermodelWork
 from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.ledger.resume import THREADS_TAG, open_search
 from fakeface_lab.search.report.leaderboard import trial_0_name, trials_table

@@ -17,8 +17,8 @@ import fakeface_lab
 from fakeface_lab.backend import keras
 from fakeface_lab.compare import main as compare
 from fakeface_lab.errors import AllTrialsFailedError, ConfigError, SearchError
-from fakeface_lab.search.tuner import Tuner
-from tests.search.tiny_tuner import EAGERLY, FIT, X, Y, build, history, inline, random_oracle, runs_of, small
+from fakeface_lab.keras_tuner.tuner import Tuner
+from tests.keras_tuner.tiny_tuner import EAGERLY, FIT, X, Y, build, history, inline, random_oracle, runs_of, small
 
 pytestmark = pytest.mark.usefixtures("project_with_tables")
 

@@ -19,7 +19,7 @@ from keras_tuner.engine import trial as kt_trial
 from keras_tuner.src.engine import tuner_utils
 
 from fakeface_lab.backend import keras, keras_tuner
-from fakeface_lab.search.hypermodel_work import HypermodelWork
+from fakeface_lab.keras_tuner.hypermodel_work import HypermodelWork
 from fakeface_lab.search.run.engine import Assignment
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.training.checkpoint import CHECKPOINT, read_state
@@ -36,7 +36,7 @@ from fakeface_lab.training.outcome import (
 )
 
 if TYPE_CHECKING:
-    from fakeface_lab.search.tuner import Tuner
+    from fakeface_lab.keras_tuner.tuner import Tuner
 
 __all__ = ["TRIAL_FILES", "Attempt", "CustomWork", "overrides"]
 
