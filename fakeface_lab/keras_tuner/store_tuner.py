@@ -18,6 +18,7 @@ from fakeface_lab.search.ledger.executions import BEST_EXECUTION
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
 from fakeface_lab.search.ledger.resume import choose_threads, find_search
 from fakeface_lab.search.run.engine import Placement
+from fakeface_lab.search.search import Search
 from fakeface_lab.search.suggest.growth import deserialized
 from fakeface_lab.search.suggest.oracles import reseeded
 from fakeface_lab.terminal import console
@@ -94,6 +95,7 @@ class StoreTuner(base_tuner.BaseTuner):
         _refuse_chief()
         self.options, self._restart = options, overwrite
         self._ledger: Ledger | None = None
+        self._earlier: list[Search] = []
         self._run_ids: dict[str, str] = {}
         self._found: list[dict[str, Any]] = []
         # Without `overwrite`, with which KerasTuner would delete the folder that the project's name denotes.
@@ -131,6 +133,23 @@ class StoreTuner(base_tuner.BaseTuner):
         finally:
             console.quiet = was_quiet
 
+    def warm_start(self, search: str | Search, *, tracking_uri: str | None = None) -> None:
+        """Tell the oracle of an older search's finished trials, where the spaces overlap; call it before `search`.
+
+        The Bayesian oracle learns from them, random search and Hyperband do not try them again. They are kept with the
+        new search, so that it resumes the same when the older one has grown meanwhile.
+
+        Args:
+            search: the older search: its name, the id of its parent run, or a `Search`.
+            tracking_uri: the store of the older search; default: that of this one.
+
+        Raises:
+            NotFoundError: there is no such search.
+            TrackingError: the store does not answer.
+        """
+        uri = tracking_uri or self.options.tracking_uri
+        self._earlier.append(search if isinstance(search, Search) else Search(search, tracking_uri=uri))
+
     def run_search(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Run or resume the search with the arguments of `search`."""
         raise NotImplementedError
@@ -151,7 +170,7 @@ class StoreTuner(base_tuner.BaseTuner):
         placement, num_threads = choose_placement(work, placement, options.workers, threads)
         work = replace(work, num_threads=num_threads)
         self._ledger, template = open_tuner_search(
-            store, patient_writer(), self.search_name, work, template, seed=seed, restart=self._restart
+            store, patient_writer(), self.search_name, work, template, self._earlier, seed=seed, restart=self._restart
         )
         self._restart = False
         run_tuner_search(

@@ -1,10 +1,14 @@
 """One call of `Tuner.search`: where its trials run, opening or resuming the search, running it, and its result."""
 
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from fakeface_lab.backend import keras_tuner, num_cores, set_up_process, tf
 from fakeface_lab.errors import ConfigError
 from fakeface_lab.keras_tuner.hypermodel_work import HypermodelWork
+from fakeface_lab.keras_tuner.warm_start import find_prior
 from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.ledger.resume import THREADS_TAG, open_search
 from fakeface_lab.search.report.leaderboard import trial_0_name, trials_table
@@ -12,15 +16,18 @@ from fakeface_lab.search.report.report import publish_report
 from fakeface_lab.search.run.engine import Placement
 from fakeface_lab.search.run.local_engine import make_engine
 from fakeface_lab.search.run.progress import print_search, run_trials
+from fakeface_lab.search.search import Search
 from fakeface_lab.search.suggest.growth import asks_for_defaults
 from fakeface_lab.search.suggest.oracles import default_values, reseeded
+from fakeface_lab.search.suggest.prior import PriorTrial, set_prior
 from fakeface_lab.terminal import console, say, wide_console
 from fakeface_lab.tracking.owner import sweep_dead_runs
-from fakeface_lab.tracking.store import Store
+from fakeface_lab.tracking.store import Store, join_text, split_text
 from fakeface_lab.tracking.writer import PatientWriter
 from fakeface_lab.training.hypermodel import explain_unpicklable
 from fakeface_lab.training.objective import Objective
 
+_PRIOR_TAG = "prior_trials"  # of the parent run: what the oracle was told before the first question
 _FIRST = "first trial"  # what trial 0 is called if it need not have the defaults
 
 __all__ = ["choose_placement", "open_tuner_search", "run_tuner_search"]
@@ -67,6 +74,7 @@ def open_tuner_search(
     name: str,
     work: HypermodelWork,
     template: keras_tuner.Oracle,
+    earlier: Sequence[Search] = (),
     *,
     seed: int,
     restart: bool,
@@ -74,8 +82,10 @@ def open_tuner_search(
     """Return the ledger of the search, new or resumed, and the oracle with the seed that the search began with.
 
     Raises:
+        ConfigError: a search of `earlier`, the searches of a warm start, tells nothing about this one; says why.
         SearchError: a search of this name has other settings, or another process drives it; names them.
     """
+    prior = find_prior(template, earlier)
     tags = {
         "seed": str(seed),
         "oracle_seed": str(template.seed),
@@ -84,10 +94,19 @@ def open_tuner_search(
         "algorithm": type(template).__name__,
         "trial_0": "defaults" if asks_for_defaults(template) else _FIRST,
         THREADS_TAG: str(work.num_threads),
+        **(split_text(_PRIOR_TAG, json.dumps([asdict(trial) for trial in prior])) if prior else {}),
     }
-    ledger = open_search(store, writer, name, _identity(work, template, seed), tags, restart=restart)
+    identity = _identity(work, template, seed)
+    if earlier:
+        identity["warm_start"] = [search.run_id for search in earlier]
+    ledger = open_search(store, writer, name, identity, tags, restart=restart)
+    recorded = ledger.parent.run.data.tags
+    if earlier:  # what was told when the search began: the earlier search may have grown
+        told = [PriorTrial(**trial) for trial in json.loads(join_text(recorded, _PRIOR_TAG))]
+        set_prior(template, told)
+        say("warm start", f"{len(told)} finished trials of {', '.join(search.name for search in earlier)}")
     # An oracle without a seed draws one in each process.
-    return ledger, reseeded(template, int(ledger.parent.run.data.tags.get("oracle_seed", template.seed)))
+    return ledger, reseeded(template, int(recorded.get("oracle_seed", template.seed)))
 
 
 # Settings of an oracle that may change between two runs of a search, or that have no effect here.

@@ -1,10 +1,10 @@
 """A copy of an oracle that is given trials and asked for the next one; `suggestion` and `replay` decide which trials.
 
 Non-public members of KerasTuner 1.4.8 used here: `_save_trial`, `_max_collisions`, `_check_consecutive_failures`,
-`_random_values`, `_record_values`, `_tried_so_far` and `_id_to_hash` of every oracle; its module's `LOCKS` and
-`THREADS`; `_hps` and `_space` of HyperParameters; `_populate_next` of the grid; `_vectorize_trials`, `_random_state`
-and `_nonfixed_space` of the Bayesian oracle; `_seed_state`, `_brackets`, `_current_bracket` and `_current_iteration` of
-Hyperband.
+`_random_values`, `_record_values`, `_compute_values_hash`, `_tried_so_far` and `_id_to_hash` of every oracle; its
+module's `LOCKS` and `THREADS`; `_hps` and `_space` of HyperParameters; `_populate_next` of the grid;
+`_vectorize_trials`, `_random_state` and `_nonfixed_space` of the Bayesian oracle; `_seed_state`, `_brackets`,
+`_current_bracket` and `_current_iteration` of Hyperband.
 """
 
 import sys
@@ -15,12 +15,14 @@ import keras_tuner
 import numpy as np
 from keras_tuner import oracles as kt_oracles
 from keras_tuner.engine import hyperparameters as kt_hyperparameters
+from keras_tuner.engine import trial as kt_trial
 from keras_tuner.src.engine.oracle import LOCKS, THREADS
 
 from fakeface_lab.errors import SearchError
 from fakeface_lab.search.suggest import oracles
 from fakeface_lab.search.suggest.growth import asks_for_defaults, with_defaults
 from fakeface_lab.search.suggest.oracles import BRACKET_PREFIX, PARENT
+from fakeface_lab.search.suggest.prior import prior_of
 
 __all__ = ["Answer", "OracleCopy", "is_kerastuners_own"]
 
@@ -88,6 +90,7 @@ class OracleCopy:
         self._scores: dict[str, float] = {}
         self._asked = -1
         self._before: dict[str, Any] = {}
+        self._tell_prior(template)
 
     def __enter__(self) -> Self:
         return self
@@ -216,6 +219,22 @@ class OracleCopy:
             oracle._vectorize_trials = fit_and_vectorize
         else:
             fit()
+
+    def _tell_prior(self, template: keras_tuner.Oracle) -> None:
+        """Tell the trials of a warm start, apart from those of this search."""
+        oracle, prior = self._oracle, prior_of(template)
+        oracle._tried_so_far.update(oracle._compute_values_hash(trial.values) for trial in prior)
+        # Random search asks no score; Hyperband numbers its promotions by the trials that it has.
+        if isinstance(oracle, kt_oracles.RandomSearchOracle | kt_oracles.HyperbandOracle):
+            return
+        for number, known in enumerate(prior):
+            hp = oracle.get_space()
+            hp.values = dict(known.values)
+            trial = kt_trial.Trial(hp, f"prior-{number}", kt_trial.TrialStatus.COMPLETED)
+            trial.score, trial.best_step = known.score, 0
+            oracle.trials[trial.trial_id] = trial
+        if oracle.max_trials:
+            oracle.max_trials += len(prior)  # it counts the trials that it has
 
     def _note_space(self) -> None:
         """Work out what depends on the space."""

@@ -23,6 +23,7 @@ from fakeface_lab.config import Value
 from fakeface_lab.search.suggest.growth import asks_for_defaults, grown_space, growth_of, with_defaults
 from fakeface_lab.search.suggest.oracle_copy import Answer, OracleCopy, is_kerastuners_own
 from fakeface_lab.search.suggest.oracles import PARENT, far_apart_seed, first_values, is_value_of
+from fakeface_lab.search.suggest.prior import prior_of
 from fakeface_lab.search.suggest.replay import (
     TrialRecord,
     ask_replayed,
@@ -67,7 +68,8 @@ def suggest(template: keras_tuner.Oracle, trials: Sequence[TrialRecord]) -> Sugg
 
     Args:
         template: an oracle without trials, whose suggestions depend only on its settings, its seed and the trials
-            reported to it; `growth.set_growth` has told it what those trials have found.
+            reported to it; `growth.set_growth` has told it what those trials have found, `prior.set_prior` those of a
+            warm start.
         trials: all recorded trials, in any order.
 
     Raises:
@@ -122,8 +124,11 @@ def _ask_bayesian(template: keras_tuner.Oracle, ledger: Sequence[TrialRecord]) -
             oracle.fit_before_guesses()
         for trial in running:
             oracle.put(trial.sequence, values[trial.sequence])
-        answer = oracle.ask(len(ledger)) if ledger else oracle.put(0, first_values(template))
-        return oracle.draw_new() if answer.values in values.values() else answer
+        if not ledger:
+            return oracle.put(0, first_values(template))
+        answer = oracle.ask(len(ledger))
+        known = [*values.values(), *(trial.values for trial in prior_of(template))]
+        return oracle.draw_new() if answer.values in known else answer
 
 
 def _check_in_space(
