@@ -1,8 +1,8 @@
 """What `Tuner` trains: any hypermodel, on the data given to `search`; and what its runs record.
 
-A trial resumes from its last epoch if its data are arrays, its `fit` is not custom, and its callbacks are Keras's own
-(`callback_state`). Otherwise it restarts at its first epoch, and ends with the same result if the data come in the same
-order again.
+A trial resumes from its last epoch if the order of its data is known (`data_order`), its `fit` is not custom, and its
+callbacks are Keras's own (`callback_state`). Otherwise it restarts at its first epoch, and ends with the same result if
+the data come in the same order again.
 """
 
 from collections.abc import Mapping, Sequence

@@ -25,6 +25,7 @@ from fakeface_lab.keras_tuner.hypermodel_work import HypermodelWork
 from fakeface_lab.keras_tuner.store_tuner import Options, StoreTuner
 from fakeface_lab.search.run.engine import Assignment, Placement
 from fakeface_lab.search.suggest.growth import grown_space, set_growth
+from fakeface_lab.terminal import console
 from fakeface_lab.tracking.lookup import fetch_artifact, get_run
 from fakeface_lab.tracking.models import as_model_input, fetch_model, load_logged_model, package_model
 from fakeface_lab.training.epochs import Listener
@@ -225,6 +226,8 @@ class Tuner(StoreTuner, keras_tuner.Tuner):
         fit = pass_through(args, kwargs) if is_custom else bind_fit_arguments(self.hypermodel, args, kwargs)
         if isinstance(self.hypermodel, CrossValidation):
             require_foldable(fit)
+        if fit.obstacle is not None:
+            console.print(f"an interrupted trial restarts at its first epoch: {fit.obstacle}", style="yellow")
         passes_epochs = fit.epochs is not None or hasattr(self.oracle, "max_epochs")  # Hyperband
         template = self._make_template(fit)
         facts = (self._recipe(), self.oracle.objective, fit, passes_epochs, 0, fit.dataset_facts())

@@ -1,7 +1,8 @@
 """Normalizes the arguments of `Tuner.search` so that a trial replays in the same data order, and digests the data.
 
 Keras shuffles arrays with a state that a restart loses. Here arrays reach `fit` in an order that is a pure function of
-seed and epoch; anything else (data sets, generators, the arguments of a custom `HyperModel.fit`) is passed through.
+seed and epoch, and so do data sets whose seeds decide their order (`data_order`). Anything else (other data sets,
+generators, the arguments of a custom `HyperModel.fit`) is passed through.
 """
 
 import hashlib
@@ -14,38 +15,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fakeface_lab.backend import keras, keras_tuner
+from fakeface_lab.backend import keras, keras_tuner, tf
 from fakeface_lab.errors import ConfigError
 from fakeface_lab.training.callback_state import have_known_state, require_copyable
-from fakeface_lab.training.outcome import epoch_order
+from fakeface_lab.training.data_order import CountedDataset, EpochOrder, Pipeline, pipeline_of, sets_its_order
 
-__all__ = ["EpochOrder", "FitArguments", "array_facts", "bind_fit_arguments", "has_own_fit", "pass_through"]
+__all__ = ["FitArguments", "array_facts", "bind_fit_arguments", "has_own_fit", "pass_through"]
 
 _DEFAULT_BATCH_SIZE = 32  # Keras's
 _NUMERIC_KINDS = "biufc"
-
-
-class EpochOrder(keras.utils.PyDataset):
-    """Batches of arrays; the order of each epoch depends only on seed and epoch."""
-
-    def __init__(self, arrays: tuple[Any, ...], batch_size: int, seed: int, *, shuffle: bool) -> None:
-        super().__init__()
-        self._arrays, self._batch_size, self._seed, self._shuffle = arrays, batch_size, seed, shuffle
-        self._num_rows = len(keras.tree.flatten(arrays)[0])
-        self._rows: npt.NDArray[np.int64] = np.arange(self._num_rows)
-
-    def begin(self, epoch: int) -> None:
-        """Use the order of this epoch, counted from 0."""
-        if self._shuffle:
-            self._rows = epoch_order(self._num_rows, self._seed, epoch)
-
-    def __len__(self) -> int:
-        return -(-self._num_rows // self._batch_size)
-
-    def __getitem__(self, index: int) -> tuple[Any, ...]:
-        rows = self._rows[index * self._batch_size : (index + 1) * self._batch_size]
-        batch: tuple[Any, ...] = keras.tree.map_structure(lambda array: array[rows], self._arrays)
-        return batch
 
 
 @dataclass(frozen=True)
@@ -60,6 +38,7 @@ class FitArguments:
         batch_size: of `train`.
         callbacks: the user's, copied for each trial.
         epochs: the user's budget, None if not given.
+        obstacle: why a training on these data cannot resume from an epoch; None if it can.
     """
 
     args: tuple[Any, ...]
@@ -69,6 +48,7 @@ class FitArguments:
     batch_size: int
     callbacks: tuple[Any, ...]
     epochs: int | None
+    obstacle: str | None = None
 
     @property
     def can_resume(self) -> bool:
@@ -76,7 +56,21 @@ class FitArguments:
 
         A callback that is not one of Keras's own may remember what no checkpoint holds.
         """
-        return self.train is not None and have_known_state(self.callbacks)
+        return self.obstacle is None and have_known_state(self.callbacks)
+
+    def kwargs_at(self, epoch: int, seed: int) -> dict[str, Any]:
+        """Return the keyword arguments for a training that begins at an epoch, counted from 0."""
+        kwargs = dict(self.kwargs)
+        if self.train is not None:
+            kwargs["x"] = EpochOrder(self.train, self.batch_size, seed, shuffle=self.shuffle)
+        if sets_its_order(kwargs.get("x")):
+            # Keras would shuffle its batches, with a state that a restart loses.
+            kwargs["shuffle"] = False
+        validated = sum(self.is_validated(before) for before in range(1, epoch + 1))
+        for name, num_before in (("x", epoch), ("validation_data", validated)):
+            if isinstance(kwargs.get(name), Pipeline):
+                kwargs[name] = CountedDataset(kwargs[name], num_before)
+        return kwargs
 
     def is_validated(self, epoch: int) -> bool:
         """Return whether `fit` validates after an epoch, counted from 1."""
@@ -88,6 +82,10 @@ class FitArguments:
         if self.train is not None:
             return keras.tree.map_structure(lambda array: array[:1], self.train[0])
         given = self.kwargs.get("x", self.args[0] if self.args else None)
+        if isinstance(given, Pipeline):
+            given = given.example()
+        elif sets_its_order(given):
+            given = keras.utils.unpack_x_y_sample_weight(given[0])[0]
         try:
             return keras.tree.map_structure(lambda array: array[:1], _to_arrays(given))
         except _NotArraysError:
@@ -121,13 +119,14 @@ def array_facts(tree: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
             hashed.update(_content(leaf))
         elif hasattr(leaf, "element_spec"):
             shapes[name] = str(leaf.element_spec)
-            hashed.update(f"{name} {shapes[name]}".encode())
+            hashed.update(f"{name} {shapes[name]} {getattr(leaf, 'digest', '')}".strip().encode())
     return hashed.hexdigest(), shapes
 
 
 def pass_through(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> FitArguments:
     """Return arguments that a user's own `run_trial` is passed as they are."""
-    return FitArguments(args, kwargs, None, False, _DEFAULT_BATCH_SIZE, (), kwargs.get("epochs"))
+    why = "run_trial is overridden"
+    return FitArguments(args, kwargs, None, False, _DEFAULT_BATCH_SIZE, (), kwargs.get("epochs"), why)
 
 
 class _NotArraysError(Exception):
@@ -156,7 +155,8 @@ def bind_fit_arguments(
     if has_own_fit(hypermodel):
         callbacks = _pop_callbacks(named)
         epochs = named.pop("epochs", None)
-        return FitArguments(args, _as_numpy(named), None, False, _DEFAULT_BATCH_SIZE, callbacks, epochs)
+        why = "HyperModel.fit is overridden"
+        return FitArguments(args, _as_numpy(named), None, False, _DEFAULT_BATCH_SIZE, callbacks, epochs, why)
     try:
         # None stands for `self`.
         bound = inspect.signature(keras.Model.fit).bind_partial(None, *args, **named)
@@ -164,6 +164,7 @@ def bind_fit_arguments(
         raise ConfigError(f"search(): {err}; it takes what keras.Model.fit takes") from err
     named = dict(list(bound.arguments.items())[1:])
     callbacks = _pop_callbacks(named)
+    unordered = _recognize_pipelines(named)
     # Again: it may have been a positional argument.
     named.pop("verbose", None)
     epochs = named.pop("epochs", None)
@@ -180,7 +181,8 @@ def bind_fit_arguments(
             raise _NotArraysError
     # A ValueError is `max` of nothing: no data was given at all.
     except (_NotArraysError, ValueError):
-        return FitArguments((), named, None, False, batch_size, callbacks, epochs)
+        obstacle = unordered or _obstacle(named)
+        return FitArguments((), named, None, False, batch_size, callbacks, epochs, obstacle)
     rest = {
         key: value for key, value in named.items() if key not in ("x", "y", "sample_weight", "batch_size", "shuffle")
     }
@@ -188,6 +190,31 @@ def bind_fit_arguments(
     rest["validation_batch_size"] = rest.get("validation_batch_size") or batch_size
     train, rest["validation_data"] = _split(train, rest.pop("validation_split", 0.0), rest.get("validation_data"))
     return FitArguments((), rest, train, shuffle, batch_size, callbacks, epochs)
+
+
+def _recognize_pipelines(named: dict[str, Any]) -> str | None:
+    """Replace data sets whose seeds decide their order by pipelines; return why another one is none."""
+    unordered: str | None = None
+    for name in ("x", "validation_data"):
+        if isinstance(named.get(name), tf.data.Dataset):
+            found = pipeline_of(named[name])
+            if isinstance(found, Pipeline):
+                named[name] = found
+            else:
+                unordered = found
+    return unordered
+
+
+def _obstacle(named: Mapping[str, Any]) -> str | None:
+    """Return why a training on data that are not all arrays cannot resume from an epoch; None if it can."""
+    for name in ("steps_per_epoch", "validation_steps"):
+        if named.get(name) is not None:
+            return f"{name} is given, so that an epoch begins where the one before has ended"
+    if isinstance(named.get("x"), Pipeline) and named.get("class_weight") is not None:
+        return "class_weight is given, for which Keras makes another data set; weight the samples in the data set"
+    if isinstance(named.get("x"), Pipeline) or sets_its_order(named.get("x")):
+        return None
+    return "the order of the data is not known (a PyDataset tells it by a method set_epoch(epoch))"
 
 
 def _pop_callbacks(named: dict[str, Any]) -> tuple[Any, ...]:

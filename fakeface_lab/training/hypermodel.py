@@ -26,8 +26,9 @@ from fakeface_lab.backend import keras, keras_tuner
 from fakeface_lab.errors import ModelError
 from fakeface_lab.tracking.models import INPUT_PREFIX, package_model
 from fakeface_lab.training.callback_state import CallbackStates, copy_callbacks
+from fakeface_lab.training.data_order import CountedDataset
 from fakeface_lab.training.epochs import Listener
-from fakeface_lab.training.fit_arguments import EpochOrder, FitArguments, has_own_fit
+from fakeface_lab.training.fit_arguments import FitArguments, has_own_fit
 from fakeface_lab.training.outcome import (
     MODEL,
     Outcome,
@@ -264,15 +265,11 @@ def train_hypermodel(
         has_checkpoints=fit.can_resume if has_checkpoints is None else has_checkpoints,
         needs_objective=(lambda epoch: False) if own_fit else fit.is_validated, callback_states=states,
     )  # fmt: skip
-    kwargs = dict(fit.kwargs)
-    if fit.train is not None:
-        order = EpochOrder(fit.train, fit.batch_size, seed, shuffle=fit.shuffle)
-        # `order` shuffles the rows; Keras would shuffle its batches, with a state that a restart loses.
-        kwargs |= {"x": order, "shuffle": False}
-        callbacks.append(_beginning(order))
-        if not model.built:  # a checkpoint needs variables to restore
-            model(fit.example())
+    if fit.obstacle is None and not model.built:  # a checkpoint needs variables to restore
+        model(fit.example())
     done = recorder.restore(model)
+    kwargs = fit.kwargs_at(done, seed)
+    callbacks.append(_telling(kwargs.get("x"), kwargs.get("validation_data")))
     if done:
         kwargs["initial_epoch"] = done
     if passes_epochs:
@@ -298,9 +295,20 @@ def train_hypermodel(
     return outcome
 
 
-def _beginning(order: EpochOrder) -> keras.callbacks.Callback:
-    """Return the callback that tells `order` which epoch begins; `PyDataset.on_epoch_begin` is not told."""
-    return keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: order.begin(epoch))
+def _telling(train: Any, validation: Any) -> keras.callbacks.Callback:
+    """Return the callback that tells data whose order is known what begins; `PyDataset.on_epoch_begin` is not told."""
+
+    def begin_epoch(epoch: int, logs: Any) -> None:
+        if hasattr(train, "set_epoch"):
+            train.set_epoch(epoch)
+        if isinstance(train, CountedDataset):
+            train.begin()
+
+    def begin_validation(logs: Any) -> None:
+        if isinstance(validation, CountedDataset):
+            validation.begin()
+
+    return keras.callbacks.LambdaCallback(on_epoch_begin=begin_epoch, on_test_begin=begin_validation)
 
 
 def found_in(recipe: ModelRecipe, hp: keras_tuner.HyperParameters) -> dict[str, Any]:

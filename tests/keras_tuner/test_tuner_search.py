@@ -5,6 +5,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import keras_tuner
 import pytest
@@ -134,17 +135,37 @@ def test_trials_in_a_process_that_has_begun_to_work_take_its_threads() -> None:
     assert done.stdout.endswith("in this process; use that number, or restart Python (in a notebook, its kernel)\n")
 
 
-def test_a_data_set_is_trained_on_in_this_process_with_a_notice(
+def generated() -> Any:
+    """A data set that cannot be sent to a worker process."""
+    specs = (tf.TensorSpec((None, *X.shape[1:])), tf.TensorSpec((None, *Y.shape[1:])))
+    return tf.data.Dataset.from_generator(lambda: iter([(X, Y)]), output_signature=specs)
+
+
+def test_a_data_set_of_a_generator_is_trained_on_in_this_process_with_a_notice(
     project_with_tables: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    batches = tf.data.Dataset.from_tensor_slices((X, Y)).batch(16)
     tuner = Tuner(random_oracle(2), small)
-    tuner.search(batches, validation_data=batches, epochs=2)
-    assert "trials run in this process: what search() was given" in capsys.readouterr().out
+    tuner.search(generated(), validation_data=(X, Y), epochs=2)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "trials run in this process: what search() was given" in printed
+    assert "an interrupted trial restarts at its first epoch: the data set contains" in printed
     assert [run.info.status for run in runs_of(tuner)] == ["FINISHED", "FINISHED"]
 
 
 def test_local_engine_names_what_cannot_be_sent(project_with_tables: Path) -> None:
-    batches = tf.data.Dataset.from_tensor_slices((X, Y)).batch(16)
     with pytest.raises(ConfigError, match=r"engine='local': what search\(\) was given .* cannot be sent"):
-        Tuner(random_oracle(), small, engine="local").search(batches, epochs=1)
+        Tuner(random_oracle(), small, engine="local").search(generated(), epochs=1)
+
+
+def test_a_data_set_whose_seeds_decide_its_order_is_sent_to_worker_processes(
+    project_with_tables: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tf.data.Dataset.from_tensor_slices((X, Y))
+    scores = []
+    for engine in ("local", "inline"):
+        batches = data.shuffle(50, seed=3).batch(16)
+        tuner = Tuner(random_oracle(1), small, project_name=engine, engine=engine)
+        tuner.search(batches, validation_data=data.batch(16), epochs=2)
+        scores += [trial.score for trial in tuner.oracle.trials.values()]
+    assert scores[0] == scores[1], "the same, wherever and after whatever it is trained"
+    assert "restarts at its first epoch" not in capsys.readouterr().out

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from fakeface_lab.backend import keras, tf
 from fakeface_lab.errors import ConfigError
-from fakeface_lab.training.fit_arguments import EpochOrder, bind_fit_arguments
+from fakeface_lab.training.data_order import EpochOrder
+from fakeface_lab.training.fit_arguments import bind_fit_arguments
 
 HYPERMODEL = keras_tuner.HyperModel()
 
@@ -34,8 +35,8 @@ def test_an_epoch_has_each_row_once_in_an_order_of_seed_and_epoch(
     def seen(in_epoch: int, by_seed: int, visited: int = 0) -> list[int]:
         order = EpochOrder((rows, rows), batch_size, by_seed, shuffle=True)
         for earlier in range(visited):
-            order.begin(earlier)
-        order.begin(in_epoch)
+            order.set_epoch(earlier)
+        order.set_epoch(in_epoch)
         batches = [order[index] for index in range(len(order))]
         assert all((x == y).all() and 0 < len(x) <= batch_size for x, y in batches)
         return [int(row) for x, _ in batches for row in x]
@@ -61,7 +62,7 @@ def test_arrays_are_recognized_in_tensors_tables_and_nested_structures() -> None
 
 @pytest.mark.parametrize("given_as", ["dataset", "steps"])
 def test_data_that_are_not_all_arrays_are_passed_through(given_as: str) -> None:
-    batches = tf.data.Dataset.from_tensor_slices((X, Y)).batch(8)
+    batches = tf.data.Dataset.from_generator(lambda: iter([(X, Y)]), output_types=(tf.float32, tf.float32))
     if given_as == "dataset":
         fit = bind_fit_arguments(HYPERMODEL, (batches,), {"epochs": 3})
         assert fit.kwargs["x"] is batches
