@@ -104,7 +104,9 @@ def test_help_loads_no_tensorflow(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("send", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_by_a_signal_it_ends_as_killed_and_goes_on(scratch: Path, send: signal.Signals) -> None:
-    config = write_project(scratch, "random", workers=1, final_seeds=0, num_trials=25)  # the second driver takes seconds to decide
+    config = write_project(
+        scratch, "random", workers=1, final_seeds=0, num_trials=25
+    )  # the second driver takes seconds to decide
     words = [sys.executable, "-m", "fakeface_lab.tune", "--config", str(config)]
     process = subprocess.Popen(words, cwd=scratch, env=environment(config), stdout=subprocess.DEVNULL)
     _wait_for(lambda: len(_trials(scratch)) == 2)

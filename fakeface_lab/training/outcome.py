@@ -219,8 +219,10 @@ def curve_figures(history: Mapping[str, Sequence[float]], kept_epoch: int) -> di
 
 
 def _curve(history: Mapping[str, Sequence[float]], name: str, kept_epoch: int) -> Figure:
-    # Not by pyplot, which keeps every figure in memory until it is closed.
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    # Not by pyplot, which keeps every figure in memory until it is closed. Fixed margins: a layout that finds its own
+    # draws twice, for each trial of a search.
+    figure = Figure(figsize=(7, 4.5))
+    figure.subplots_adjust(left=0.11, right=0.98, top=0.97, bottom=0.11)
     axes = figure.add_subplot()
     epochs = range(1, len(history[name]) + 1)
     axes.plot(epochs, history[name], "o-", color=TRAIN_COLOUR, label="training")

@@ -3,6 +3,7 @@
 `local_engine` has the one with worker processes.
 """
 
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,8 @@ class InlineEngine:
 
     def __init__(self, work: Work, handler: Handler) -> None:
         self._work, self._handler = work, handler
+        # As in a worker, for the time of the search.
+        gc.freeze()
 
     def num_free(self) -> int:
         """Return 1: nothing runs between two calls."""
@@ -130,7 +133,8 @@ class InlineEngine:
         """Return immediately."""
 
     def stop(self) -> None:
-        """Do nothing: nothing is running."""
+        """Let garbage be collected as before."""
+        gc.unfreeze()
 
 
 @dataclass

@@ -3,6 +3,7 @@
 Started by `local_engine` with an inherited socket, not by hand.
 """
 
+import gc
 import json
 import math
 import os
@@ -71,6 +72,8 @@ def main(argv: list[str]) -> int:
 
     set_up_process(num_threads)
     work = unpickle_mapped(work_path)
+    # Keras collects garbage before and after each training: half a second each in what the libraries hold.
+    gc.freeze()
     reporter = _Reporter(connection)
     reporter.send(kind="ready")
     while True:
