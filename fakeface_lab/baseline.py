@@ -58,8 +58,11 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
     num_threads = set_up_process(settings.threads)
     images = load_images(source, settings.image_size)
     split = make_split(images, settings.split, settings.seed)
-    training = Training(settings.hyperparameters, settings.image_size, settings.seed, settings.epochs)
+    training = Training(
+        settings.hyperparameters, settings.image_size, settings.seed, settings.epochs, step=settings.step
+    )
     printing.print_data_card(images, split)
+    printing.print_step(settings)
 
     store = open_store(settings.tracking_uri, project, source.name)
     sweep_dead_runs(store)
@@ -76,12 +79,7 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
         store,
         writer,
         name=settings.name or f"baseline s{settings.seed} {split.name}",
-        tags={
-            "role": "baseline",
-            "split": split.name,
-            "seed": str(settings.seed),
-            "data_digest": images.digest,
-        },
+        tags={"role": "baseline", "split": split.name, "seed": str(settings.seed), "data_digest": images.digest},
         facts=facts,
         unfinished=earlier,
     )

@@ -75,12 +75,19 @@ class DataSettings(RunSettings):
     clear_cache: bool = Field(False, description="delete all cached pixels and print how many bytes that freed")
 
 
+Step = Literal["plain", "fast"]
+
+
 class TrainingSettings(RunSettings):
     """Settings of every program that trains."""
 
     epochs: int = Field(10, ge=1, le=10_000, description="epochs to train")
     threads: int = Field(
         0, ge=0, le=1024, description="threads per training; equal results need equal numbers of threads; 0: all cores"
+    )
+    step: Step = Field(
+        "plain",
+        description="plain: Keras's training step; fast: the same mathematics in less time, equal to about 1e-5",
     )
 
 
@@ -148,6 +155,8 @@ class TuneSettings(TrainingSettings):
         "sealed", description="sealed: 64/16/20, the test images are unused until the end; documented: 80/20"
     )
     epochs: int = Field(5, ge=1, le=10_000, description="epochs per trial")
+    # 0.7 of the time (docs/performance.md). Trials are compared with each other, never with the documented digits.
+    step: Step = Field("fast", description="plain: Keras's training step; fast: the same mathematics in less time")
     algorithm: Algorithm = Field("bayesian", description="KerasTuner oracle that suggests trials")
     trials: int | None = Field(
         None,

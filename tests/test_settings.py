@@ -36,7 +36,7 @@ def test_defaults_are_the_documented_recipe() -> None:
     assert settings.model_dump() == {
         "config": None, "tracking_uri": None, "tracking_patience_secs": 600, "debug": False, "data": "auto",
         "positive": None, "image_size": 300, "split": "documented", "seed": 0, "name": None, "epochs": 10,
-        "threads": 0, "resume": False,
+        "threads": 0, "step": "plain", "resume": False,
         "hyperparameters": {
             "filters_1": 32, "filters_2": 64, "dense_units": 128, "conv_dropout": 0.25, "dense_dropout": 0.5,
             "learning_rate": 1e-4, "batch_size": 32, "augmentation": 0.0, "precision": "float32",

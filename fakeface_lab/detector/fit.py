@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fakeface_lab.backend import keras, tf
+from fakeface_lab.detector.fast_step import use_fast_step, why_plain
 from fakeface_lab.detector.model import augment_batch, build_model, fixed_hyperparameters, image_seeds
 from fakeface_lab.evaluation.stress.objective import OBJECTIVES as STRESS_OBJECTIVES
 from fakeface_lab.files import file_view
-from fakeface_lab.settings import Hyperparameters
+from fakeface_lab.settings import Hyperparameters, Step
 from fakeface_lab.training.epochs import Listener
 from fakeface_lab.training.objective import VAL_LOSS, Objective
 from fakeface_lab.training.outcome import epoch_order
@@ -129,6 +130,7 @@ class Training:
         epochs: passes over the training images.
         keep: which weights the training ends with: those of the last epoch, or of the best epoch by `objective`.
         objective: an epoch metric, or one of `STRESS_OBJECTIVES`.
+        step: Keras's own training step, or that of `fast_step`.
     """
 
     hyperparameters: Hyperparameters
@@ -139,6 +141,12 @@ class Training:
     # (docs/reproduction.md).
     keep: Literal["last", "best"] = "last"
     objective: Objective = VAL_LOSS
+    step: Step = "plain"
+
+    @property
+    def step_taken(self) -> Step:
+        """The training step, which is the plain one where the fast one does not serve."""
+        return self.step if why_plain(self.hyperparameters) is None else "plain"
 
     @property
     def epoch_objective(self) -> Objective:
@@ -154,7 +162,10 @@ class Training:
 
     def build(self) -> keras.Model:
         """Return the compiled, untrained model."""
-        return build_model(fixed_hyperparameters(self.hyperparameters, self.image_size, self.seed))
+        model = build_model(fixed_hyperparameters(self.hyperparameters, self.image_size, self.seed))
+        if self.step_taken == "fast":
+            use_fast_step(model)
+        return model
 
 
 def train(

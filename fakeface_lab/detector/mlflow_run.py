@@ -50,6 +50,7 @@ def training_params(training: Training, images: ImageSet, split: Split, num_thre
         "optimizer": "Adam",
         "loss": "categorical_crossentropy",
         "keep": training.keep,
+        "step": training.step_taken,
         "data": images.source.name,
         "split": split.name,
         "split_seed": split.seed,

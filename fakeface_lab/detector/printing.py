@@ -16,16 +16,26 @@ from rich.text import Text
 from fakeface_lab.backend import keras_tuner
 from fakeface_lab.data.images import ImageSet
 from fakeface_lab.data.splits import Split
+from fakeface_lab.detector.fast_step import why_plain
 from fakeface_lab.detector.space import num_parameters, to_hyperparameters
 from fakeface_lab.evaluation.intervals import wilson
 from fakeface_lab.search.suggest.oracles import num_trials_at_most
-from fakeface_lab.settings import Hyperparameters, RunSettings, TuneSettings
+from fakeface_lab.settings import BaselineSettings, Hyperparameters, RunSettings, TuneSettings
 from fakeface_lab.terminal import console, format_secs, say
 from fakeface_lab.tracking.datasets import FoundAudit
 from fakeface_lab.training.epochs import EpochRecord, Listener
 from fakeface_lab.training.outcome import Outcome
 
-__all__ = ["Plan", "TrainingProgress", "plan_search", "print_audit", "print_data_card", "print_layers", "print_outcome"]
+__all__ = [
+    "Plan",
+    "TrainingProgress",
+    "plan_search",
+    "print_audit",
+    "print_data_card",
+    "print_layers",
+    "print_outcome",
+    "print_step",
+]
 
 # Source: "Real vs. Fake Faces Image Classification", Statistical Deep Learning, Fall 2023.
 _DOCUMENTED_NUM_ERRORS = 1
@@ -38,6 +48,16 @@ _DOCUMENTED_HISTORY = {
     "val_accuracy": (0.9845, 0.9457, 0.9767, 0.9922, 0.9922, 0.9922, 0.9922, 0.9961, 0.9961, 0.9961),
 }
 _DOCUMENTED_EPOCH_SECS = (210, 203, 196, 210, 205, 195, 211, 195, 205, 205)
+
+
+def print_step(settings: BaselineSettings | TuneSettings) -> None:
+    """Print which of the configurations do not take the fast step that was asked for, and why."""
+    values, space = settings.hyperparameters, getattr(settings, "space", {})
+    precisions = (space["precision"].values if "precision" in space else None) or [values.precision]
+    for precision in precisions if settings.step == "fast" else ():
+        reason = why_plain(values.model_copy(update={"precision": precision}))
+        if reason is not None:
+            say("step", f"plain, {reason}")
 
 
 def print_data_card(images: ImageSet, split: Split) -> None:

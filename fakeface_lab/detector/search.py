@@ -12,7 +12,7 @@ from fakeface_lab.data.splits import Split, make_split
 from fakeface_lab.detector.finals import explain, register, run_finals, verdict
 from fakeface_lab.detector.judging import ScoredTrial, SelectionReport, selection_report
 from fakeface_lab.detector.mlflow_run import log_data
-from fakeface_lab.detector.printing import plan_search, print_data_card
+from fakeface_lab.detector.printing import plan_search, print_data_card, print_step
 from fakeface_lab.detector.space import OracleSpec, build_oracle, build_space, write_best_settings
 from fakeface_lab.detector.work import DetectorWork
 from fakeface_lab.errors import ConfigError
@@ -83,12 +83,13 @@ def search_detector(settings: TuneSettings) -> SearchResult:
     images = load_images(source, settings.image_size)
     split = make_split(images, settings.split, settings.seed)
     print_data_card(images, split)
+    print_step(settings)
     store = open_store(settings.tracking_uri, project, source.name)
     earlier = None if settings.restart else find_search(store, _name(settings))
     num_threads = _threads_per_trial(settings, choose_threads(earlier, settings.threads))
     work = DetectorWork(
         images, split, _objective(settings), tuple(settings.space), num_threads,
-        settings.model_dump(mode="json"),
+        settings.model_dump(mode="json"), settings.step,
     )  # fmt: skip
     ledger = open_search(
         store,
@@ -279,6 +280,8 @@ def _identity(settings: TuneSettings, images: ImageSet, split: Split) -> dict[st
     )
     return {
         **shared,
+        # Left out if it is the plain one, as in searches that began before there was another.
+        **({"step": settings.step} if settings.step != "plain" else {}),
         "data_digest": images.digest,
         "split": split.name,
         "space": {name: given.model_dump(exclude_defaults=True) for name, given in settings.space.items()},

@@ -25,6 +25,7 @@ from fakeface_lab.evaluation.stress.suite import SEARCH_CONDITIONS
 from fakeface_lab.figures import FIGURE_DPI
 from fakeface_lab.figures.scores import confusion_figure, documented_figure, roc_figure
 from fakeface_lab.search.run.engine import Assignment
+from fakeface_lab.settings import Step
 from fakeface_lab.terminal import format_value
 from fakeface_lab.tracking.datasets import seal_key
 from fakeface_lab.tracking.models import package_model
@@ -237,6 +238,7 @@ class DetectorWork:
         searched: names of the hyperparameters that are searched.
         num_threads: threads of one training.
         settings: resolved settings, logged with each run.
+        step: of every training; see `Training`.
     """
 
     images: ImageSet
@@ -245,6 +247,7 @@ class DetectorWork:
     searched: tuple[str, ...]
     num_threads: int
     settings: Mapping[str, Any]
+    step: Step = "plain"
     execution_names: ClassVar[Sequence[str]] = ()
 
     @property
@@ -298,6 +301,7 @@ class DetectorWork:
             # A final has no validation images; it trains for exactly the epochs that its trial kept.
             keep="last" if final else "best",
             objective=self.objective,
+            step=self.step,
         )
 
     def _split(self, assignment: Assignment) -> Split:

@@ -87,6 +87,7 @@ RESUMABLE = {
     "best": Training(SMALL, SIZE_PX, seed=2, epochs=3, keep="best"),
     # Drawn anew for each image and epoch.
     "augmented": Training(SMALL.model_copy(update={"augmentation": 1.0}), SIZE_PX, seed=2, epochs=3),
+    "fast": Training(SMALL, SIZE_PX, seed=2, epochs=3, step="fast"),
 }
 
 
