@@ -121,7 +121,10 @@ class _Retraining(Driver[LedgerRun]):
 
     def commit(self, child: LedgerRun, outcome: Outcome) -> LedgerRun:
         """Forget why earlier attempts died; a final has no score, and is finished when it is closed."""
-        return self.ledger.set_tags(child, {"status_reason": ""}) if child.tags.get("status_reason") else child
+        # The epochs as well: of one whose checkpoint was on disk when the driver was killed nothing is reported again.
+        tags = {"status_reason": "", "epochs_done": str(len(outcome.records))}
+        changed = {name: value for name, value in tags.items() if child.tags.get(name, "") != value}
+        return self.ledger.set_tags(child, changed) if changed else child
 
     def fail(self, child: LedgerRun, reason: str) -> None:
         """End the run as failed, and the search with it."""

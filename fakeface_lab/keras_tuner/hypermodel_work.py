@@ -24,6 +24,8 @@ from fakeface_lab.training.outcome import ARTIFACTS, MODEL, Outcome, log_kept_mo
 
 __all__ = ["HypermodelWork"]
 
+_LABEL_LENGTH = 60
+
 
 @dataclass(frozen=True)
 class HypermodelWork:
@@ -97,8 +99,14 @@ class HypermodelWork:
         return {"epochs": assignment.epochs, "seed": assignment.seed, "num_threads": self.num_threads, **values}
 
     def label(self, values: Mapping[str, Any]) -> str:
-        """Return the values as a short text."""
-        return " ".join(f"{name} {format_value(value, 2)}" for name, value in values.items())[:60]
+        """Return as many of the values as a short text holds."""
+        shown = ""
+        for name, value in values.items():
+            longer = f"{shown} {name} {format_value(value, 2)}".lstrip()
+            if len(longer) > _LABEL_LENGTH:
+                break
+            shown = longer
+        return shown
 
     def begin(self, run: TrackedRun, assignment: Assignment) -> None:
         """Write parameters, data, settings and machine."""

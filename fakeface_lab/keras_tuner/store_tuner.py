@@ -1,17 +1,25 @@
 """What every tuner of this project shares: its name, options and results are those of a search in the MLflow store."""
 
 import os
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from keras_tuner.engine import base_tuner
 from keras_tuner.engine import trial as kt_trial
 
 from fakeface_lab.backend import keras_tuner
 from fakeface_lab.config import find_project
-from fakeface_lab.errors import ConfigError, ModelError, without_credentials
+from fakeface_lab.errors import (
+    AllTrialsFailedError,
+    ConfigError,
+    ModelError,
+    TooManyFailuresError,
+    without_credentials,
+)
 from fakeface_lab.keras_tuner.hypermodel_work import HypermodelWork
 from fakeface_lab.keras_tuner.tuner_search import choose_placement, open_tuner_search, run_tuner_search
 from fakeface_lab.search.ledger.executions import BEST_EXECUTION
@@ -124,6 +132,8 @@ class StoreTuner(base_tuner.BaseTuner):
             TrackingError: the store was unreachable for too long; run the same script again later.
         """
         was_quiet, console.quiet = console.quiet, console.quiet or fit_kwargs.get("verbose") == 0
+        # Each training sets the seeds of both: the script's own random numbers go on as if there had been none.
+        states = random.getstate(), np.random.get_state()
         try:
             if self.directory != os.curdir:
                 console.print(f"nothing is written to {self.directory}: this search is kept in {self.project_dir}")
@@ -132,6 +142,8 @@ class StoreTuner(base_tuner.BaseTuner):
             self.on_search_end()
         finally:
             console.quiet = was_quiet
+            random.setstate(states[0])
+            np.random.set_state(states[1])
 
     def warm_start(self, search: str | Search, *, tracking_uri: str | None = None) -> None:
         """Tell the oracle of an older search's finished trials, where the spaces overlap; call it before `search`.
@@ -173,10 +185,14 @@ class StoreTuner(base_tuner.BaseTuner):
             store, patient_writer(), self.search_name, work, template, self._earlier, seed=seed, restart=self._restart
         )
         self._restart = False
-        run_tuner_search(
-            self._ledger, template, work, placement, workers=options.workers, hang_secs=hang_secs, seed=seed,
-            hours=options.hours, keep_models=options.keep_models,
-        )  # fmt: skip
+        try:
+            run_tuner_search(
+                self._ledger, template, work, placement, workers=options.workers, hang_secs=hang_secs, seed=seed,
+                hours=options.hours, keep_models=options.keep_models,
+            )  # fmt: skip
+        except (AllTrialsFailedError, TooManyFailuresError, keras_tuner.errors.FatalError):
+            self.reload()  # for a script that looks at the trials of a search that has failed
+            raise
         self.reload()
 
     def get_best_hyperparameters(self, num_trials: int = 1) -> list[keras_tuner.HyperParameters]:

@@ -31,7 +31,13 @@ from fakeface_lab.tracking.models import as_model_input, fetch_model, load_logge
 from fakeface_lab.training.epochs import Listener
 from fakeface_lab.training.executions import CrossValidation, require_foldable, train_trial
 from fakeface_lab.training.fit_arguments import FitArguments, bind_fit_arguments, has_own_fit, pass_through
-from fakeface_lab.training.hypermodel import ModelRecipe, discover_in_build, discover_in_fit, train_hypermodel
+from fakeface_lab.training.hypermodel import (
+    ModelRecipe,
+    build_variables,
+    discover_in_build,
+    discover_in_fit,
+    train_hypermodel,
+)
 from fakeface_lab.training.outcome import MODEL, Outcome
 
 __all__ = ["Tuner"]
@@ -208,8 +214,7 @@ class Tuner(StoreTuner, keras_tuner.Tuner):
             weights, example = fetched
             recipe = self._recipe()
             model = recipe.build(recipe.hyperparameters(trial.hyperparameters.values), self.options.training_seed)
-            if not model.built:
-                model(as_model_input(example))
+            build_variables(model, as_model_input(example))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # the file has no optimizer on purpose
                 model.load_weights(str(weights))

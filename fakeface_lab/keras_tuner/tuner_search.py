@@ -1,9 +1,13 @@
 """One call of `Tuner.search`: where its trials run, opening or resuming the search, running it, and its result."""
 
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
+
+import cloudpickle
+import numpy as np
 
 from fakeface_lab.backend import keras_tuner, num_cores, set_up_process, tf
 from fakeface_lab.errors import ConfigError
@@ -24,7 +28,8 @@ from fakeface_lab.terminal import console, say, wide_console
 from fakeface_lab.tracking.owner import sweep_dead_runs
 from fakeface_lab.tracking.store import Store, join_text, split_text
 from fakeface_lab.tracking.writer import PatientWriter
-from fakeface_lab.training.hypermodel import explain_unpicklable
+from fakeface_lab.training.fit_arguments import FitArguments
+from fakeface_lab.training.hypermodel import ModelRecipe
 from fakeface_lab.training.objective import Objective
 
 _PRIOR_TAG = "prior_trials"  # of the parent run: what the oracle was told before the first question
@@ -49,7 +54,7 @@ def choose_placement(
         ConfigError: worker processes are wanted and something cannot be sent to them, or TensorFlow already runs in
             this process with another number of threads.
     """
-    obstacle = "engine='inline'" if wanted == "inline" else explain_unpicklable(work.recipe, work.fit)
+    obstacle = "engine='inline'" if wanted == "inline" else _explain_unpicklable(work.recipe, work.fit)
     if obstacle is None:
         return "local", threads or max(1, num_cores() // workers)
     if wanted == "local":
@@ -66,6 +71,25 @@ def choose_placement(
         if threads:
             raise
         return "inline", set_up_process(tf.config.threading.get_intra_op_parallelism_threads())
+
+
+def _explain_unpicklable(recipe: ModelRecipe, fit: FitArguments) -> str | None:
+    """Return which part cannot be sent to a worker process and why, None if all can."""
+    parts = {"the hypermodel": recipe, "a callback": fit.callbacks, "what search() was given": (fit.args, fit.kwargs)}
+    for name, part in parts.items():
+        try:
+            _ArrayFreePickler(io.BytesIO()).dump(part)
+        except Exception as err:  # whatever the user's object raises
+            # In Python 3.11 an f-string takes no backslash.
+            return f"{name} ({str(err).partition(chr(10))[0]})"
+    return None
+
+
+class _ArrayFreePickler(cloudpickle.Pickler):
+    """Leaves arrays out: they can always be pickled, and copying them takes time and memory."""
+
+    def persistent_id(self, obj: object) -> str | None:
+        return "array" if isinstance(obj, np.ndarray) and not obj.dtype.hasobject else None
 
 
 def open_tuner_search(

@@ -100,7 +100,7 @@ class FitArguments:
         """Return the arguments that are numbers, texts or dictionaries, by name: part of a search's identity."""
         plain = {key: value for key, value in self.kwargs.items() if isinstance(value, (int, float, str, bool, dict))}
         # Arrays are in the digest of the data.
-        plain = {key: value for key, value in plain.items() if not _has_array(value)}
+        plain = {key: value for key, value in plain.items() if not _has_array(value) and key != "verbose"}
         # By class: the text of a callback usually holds its address in memory, which differs in the next process.
         names = [type(callback).__name__ for callback in self.callbacks]
         own = {"batch_size": self.batch_size, "shuffle": self.shuffle} if self.train is not None else {}
@@ -149,7 +149,6 @@ def bind_fit_arguments(
         FatalValueError: a callback cannot be copied.
     """
     named = dict(kwargs)
-    named.pop("verbose", None)
     if "initial_epoch" in named:
         raise ConfigError("initial_epoch: the search counts the epochs of a trial from its first; leave it out")
     if has_own_fit(hypermodel):
@@ -165,7 +164,6 @@ def bind_fit_arguments(
     named = dict(list(bound.arguments.items())[1:])
     callbacks = _pop_callbacks(named)
     unordered = _recognize_pipelines(named)
-    # Again: it may have been a positional argument.
     named.pop("verbose", None)
     epochs = named.pop("epochs", None)
     batch_size = named.get("batch_size") or _DEFAULT_BATCH_SIZE

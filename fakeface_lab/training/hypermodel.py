@@ -8,7 +8,6 @@ besides is part of its outcome.
 
 import copy
 import hashlib
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -17,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import cloudpickle
-import numpy as np
 from keras_tuner.engine import hyperparameters as kt_hyperparameters
 from keras_tuner.src.engine import tuner_utils
 
@@ -41,7 +38,14 @@ from fakeface_lab.training.outcome import (
 )
 from fakeface_lab.training.recorder import TrainingRecorder
 
-__all__ = ["ModelRecipe", "discover_in_build", "discover_in_fit", "explain_unpicklable", "found_in", "train_hypermodel"]
+__all__ = [
+    "ModelRecipe",
+    "build_variables",
+    "discover_in_build",
+    "discover_in_fit",
+    "found_in",
+    "train_hypermodel",
+]
 
 
 def discover_in_build(oracle: keras_tuner.Oracle, hypermodel: keras_tuner.HyperModel) -> None:
@@ -187,23 +191,14 @@ class ModelRecipe:
             return ""
 
 
-def explain_unpicklable(recipe: ModelRecipe, fit: FitArguments) -> str | None:
-    """Return which part cannot be sent to a worker process and why, None if all can."""
-    parts = {"the hypermodel": recipe, "a callback": fit.callbacks, "what search() was given": (fit.args, fit.kwargs)}
-    for name, part in parts.items():
-        try:
-            _ArrayFreePickler(io.BytesIO()).dump(part)
-        except Exception as err:  # whatever the user's object raises
-            # In Python 3.11 an f-string takes no backslash.
-            return f"{name} ({str(err).partition(chr(10))[0]})"
-    return None
-
-
-class _ArrayFreePickler(cloudpickle.Pickler):
-    """Leaves arrays out: they can always be pickled, and copying them takes time and memory."""
-
-    def persistent_id(self, obj: object) -> str | None:
-        return "array" if isinstance(obj, np.ndarray) and not obj.dtype.hasobject else None
+def build_variables(model: keras.Model, example: Any) -> None:
+    """Give a model that learns its input from the data its variables, which a checkpoint or weights are read into."""
+    if model.built:
+        return
+    if isinstance(model, keras.Sequential) and hasattr(example, "shape"):
+        model.build((None, *example.shape[1:]))  # a call would fix the batch size too
+    else:
+        model(example)
 
 
 def train_hypermodel(
@@ -265,8 +260,8 @@ def train_hypermodel(
         has_checkpoints=fit.can_resume if has_checkpoints is None else has_checkpoints,
         needs_objective=(lambda epoch: False) if own_fit else fit.is_validated, callback_states=states,
     )  # fmt: skip
-    if fit.obstacle is None and not model.built:  # a checkpoint needs variables to restore
-        model(fit.example())
+    if fit.obstacle is None:
+        build_variables(model, fit.example())
     done = recorder.restore(model)
     kwargs = fit.kwargs_at(done, seed)
     callbacks.append(_telling(kwargs.get("x"), kwargs.get("validation_data")))

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import random
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from mlflow.tracking import MlflowClient
 
 from fakeface_lab import keras_tuner
 from fakeface_lab.backend import keras
-from fakeface_lab.errors import ConfigError, TooManyFailuresError
+from fakeface_lab.errors import AllTrialsFailedError, ConfigError, TooManyFailuresError
 from fakeface_lab.keras_tuner.store_tuner import Options
 from tests.keras_tuner.conftest import RunsOf
 
@@ -169,3 +170,66 @@ def test_reported_metrics_are_those_of_the_trial(project: Path, client: MlflowCl
     (trial,) = tuner.oracle.get_best_trials()
     assert trial.metrics.get_best_value("val_accuracy") == trial.score
     assert trial.metrics.get_best_step("val_accuracy") == trial.best_step
+
+
+def test_the_random_numbers_of_the_script_go_on_as_if_there_had_been_no_search(project: Path) -> None:
+    drawn = []
+    for has_search in (False, True):
+        tuner = keras_tuner.RandomSearch(build, "val_loss", max_trials=1, engine="inline")
+        random.seed(5)
+        np.random.seed(5)
+        if has_search:
+            tuner.search(X, Y, **FIT)
+        drawn.append((random.random(), np.random.random()))
+    assert drawn[0] == drawn[1]
+
+
+def test_verbose_reaches_a_fit_of_the_users_own(project: Path) -> None:
+    class Mine(kerastuners.HyperModel):
+        def build(self, hp: kerastuners.HyperParameters) -> keras.Model:
+            return build(hp)
+
+        def fit(self, hp: Any, model: keras.Model, *args: Any, **kwargs: Any) -> float:
+            return float(kwargs["verbose"])
+
+    tuner = keras_tuner.RandomSearch(Mine(), max_trials=1, engine="inline")
+    tuner.search(X, Y, verbose=0)
+    assert tuner.oracle.get_best_trials()[0].score == 0.0
+
+
+def test_a_model_that_learns_its_input_takes_batches_of_any_size_when_loaded(project: Path) -> None:
+    def unbuilt(hp: kerastuners.HyperParameters) -> keras.Model:
+        model = keras.Sequential([keras.layers.Dense(hp.Choice("units", [2, 4])), keras.layers.Dense(1)])
+        model.compile("adam", "mse")
+        return model
+
+    tuner = keras_tuner.RandomSearch(unbuilt, "val_loss", max_trials=1, engine="inline")
+    tuner.search(X, Y, **FIT)
+    model = tuner.get_best_models()[0]
+    assert model.input_shape == (None, 4)
+    model.build((None, 4))
+    assert model.predict(X, verbose=0).shape == (60, 1)
+
+
+def test_the_trials_of_a_search_that_failed_can_be_looked_at(project: Path) -> None:
+    class Fails(kerastuners.HyperModel):
+        def build(self, hp: kerastuners.HyperParameters) -> keras.Model:
+            return build(hp)
+
+        def fit(self, *args: Any, **kwargs: Any) -> float:
+            raise ValueError("no such data")
+
+    tuner = keras_tuner.RandomSearch(Fails(), "val_loss", max_trials=2, engine="inline")
+    with pytest.raises(AllTrialsFailedError):
+        tuner.search(X, Y)
+    assert {trial.status for trial in tuner.oracle.trials.values()} == {"FAILED"}
+
+
+def test_a_name_shows_whole_values_only(project: Path, runs_of: RunsOf) -> None:
+    def many(hp: kerastuners.HyperParameters) -> keras.Model:
+        for number in range(6):
+            hp.Fixed(f"a_rather_long_name_{number}", 0.000125)
+        return build(hp)
+
+    keras_tuner.RandomSearch(many, "val_loss", max_trials=1, engine="inline").search(X, Y, **FIT)
+    assert runs_of("trial")[0].info.run_name == "t000 a_rather_long_name_0 0.00013 a_rather_long_name_1 0.00013"
