@@ -209,6 +209,8 @@ def write_best_settings(ledger: Ledger, best: Run, folder: Path) -> str:
         "epochs": int(best.data.tags["kept_epoch"]),
         # Another number of threads changes results from the seventh digit on.
         "threads": int(params["num_threads"]),
+        # Trials of older searches have no such parameter.
+        "step": params.get("step", "plain"),
     }
     lines = [
         f"# Trial {best.data.tags['trial']} of the search {json.dumps(parent.name)}, score {best.data.tags['score']}:",
