@@ -121,7 +121,7 @@ class _Retraining(Driver[LedgerRun]):
 
     def commit(self, child: LedgerRun, outcome: Outcome) -> LedgerRun:
         """Forget why earlier attempts died; a final has no score, and is finished when it is closed."""
-        # The epochs as well: of one whose checkpoint was on disk when the driver was killed nothing is reported again.
+        # The epochs too: a training whose checkpoint was on disk when the driver was killed does not report them again.
         tags = {"status_reason": "", "epochs_done": str(len(outcome.records))}
         changed = {name: value for name, value in tags.items() if child.tags.get(name, "") != value}
         return self.ledger.set_tags(child, changed) if changed else child

@@ -35,7 +35,7 @@ def find_prior(template: keras_tuner.Oracle, searches: Iterable[Search]) -> list
         if (earlier.name, earlier.direction) != (objective.name, objective.direction):
             raise ConfigError(
                 f"warm_start: search {search.name!r} has the objective {earlier.name} ({earlier.direction}), this one "
-                f"{objective.name} ({objective.direction}); scores of another objective tell nothing"
+                f"{objective.name} ({objective.direction}); scores of different objectives cannot be compared"
             )
         records = [trial.record for trial in search.trials]
         usable = prior_in(template.hyperparameters, records)

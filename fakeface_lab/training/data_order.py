@@ -1,6 +1,6 @@
 """Data whose order in an epoch depends on seeds and the number of the epoch alone, so that a training can resume.
 
-Arrays are shuffled by `EpochOrder`, a PyDataset of the user's own says its order by a method `set_epoch(epoch)`, and a
+Arrays are shuffled by `EpochOrder`, a PyDataset of the user's own sets its order in a method `set_epoch(epoch)`, and a
 `tf.data.Dataset` becomes a `Pipeline`. A data set that shuffles anew in each iteration (`reshuffle_each_iteration`)
 counts its iterations in memory that its copies share and a kill loses. A pipeline keeps its graph instead, and each
 data set made from that counts for itself. As bytes it can also be sent to a worker process, which a data set cannot.
@@ -65,7 +65,7 @@ class EpochOrder(keras.utils.PyDataset):
 
 
 def sets_its_order(data: Any) -> bool:
-    """Return whether the order of an epoch depends on its number alone, by the word of the data."""
+    """Return whether the data set their own order for each epoch, by its number."""
     return isinstance(data, keras.utils.PyDataset) and hasattr(data, "set_epoch")
 
 

@@ -207,12 +207,12 @@ def _obstacle(named: Mapping[str, Any]) -> str | None:
     """Return why a training on data that are not all arrays cannot resume from an epoch; None if it can."""
     for name in ("steps_per_epoch", "validation_steps"):
         if named.get(name) is not None:
-            return f"{name} is given, so that an epoch begins where the one before has ended"
+            return f"{name} is given, so an epoch begins where the previous one ended"
     if isinstance(named.get("x"), Pipeline) and named.get("class_weight") is not None:
-        return "class_weight is given, for which Keras makes another data set; weight the samples in the data set"
+        return "class_weight is given, for which Keras wraps the data set; put sample weights into it instead"
     if isinstance(named.get("x"), Pipeline) or sets_its_order(named.get("x")):
         return None
-    return "the order of the data is not known (a PyDataset tells it by a method set_epoch(epoch))"
+    return "the order of the data is not known (a PyDataset can set it in a method set_epoch(epoch))"
 
 
 def _pop_callbacks(named: dict[str, Any]) -> tuple[Any, ...]:

@@ -23,7 +23,7 @@ from fakeface_lab.backend import keras, keras_tuner
 from fakeface_lab.errors import ModelError
 from fakeface_lab.tracking.models import INPUT_PREFIX, package_model
 from fakeface_lab.training.callback_state import CallbackStates, copy_callbacks
-from fakeface_lab.training.data_order import CountedDataset
+from fakeface_lab.training.data_order import CountedDataset, sets_its_order
 from fakeface_lab.training.epochs import Listener
 from fakeface_lab.training.fit_arguments import FitArguments, has_own_fit
 from fakeface_lab.training.outcome import (
@@ -291,10 +291,10 @@ def train_hypermodel(
 
 
 def _telling(train: Any, validation: Any) -> keras.callbacks.Callback:
-    """Return the callback that tells data whose order is known what begins; `PyDataset.on_epoch_begin` is not told."""
+    """Return the callback that tells the data which epoch or validation begins; Keras tells a PyDataset no number."""
 
     def begin_epoch(epoch: int, logs: Any) -> None:
-        if hasattr(train, "set_epoch"):
+        if sets_its_order(train):
             train.set_epoch(epoch)
         if isinstance(train, CountedDataset):
             train.begin()

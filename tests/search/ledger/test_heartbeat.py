@@ -175,6 +175,12 @@ def suspend(process: Process, store: Path) -> None:
             time.sleep(0.2)
 
 
+def assert_equals_undisturbed(folder: Path, config: Path) -> None:
+    run_undisturbed(config, folder / "undisturbed")
+    assert faults(folder / "shared") == []
+    assert summary(folder / "shared") == summary(folder / "undisturbed")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_second_driver_stops_and_says_why(machines: tuple[Machine, Machine], tmp_path: Path, config: Path) -> None:
@@ -188,9 +194,7 @@ def test_the_second_driver_stops_and_says_why(machines: tuple[Machine, Machine],
     assert "drives it; wait for that process, or stop it first" in errors
     _, errors = driving.communicate(timeout=600)
     assert driving.returncode == 0, errors
-    run_undisturbed(config, tmp_path / "undisturbed")
-    assert faults(tmp_path / "shared") == []
-    assert summary(tmp_path / "shared") == summary(tmp_path / "undisturbed")
+    assert_equals_undisturbed(tmp_path, config)
 
 
 @pytest.mark.slow
@@ -213,6 +217,4 @@ def test_a_driver_that_was_suspended_and_replaced_stops_and_says_why(
     assert "this one stops" in errors
     _, errors = replacing.communicate(timeout=600)
     assert replacing.returncode == 0, errors
-    run_undisturbed(config, tmp_path / "undisturbed")
-    assert faults(tmp_path / "shared") == []
-    assert summary(tmp_path / "shared") == summary(tmp_path / "undisturbed")
+    assert_equals_undisturbed(tmp_path, config)
