@@ -147,16 +147,22 @@ def local_store(project_with_tables: Path) -> Store:
 
 
 @pytest.fixture
-def new_store(tmp_path: Path, empty_project: Path) -> Callable[[str], Store]:
-    """Return a function that makes a store in a project folder of its own."""
+def new_project(tmp_path: Path, empty_project: Path) -> Callable[[str], Path]:
+    """Return a function that makes a project folder whose store has its tables and no run."""
 
-    def make(name: str) -> Store:
+    def make(name: str) -> Path:
         root = tmp_path / name
-        root.mkdir()
+        (root / "experiments").mkdir(parents=True)
         shutil.copy(empty_project / "mlflow.db", root / "mlflow.db")
-        return open_store(None, root, name)
+        return root
 
     return make
+
+
+@pytest.fixture
+def new_store(new_project: Callable[[str], Path]) -> Callable[[str], Store]:
+    """Return a function that makes a store in a project folder of its own."""
+    return lambda name: open_store(None, new_project(name), name)
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,10 @@
 
 import os
 import random
-import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +111,8 @@ def recorded(folder: Path) -> dict[str, Any]:
 @pytest.mark.timeout(1200)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_killed_at_random_moments_a_script_ends_the_same(name: str, tmp_path: Path, empty_project: Path) -> None:
-    folders = {kind: tmp_path / kind for kind in ("whole", "killed")}
-    for folder in folders.values():
-        (folder / "experiments").mkdir(parents=True)
-        shutil.copy(empty_project / "mlflow.db", folder / "mlflow.db")
+def test_killed_at_random_moments_a_script_ends_the_same(name: str, new_project: Callable[[str], Path]) -> None:
+    folders = {kind: new_project(kind) for kind in ("whole", "killed")}
     began = time.monotonic()
     process = start(folders["whole"], SCRIPTS[name])
     _, errors = process.communicate()

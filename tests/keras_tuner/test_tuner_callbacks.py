@@ -2,12 +2,12 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +82,8 @@ def num_epochs(folder: Path) -> list[int]:
 
 @pytest.mark.timeout(600)
 @pytest.mark.slow
-def test_a_killed_search_with_callbacks_equals_an_undisturbed_one(tmp_path: Path, empty_project: Path) -> None:
-    cut, whole = tmp_path / "cut", tmp_path / "whole"
-    for folder in (cut, whole):
-        (folder / "experiments").mkdir(parents=True)
-        shutil.copy(empty_project / "mlflow.db", folder / "mlflow.db")
+def test_a_killed_search_with_callbacks_equals_an_undisturbed_one(new_project: Callable[[str], Path]) -> None:
+    cut, whole = new_project("cut"), new_project("whole")
     driver = start(cut)
     while sum(num_epochs(cut)) < 3 and driver.poll() is None:
         time.sleep(0.1)

@@ -1,7 +1,6 @@
 """The driver of a search: faults of trials and of the machine, trials that kill their process, and its own death."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -108,7 +107,7 @@ import sys
 import keras_tuner
 import numpy as np
 import fakeface_lab
-from tests.search import tiny_tuner
+from tests.keras_tuner import tiny_tuner
 
 def build(hp):
     model = tiny_tuner.build(hp)
@@ -151,11 +150,8 @@ def epochs_done(folder: Path) -> int:
 
 @pytest.mark.timeout(240)
 @pytest.mark.slow
-def test_a_killed_driver_resumes_and_ends_with_the_same_result(tmp_path: Path, empty_project: Path) -> None:
-    cut, whole = tmp_path / "cut", tmp_path / "whole"
-    for folder in (cut, whole):
-        (folder / "experiments").mkdir(parents=True)
-        shutil.copy(empty_project / "mlflow.db", folder / "mlflow.db")
+def test_a_killed_driver_resumes_and_ends_with_the_same_result(new_project: Callable[[str], Path]) -> None:
+    cut, whole = new_project("cut"), new_project("whole")
     driver = start(cut)
     deadline = time.monotonic() + 100
     while epochs_done(cut) < 6 and time.monotonic() < deadline and driver.poll() is None:
