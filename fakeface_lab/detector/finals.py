@@ -172,6 +172,8 @@ class _RetrainingProgress:
 
     def ended(self, trial: LedgerRun) -> None: ...
 
+    def printed(self, trial: LedgerRun, line: str) -> None: ...
+
     def retrying(self, trial: LedgerRun, reason: str) -> None:
         self.show(f"{trial.name}: {reason}; trying again")
 

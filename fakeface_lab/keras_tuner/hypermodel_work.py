@@ -39,6 +39,7 @@ class HypermodelWork:
         num_threads: threads per training.
         dataset: name, digest and shapes of the data.
         num_executions: trainings per trial and fold, with different seeds.
+        id_width: digits of a trial's number in the paths of callbacks, as in KerasTuner's trial ids.
     """
 
     recipe: ModelRecipe
@@ -48,6 +49,7 @@ class HypermodelWork:
     num_threads: int
     dataset: tuple[str, str, Mapping[str, str]]
     num_executions: int = 1
+    id_width: int = 1
     model_type: ClassVar[str] = "keras"
 
     @property
@@ -77,6 +79,7 @@ class HypermodelWork:
 
     def __call__(self, assignment: Assignment, folder: Path, listener: Listener) -> Outcome:
         """Train in this process and leave the results in `folder`."""
+        name = assignment.key.removeprefix("trial-").zfill(self.id_width)
 
         def train(number: int, folder: Path, listener: Listener) -> Outcome:
             execution, fold = divmod(number, self._num_folds)
@@ -84,7 +87,7 @@ class HypermodelWork:
             if isinstance(hypermodel, CrossValidation):
                 fit = training_of_fold(fit, hypermodel, fold)
             return train_hypermodel(
-                self.recipe, fit, self.objective, assignment.values, name=assignment.key.removeprefix("trial-"),
+                self.recipe, fit, self.objective, assignment.values, name=name,
                 execution=number, seed=assignment.seed + execution,
                 epochs=assignment.epochs, passes_epochs=self.passes_epochs, data_digest=self.dataset[1], folder=folder,
                 listener=listener,

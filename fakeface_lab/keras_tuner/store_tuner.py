@@ -180,7 +180,7 @@ class StoreTuner(base_tuner.BaseTuner):
         store, options, seed = self.open_store(), self.options, self.options.training_seed
         threads = choose_threads(None if self._restart else find_search(store, self.search_name), options.threads)
         placement, num_threads = choose_placement(work, placement, options.workers, threads)
-        work = replace(work, num_threads=num_threads)
+        work = replace(work, num_threads=num_threads, id_width=self.id_width)
         self._ledger, template = open_tuner_search(
             store, patient_writer(), self.search_name, work, template, self._earlier, seed=seed, restart=self._restart
         )
@@ -240,9 +240,14 @@ class StoreTuner(base_tuner.BaseTuner):
         best = self.oracle.get_best_trials(num_trials)
         return [trial for trial in best if trial.status == kt_trial.TrialStatus.COMPLETED]
 
+    @property
+    def id_width(self) -> int:
+        """Digits of a trial id: those of the largest number of trials."""
+        return len(str(self.oracle.max_trials))
+
     def trial_id(self, sequence: int) -> str:
         """Return KerasTuner's name of a trial: its number, padded to the width of the largest."""
-        return f"{sequence:0{len(str(self.oracle.max_trials))}d}"
+        return str(sequence).zfill(self.id_width)
 
     def show(self, ledger: Ledger) -> None:
         """Fill `oracle.trials`, and note which run has the model of each trial."""
@@ -262,6 +267,9 @@ class StoreTuner(base_tuner.BaseTuner):
         hp = self.oracle.get_space()
         hp.merge(deserialized(self._found), overwrite=False)
         hp.values = {**record.values, **record.bracket_values}
+        # The default values, with which trial 0 begins, are those of inactive hyperparameters too.
+        inactive = {one.name for one in hp.space} - {one.name for one in hp.space if hp.is_active(one)}
+        hp.values = {name: value for name, value in hp.values.items() if name not in inactive}
         shown = kt_trial.Trial(hp, self.trial_id(record.sequence), _STATUSES[record.status])
         shown.score, shown.best_step = record.score, step
         shown.message = trial.tags.get("status_reason") or None

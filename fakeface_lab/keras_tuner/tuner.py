@@ -21,6 +21,7 @@ from keras_tuner.src.engine import tuner_utils
 from fakeface_lab.backend import keras, keras_tuner
 from fakeface_lab.errors import ConfigError
 from fakeface_lab.keras_tuner.custom_work import TRIAL_FILES, Attempt, CustomWork, overrides
+from fakeface_lab.keras_tuner.discovery import discover_in_build, discover_in_fit
 from fakeface_lab.keras_tuner.hypermodel_work import HypermodelWork
 from fakeface_lab.keras_tuner.store_tuner import Options, StoreTuner
 from fakeface_lab.search.run.engine import Assignment, Placement
@@ -34,8 +35,6 @@ from fakeface_lab.training.fit_arguments import FitArguments, bind_fit_arguments
 from fakeface_lab.training.hypermodel import (
     ModelRecipe,
     build_variables,
-    discover_in_build,
-    discover_in_fit,
     train_hypermodel,
 )
 from fakeface_lab.training.outcome import MODEL, Outcome
@@ -147,7 +146,7 @@ class Tuner(StoreTuner, keras_tuner.Tuner):
         def train(number: int, folder: Path, listener: Listener) -> Outcome:
             return train_hypermodel(
                 self._recipe(), fit, self.oracle.objective, trial.hyperparameters.values,
-                name=attempt.assignment.key.removeprefix("trial-"), execution=number, epochs=fit.epochs or 1,
+                name=trial.trial_id, execution=number, epochs=fit.epochs or 1,
                 seed=self.options.training_seed + number, passes_epochs=fit.epochs is not None,
                 data_digest=fit.dataset_facts()[1], folder=folder, listener=listener, extra_callbacks=[hook],
                 has_checkpoints=is_hyperband and fit.can_resume,

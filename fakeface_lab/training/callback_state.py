@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from keras_tuner.src.engine import tuner_utils
 
 from fakeface_lab.backend import keras, keras_tuner, tf
 
-__all__ = ["CallbackStates", "copy_callbacks", "have_known_state", "require_copyable"]
+__all__ = ["CallbackStates", "copy_callbacks", "have_known_state", "hparams_callbacks", "require_copyable"]
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,19 @@ def _moved(path: str, folder: str) -> str:
     # Not by pathlib, which turns gs:// into gs:/.
     parent, slash, name = path.replace(os.sep, "/").rpartition("/")
     return f"{parent}{slash}{folder}/{name}"
+
+
+def hparams_callbacks(callbacks: Sequence[Any], hp: keras_tuner.HyperParameters, trial_id: str) -> list[Any]:
+    """Return a callback per TensorBoard one, as KerasTuner adds it: it writes the values for the tab HPARAMS."""
+    folders = [callback.log_dir for callback in callbacks if isinstance(callback, keras.callbacks.TensorBoard)]
+    if not folders:
+        return []
+    from tensorboard.plugins.hparams import api  # half a second, for these callbacks only
+
+    converted = tuner_utils.convert_hyperparams_to_hparams(hp, api)
+    # A hyperparameter may be registered under several conditions; the plugin refuses a name that is there twice.
+    values = {key.name: (key, value) for key, value in converted.items()}
+    return [api.KerasCallback(folder, dict(values.values()), trial_id) for folder in folders]
 
 
 def have_known_state(callbacks: Sequence[Any]) -> bool:

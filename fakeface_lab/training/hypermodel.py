@@ -1,20 +1,13 @@
-"""A KerasTuner hypermodel: its search space, the model for given values, and one resumable training of it.
-
-KerasTuner meets some hyperparameters only during a search: `units_2` when `layers` is 3, a batch size in
-`HyperModel.fit`. Most are discovered before it begins: the model is built once per choice and at both ends of each
-integer range, and a user's own `fit` is called up to the point where it would begin to train. What a training asks for
-besides is part of its outcome.
-"""
+"""A KerasTuner hypermodel: the model for given values, and one resumable training of it."""
 
 import copy
 import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from keras_tuner.engine import hyperparameters as kt_hyperparameters
 from keras_tuner.src.engine import tuner_utils
@@ -22,7 +15,7 @@ from keras_tuner.src.engine import tuner_utils
 from fakeface_lab.backend import keras, keras_tuner
 from fakeface_lab.errors import ModelError
 from fakeface_lab.tracking.models import INPUT_PREFIX, package_model
-from fakeface_lab.training.callback_state import CallbackStates, copy_callbacks
+from fakeface_lab.training.callback_state import CallbackStates, copy_callbacks, hparams_callbacks
 from fakeface_lab.training.data_order import CountedDataset, sets_its_order
 from fakeface_lab.training.epochs import Listener
 from fakeface_lab.training.fit_arguments import FitArguments, has_own_fit
@@ -41,74 +34,9 @@ from fakeface_lab.training.recorder import TrainingRecorder
 __all__ = [
     "ModelRecipe",
     "build_variables",
-    "discover_in_build",
-    "discover_in_fit",
     "found_in",
     "train_hypermodel",
 ]
-
-
-def discover_in_build(oracle: keras_tuner.Oracle, hypermodel: keras_tuner.HyperModel) -> None:
-    """Add to the oracle's space what `build` asks for at values other than the defaults.
-
-    A build that fails here is reported by the trial that repeats it.
-    """
-    tried: set[tuple[str, Any]] = set()
-    while True:
-        untried = [
-            (hp.name, value)
-            for hp in oracle.get_space().space
-            for value in _values_to_try(hp)
-            if (hp.name, value) not in tried
-        ]
-        if not untried:
-            return
-        for name, value in untried:
-            tried.add((name, value))
-            hp = oracle.get_space()
-            hp.values[name] = value
-            # The value may activate further hyperparameters, which need values too.
-            hp.ensure_active_values()
-            with suppress(Exception):
-                hypermodel.build(hp)
-            oracle.update_space(hp)
-
-
-def _values_to_try(hp: Any) -> list[Any]:
-    if isinstance(hp, kt_hyperparameters.Boolean):
-        return [False, True]
-    if isinstance(hp, kt_hyperparameters.Choice):
-        return list(hp.values)
-    return [hp.min_value, hp.max_value] if isinstance(hp, kt_hyperparameters.Int) else []
-
-
-class _AboutToTrainError(BaseException):
-    """Ends the probing call of `fit`; not an Exception, so that no handler in between catches it."""
-
-
-class _Stopper(keras.callbacks.Callback):
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        raise _AboutToTrainError
-
-    # A training loop of the user's own may call any of them first.
-    on_epoch_end = on_train_begin = on_epoch_begin
-
-
-def discover_in_fit(
-    oracle: keras_tuner.Oracle, hypermodel: keras_tuner.HyperModel, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> None:
-    """Add to the oracle's space what the user's own `fit` asks for before it trains, at the default values."""
-
-    def stop(*_: Any, **__: Any) -> NoReturn:
-        raise _AboutToTrainError
-
-    hp = oracle.get_space()
-    with suppress(Exception, _AboutToTrainError):  # an error of the user's code is reported by the trials
-        model = hypermodel.build(hp)
-        # A training loop of the user's own begins with one of these.
-        model.fit = model.call = model.train_on_batch = stop
-        hypermodel.fit(hp, model, *args, **{**kwargs, "callbacks": [_Stopper()]})
-    oracle.update_space(hp)
 
 
 @dataclass(frozen=True)
@@ -264,6 +192,7 @@ def train_hypermodel(
         build_variables(model, fit.example())
     done = recorder.restore(model)
     kwargs = fit.kwargs_at(done, seed)
+    callbacks += hparams_callbacks(callbacks, hp, name)
     callbacks.append(_telling(kwargs.get("x"), kwargs.get("validation_data")))
     if done:
         kwargs["initial_epoch"] = done

@@ -1,4 +1,4 @@
-"""What every training shares: the epoch's data order, its outcome on disk and in MLflow, curves, and its faults.
+"""What every training shares: the epoch's data order, its outcome on disk and in MLflow, and curves.
 
 The folder of a finished training has artifacts, the packaged model and, written last, the outcome.
 """
@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,7 @@ import psutil
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fakeface_lab.backend import keras, keras_tuner, tf
-from fakeface_lab.errors import FakefaceLabError, ModelError, without_credentials
+from fakeface_lab.backend import keras
 from fakeface_lab.files import replace_text
 from fakeface_lab.tracking.models import is_whole, log_model
 from fakeface_lab.tracking.owner import host_facts, package_versions
@@ -28,14 +27,11 @@ from fakeface_lab.training.epochs import EpochRecord
 __all__ = [
     "ARTIFACTS",
     "MODEL",
-    "Fault",
     "Outcome",
     "curve_figures",
     "empty_artifacts",
     "end_metrics",
     "epoch_order",
-    "explain_fault",
-    "kind_of_fault",
     "log_kept_model",
     "log_metrics",
     "log_settings",
@@ -237,47 +233,3 @@ def _curve(history: Mapping[str, Sequence[float]], name: str, kept_epoch: int) -
     axes.grid(True, alpha=0.3)
     axes.legend()
     return figure
-
-
-_OUT_OF_MEMORY = (MemoryError, tf.errors.ResourceExhaustedError)
-# Errors of a driver or library (cuDNN, NCCL): caused by this network's shape, or by the machine.
-_LIBRARY_ERRORS = (
-    tf.errors.InternalError,
-    tf.errors.UnknownError,
-    tf.errors.UnavailableError,
-    tf.errors.AbortedError,
-    tf.errors.DataLossError,
-)
-# A wrong path stays wrong; a full disk or a lost connection may recover.
-_WRONG_PATH = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
-
-
-Fault = Literal["failed", "invalid", "fatal", "died", "disturbed"]
-
-
-def kind_of_fault(err: Exception) -> Fault:
-    """Classify the error that ended an attempt.
-
-    `failed`: this configuration cannot be trained. `invalid`: any other error of the model or its data; tried again as
-    often as the oracle's `max_retries_per_trial` says. `fatal`: KerasTuner's word for what ends a search. `died`: out
-    of memory or an error of a library; the next attempt may succeed. `disturbed`: a full disk or a lost connection,
-    not the trial's fault.
-    """
-    if isinstance(err, keras_tuner.errors.FatalError):
-        return "fatal"
-    if isinstance(err, keras_tuner.errors.FailedTrialError | ModelError):
-        return "failed"
-    if isinstance(err, (*_OUT_OF_MEMORY, *_LIBRARY_ERRORS)):
-        return "died"
-    return "disturbed" if isinstance(err, OSError) and not isinstance(err, _WRONG_PATH) else "invalid"
-
-
-def explain_fault(err: Exception) -> str:
-    """Return why a training failed, in one line, for the run's tag `status_reason`."""
-    first_line = without_credentials(str(err).partition("\n")[0])
-    if isinstance(err, FakefaceLabError):
-        return first_line
-    # A MemoryError often has no text.
-    if isinstance(err, _OUT_OF_MEMORY):
-        return f"out of memory: {first_line or 'no detail'}"
-    return f"{type(err).__name__}: {first_line}"

@@ -46,6 +46,33 @@ def test_two_parallel_workers_reach_the_same_scores(project: Path) -> None:
     assert list((project / "mlruns" / ".work").iterdir()) == []
 
 
+def speaking(hp: keras_tuner.HyperParameters) -> keras.Model:
+    units = hp.Choice("units", [2, 4, 8])
+    print(f"{units} units", end="\n" if units == 2 else "")
+    if units == 4:
+        raise ValueError("no luck")
+    return build(hp) if units == 2 else "no model"
+
+
+def test_what_a_worker_prints_and_why_it_fails_reach_the_user(
+    project_with_tables: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tuner = Tuner(oracles.GridSearchOracle("val_loss"), speaking, project_name="spoken", engine="local")
+    with pytest.raises(keras_tuner.errors.FatalTypeError, match=r"build\(hp\): returned str; return a keras.Model"):
+        tuner.search(X, Y, **{**FIT, "verbose": 1})
+    printed = capsys.readouterr().out
+    for trial in ("trial 1/3 (t000 units 2): 2 units\n", "trial 2/3 (t001 units 4): 4 units\n"):
+        assert trial in printed
+    assert "trial 2/3 (t001 units 4): failed: ValueError: no luck" in printed
+    assert "step" not in printed, "no progress bars"
+    client = MlflowClient(f"sqlite:///{project_with_tables / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("spoken").experiment_id
+    (failed,) = client.search_runs([experiment], "tags.role = 'trial' and attributes.status = 'FAILED'")
+    path = client.download_artifacts(failed.info.run_id, "error.txt", str(project_with_tables))
+    last = Path(path).read_text(encoding="utf-8").splitlines()[-2:]
+    assert last == ['    raise ValueError("no luck")', "ValueError: no luck"]
+
+
 @pytest.mark.slow
 def test_a_tracking_server_holds_everything_of_a_search(
     server: Server, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

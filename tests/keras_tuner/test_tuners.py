@@ -138,6 +138,9 @@ def test_failed_trial_error_is_not_tried_again(project: Path, runs_of: RunsOf) -
     assert [run.info.status for run in runs_of("trial")] == ["FAILED", "FINISHED"]
     assert runs_of("trial")[0].data.tags["status_reason"] == "FailedTrialError: too large"
     assert tuner.oracle.trials["0"].status == "FAILED"
+    client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    trace = Path(client.download_artifacts(runs_of("trial")[0].info.run_id, "error.txt", str(project)))
+    assert trace.read_text(encoding="utf-8").endswith("FailedTrialError: too large\n")
 
 
 def test_a_fatal_error_ends_the_search_and_the_same_script_resumes(project: Path, runs_of: RunsOf) -> None:

@@ -148,6 +148,8 @@ class Notes:
     def ended(self, trial: LedgerTrial) -> None:
         self._note(f"end {trial.record.sequence} {trial.record.status}")
 
+    def printed(self, trial: LedgerTrial, line: str) -> None: ...
+
     def retrying(self, trial: LedgerTrial, reason: str) -> None:
         self._note(f"retry {trial.record.sequence} {reason}")
 

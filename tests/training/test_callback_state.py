@@ -13,8 +13,13 @@ import numpy as np
 import pytest
 from keras_tuner.src.engine.hypermodel import get_hypermodel
 
-from fakeface_lab.backend import keras
-from fakeface_lab.training.callback_state import CallbackStates, copy_callbacks, have_known_state
+from fakeface_lab.backend import keras, tf
+from fakeface_lab.training.callback_state import (
+    CallbackStates,
+    copy_callbacks,
+    have_known_state,
+    hparams_callbacks,
+)
 from fakeface_lab.training.checkpoint import CHECKPOINT, inherit_checkpoint
 from fakeface_lab.training.epochs import EpochRecord
 from fakeface_lab.training.fit_arguments import bind_fit_arguments
@@ -147,6 +152,38 @@ def test_killed_after_any_epoch_a_training_ends_bit_equal(
         train(make(), heard, validation_freq=2)
         assert heard.epochs == list(range(epoch + 1, num_epochs + 1))
         assert measured() == undisturbed, epoch
+
+
+def test_tensorboard_is_told_the_hyperparameters_as_by_kerastuner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorboard.plugins.hparams import plugin_data_pb2
+
+    monkeypatch.chdir(tmp_path)
+    hp = keras_tuner.HyperParameters()
+    kind = hp.Choice("kind", ["a", "b"])
+    for one in ("a", "b"):
+        with hp.conditional_scope("kind", [one]):  # one name under two conditions
+            hp.Int("units", 4, 8)
+    assert kind == "a"
+    board = keras.callbacks.TensorBoard("logs")
+    (told,) = hparams_callbacks([keras.callbacks.History(), board], hp, "07")
+    told.on_train_begin()
+    told.on_train_end()
+    (path,) = Path("logs").iterdir()
+    data = [
+        plugin_data_pb2.HParamsPluginData.FromString(value.metadata.plugin_data.content)
+        for record in tf.data.TFRecordDataset(str(path))
+        for value in tf.compat.v1.Event.FromString(record.numpy()).summary.value
+    ]
+    started = next(one.session_start_info for one in data if one.HasField("session_start_info"))
+    assert started.group_name == "07"
+    assert {name: value.string_value or value.number_value for name, value in started.hparams.items()} == {
+        "kind": "a",
+        "units": 4.0,
+    }
+    assert any(one.HasField("session_end_info") for one in data)
+    assert hparams_callbacks([keras.callbacks.History()], hp, "07") == []
 
 
 def empty(folder: Path) -> None:

@@ -1,16 +1,11 @@
-"""What every training shares: the order of its data, the time of its end figures, its curves, its errors explained."""
-
-import errno
+"""What every training shares: the order of its data, the time of its end figures, its curves."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fakeface_lab.backend import keras_tuner, tf
-from fakeface_lab.errors import ModelError
 from fakeface_lab.training.epochs import EpochRecord
-from fakeface_lab.training.outcome import Outcome, curve_figures, epoch_order, explain_fault, kind_of_fault
+from fakeface_lab.training.outcome import Outcome, curve_figures, epoch_order
 from tests.figures.drawn import HISTORY, is_drawn, lines
 
 
@@ -43,23 +38,3 @@ def test_curves_mark_the_kept_epoch() -> None:
         assert figure.axes[0].get_ylabel() == name
         assert is_drawn(figure)
     assert figures["loss"].axes[0].get_ylim()[0] == 0
-
-
-@pytest.mark.parametrize(
-    ("err", "kind", "reason"),
-    [
-        (ValueError("a shape\nmore"), "invalid", "ValueError: a shape"),
-        (keras_tuner.errors.FailedTrialError("too small"), "failed", "FailedTrialError: too small"),
-        (keras_tuner.errors.FatalTypeError("no model"), "fatal", "FatalTypeError: no model"),
-        (ModelError("too large"), "failed", "too large"),
-        (FileNotFoundError(errno.ENOENT, "no file", "a.h5"), "invalid", "FileNotFoundError: [Errno 2] no file: 'a.h5'"),
-        (MemoryError(), "died", "out of memory: no detail"),
-        (tf.errors.ResourceExhaustedError(None, None, "OOM"), "died", "out of memory: OOM"),
-        (tf.errors.InternalError(None, None, "cuDNN"), "died", "InternalError: cuDNN"),
-        (OSError(errno.ENOSPC, "full"), "disturbed", "OSError: [Errno 28] full"),
-        (OSError(errno.ESTALE, "Stale file handle"), "disturbed", f"OSError: [Errno {errno.ESTALE}] Stale file handle"),
-        (ConnectionResetError("http://me:secret@host/x"), "disturbed", "ConnectionResetError: http://***@host/x"),
-    ],
-)
-def test_kind_and_reason_of_an_exception(err: Exception, kind: str, reason: str) -> None:
-    assert (kind_of_fault(err), explain_fault(err)) == (kind, reason)

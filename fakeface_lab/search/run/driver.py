@@ -18,6 +18,7 @@ from fakeface_lab.search.run.engine import Assignment, EngineMaker, Event, Work
 from fakeface_lab.search.run.uploads import Uploads
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.training.epochs import EpochRecord
+from fakeface_lab.training.faults import ERROR
 from fakeface_lab.training.outcome import Outcome, read_outcome
 
 __all__ = ["Driver", "Observer", "RetryPolicy"]
@@ -50,6 +51,9 @@ class Observer(Protocol[ShownChild]):
 
     def progressed(self, child: ShownChild, event: Event) -> None:
         """A step or an epoch ended."""
+
+    def printed(self, child: ShownChild, line: str) -> None:
+        """The user's code has printed a line in a worker process."""
 
     def retrying(self, child: ShownChild, reason: str) -> None:
         """An attempt failed, and another one follows."""
@@ -178,6 +182,7 @@ class Driver(Generic[Child]):
                 return
             job.child = self.ledger.count_start(job.child)
         self.prepare(job.child, job.run)
+        (job.run.folder / ERROR).unlink(missing_ok=True)
         self.observer.started(job.child, job.assignment.epochs)
         self._engine.start(job.assignment, job.run.folder)
 
@@ -191,12 +196,14 @@ class Driver(Generic[Child]):
             self._retries.note_epoch()
             self._note_epoch(job, event.record)
             self.observer.progressed(job.child, event)
+        elif event.kind == "print":
+            self.observer.printed(job.child, event.line)
         elif self.is_suggesting:
             self._deferred.append(event)
         elif event.kind == "done":
             self._finish(job)
         elif event.kind == "failed":
-            self.fail(job.child, event.reason)
+            self._fail(job, event.reason)
         elif event.kind == "invalid":
             self._note_error(job, event.reason)
         elif event.kind == "fatal":
@@ -223,7 +230,7 @@ class Driver(Generic[Child]):
 
     def _note_error(self, job: _Job[Child], reason: str) -> None:
         if job.child.num_errors >= self.max_retries:
-            self.fail(job.child, reason)
+            self._fail(job, reason)
             return
         job.child = self.ledger.count_error(job.child, reason)
         self._retry(job, reason)
@@ -233,7 +240,14 @@ class Driver(Generic[Child]):
         if self._retries.may_retry(job.child.num_deaths, reason):
             self._retry(job, reason)
         else:
-            self.fail(job.child, f"{MAX_DEATHS} deaths without a newly finished epoch: {reason}")
+            self._fail(job, f"{MAX_DEATHS} deaths without a newly finished epoch: {reason}")
+
+    def _fail(self, job: _Job[Child], reason: str) -> None:
+        """Keep the traceback of the last attempt, if it has one, with the run, and record the failure."""
+        error = job.run.folder / ERROR
+        if error.exists():
+            job.run.log_text(error.read_text(encoding="utf-8"), ERROR)
+        self.fail(job.child, reason)
 
     def _retry(self, job: _Job[Child], reason: str) -> None:
         self.observer.retrying(job.child, reason)

@@ -12,7 +12,8 @@ from typing import Any, Literal, Protocol
 from fakeface_lab.backend import keras
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.training.epochs import EpochRecord, Listener
-from fakeface_lab.training.outcome import Fault, Outcome, explain_fault, kind_of_fault
+from fakeface_lab.training.faults import Fault, explain_fault, keep_traceback, kind_of_fault
+from fakeface_lab.training.outcome import Outcome
 
 __all__ = ["Assignment", "Engine", "EngineMaker", "Event", "Handler", "InlineEngine", "Placement", "Work"]
 
@@ -66,17 +67,19 @@ class Event:
 
     Attributes:
         key: the assignment's.
-        kind: `step`, `epoch`, `done`, or a fault as in `kind_of_fault`.
+        kind: `step`, `epoch`, `done`, `print`, or a fault as in `kind_of_fault`.
         record: the finished epoch, for `epoch`.
         step: epoch, step and number of steps, for `step`.
         reason: why, for a fault.
+        line: what the user's code has printed, for `print`.
     """
 
     key: str
-    kind: Literal["step", "epoch", "done"] | Fault
+    kind: Literal["step", "epoch", "done", "print"] | Fault
     record: EpochRecord | None = None
     step: tuple[int, int, int] | None = None
     reason: str = ""
+    line: str = ""
 
 
 Handler = Callable[[Event], None]
@@ -122,6 +125,7 @@ class InlineEngine:
         except Exception as err:
             if err is listener.handler_error or kind_of_fault(err) == "fatal":
                 raise
+            keep_traceback(err, folder)
             event = Event(assignment.key, kind_of_fault(err), reason=explain_fault(err))
         else:
             event = Event(assignment.key, "done")

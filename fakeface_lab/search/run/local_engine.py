@@ -154,6 +154,8 @@ class LocalEngine:
                 self._handler(Event(key, "step", step=step))
             case "epoch":
                 self._handler(Event(key, "epoch", record=EpochRecord(**message["record"])))
+            case "print":
+                self._handler(Event(key, "print", line=message["line"]))
             case "done":
                 worker.key = None
                 self._replace_grown(worker, message["rss_bytes"])

@@ -66,8 +66,9 @@ class SearchProgress:
         self._num_trials, self._trial_0 = num_trials_at_most(), trial_0_name(ledger.parent.run)
         self._live = Live(console=console, refresh_per_second=4, transient=True)
         self._lines: dict[int, str] = {}
-        self._started = time.monotonic()
-        self._num_ended_before = self._num_ended()
+        self._running_fractions: dict[int, float] = {}
+        self._measured_from, self._num_done_before = time.monotonic(), self._num_done()
+        self._has_step = False
 
     def __enter__(self) -> "SearchProgress":
         self._live.start()
@@ -88,6 +89,15 @@ class SearchProgress:
             epoch, step, num_steps = event.step
             total = trial.run.data.tags.get("epochs_planned", "?")
             self._show(trial, f"epoch {epoch}/{total} step {step}/{num_steps}")
+            if total.isdigit() and num_steps:
+                self._running_fractions[trial.record.sequence] = (epoch - 1 + step / num_steps) / int(total)
+            if not self._has_step:  # until now worker processes have started
+                self._has_step = True
+                self._measured_from, self._num_done_before = time.monotonic(), self._num_done()
+
+    def printed(self, trial: LedgerTrial, line: str) -> None:
+        """Print what the user's code has printed in a worker process, and in which trial."""
+        console.print(f"{self._title(trial)}: {line}")
 
     def retrying(self, trial: LedgerTrial, reason: str) -> None:
         """Print why a trial is tried again."""
@@ -96,6 +106,7 @@ class SearchProgress:
     def ended(self, trial: LedgerTrial) -> None:
         """Print the result of a trial and how it compares."""
         self._lines.pop(trial.record.sequence, None)
+        self._running_fractions.pop(trial.record.sequence, None)
         self._num_trials = self._num_trials_at_most()
         if trial.record.status == "failed":
             reason = trial.run.data.tags.get("status_reason", "")
@@ -118,15 +129,17 @@ class SearchProgress:
         return f"{text}, {relation} {self._trial_0} {first.score:.4f} (t000)"
 
     def _time_left(self) -> str:
-        num_ended = self._num_ended()
-        num_measured = num_ended - self._num_ended_before
-        if not self._num_trials or not num_measured or num_ended >= self._num_trials:
+        num_done = self._num_done()
+        num_measured = num_done - self._num_done_before
+        if not self._num_trials or num_measured <= 0 or num_done >= self._num_trials:
             return ""
-        secs_per_trial = (time.monotonic() - self._started) / num_measured
-        return f", about {format_secs(secs_per_trial * (self._num_trials - num_ended))} left"
+        secs_per_trial = (time.monotonic() - self._measured_from) / num_measured
+        return f", about {format_secs(secs_per_trial * (self._num_trials - num_done))} left"
 
-    def _num_ended(self) -> int:
-        return sum(record.status != "running" for record in self._ledger.records)
+    def _num_done(self) -> float:
+        """Return how many trials are done, a running one as the fraction of its epochs."""
+        num_ended = sum(record.status != "running" for record in self._ledger.records)
+        return num_ended + sum(self._running_fractions.values())
 
     def _show(self, trial: LedgerTrial, text: str) -> None:
         self._lines[trial.record.sequence] = f"{self._title(trial)}: {text}"

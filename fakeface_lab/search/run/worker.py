@@ -3,7 +3,9 @@
 Started by `local_engine` with an inherited socket, not by hand.
 """
 
+import contextlib
 import gc
+import io
 import json
 import math
 import os
@@ -11,8 +13,6 @@ import queue
 import sys
 import threading
 import time
-import traceback
-from contextlib import suppress
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -29,10 +29,12 @@ class _Reporter:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._lock = threading.Lock()
         self._last_step = -math.inf
 
     def send(self, **message: Any) -> None:
-        self._connection.send_bytes(json.dumps(message).encode())
+        with self._lock:  # the user's code may print in threads of its own
+            self._connection.send_bytes(json.dumps(message).encode())
 
     def step_ended(self, epoch: int, step: int, num_steps: int) -> None:
         now = time.monotonic()
@@ -42,6 +44,25 @@ class _Reporter:
 
     def epoch_ended(self, record: Any) -> None:
         self.send(kind="epoch", record=asdict(record))
+
+
+class _SentLines(io.StringIO):
+    """A text stream that sends each whole line to the driver."""
+
+    def __init__(self, reporter: _Reporter) -> None:
+        super().__init__()
+        self._reporter, self._begun = reporter, ""
+
+    def write(self, text: str) -> int:
+        *lines, self._begun = (self._begun + text).split("\n")
+        for line in lines:
+            self._reporter.send(kind="print", line=line)
+        return len(text)
+
+    def end_line(self) -> None:
+        """Send what has no line end."""
+        if self._begun:
+            self.write("\n")
 
 
 def _read(connection: Connection, inbox: "queue.Queue[dict[str, Any]]") -> None:
@@ -60,7 +81,7 @@ def main(argv: list[str]) -> int:
     inbox: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()
 
-    with suppress(OSError):  # Linux: if memory runs out, a worker is killed and not its driver
+    with contextlib.suppress(OSError):  # Linux: if memory runs out, a worker is killed and not its driver
         Path("/proc/self/oom_score_adj").write_text("1000")
     # After the reader has started: loading TensorFlow takes seconds, in which the driver may die.
     import psutil
@@ -68,7 +89,7 @@ def main(argv: list[str]) -> int:
     from fakeface_lab.backend import keras, set_up_process
     from fakeface_lab.files import unpickle_mapped
     from fakeface_lab.search.run.engine import Assignment
-    from fakeface_lab.training.outcome import explain_fault, kind_of_fault
+    from fakeface_lab.training.faults import explain_fault, keep_traceback, kind_of_fault
 
     set_up_process(num_threads)
     work = unpickle_mapped(work_path)
@@ -76,12 +97,18 @@ def main(argv: list[str]) -> int:
     gc.freeze()
     reporter = _Reporter(connection)
     reporter.send(kind="ready")
+    # What the user's code prints is shown by the driver; Keras's progress bars, a line per step, are not.
+    keras.utils.disable_interactive_logging()
+    sys.stdout = printed = _SentLines(reporter)
     while True:
         order = inbox.get()
         try:
-            work(Assignment(**order["assignment"]), Path(order["folder"]), reporter)
+            try:
+                work(Assignment(**order["assignment"]), Path(order["folder"]), reporter)
+            finally:
+                printed.end_line()
         except Exception as err:
-            traceback.print_exc()
+            keep_traceback(err, Path(order["folder"]))
             reporter.send(kind=kind_of_fault(err), reason=explain_fault(err))
         else:
             reporter.send(kind="done", rss_bytes=psutil.Process().memory_info().rss)
