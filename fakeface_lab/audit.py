@@ -56,7 +56,7 @@ def run_audit(settings: AuditProgramSettings) -> AuditResult:
     from fakeface_lab.data.splits import make_split, write_split
     from fakeface_lab.detector.mlflow_run import log_start
     from fakeface_lab.detector.printing import print_data_card
-    from fakeface_lab.evaluation.audit import AuditSettings
+    from fakeface_lab.evaluation.audit.audit import AuditSettings
     from fakeface_lab.terminal import console, print_places, say
     from fakeface_lab.tracking.runs import TrackedRun
     from fakeface_lab.tracking.store import open_store

@@ -203,7 +203,7 @@ class TuneSettings(TrainingSettings):
 
 
 class AuditProgramSettings(RunSettings):
-    """Audit a data set for shortcuts (`python -m fakeface_lab.audit`); thresholds as in `evaluation.audit`."""
+    """Audit a data set for shortcuts (`python -m fakeface_lab.audit`); thresholds as in `evaluation.audit.audit`."""
 
     warn_auc: float = Field(0.70, ge=0.5, le=1, description="AUC at which a probe counts as separating the classes")
     fail_auc: float = Field(0.90, ge=0.5, le=1, description="AUC at which a shortcut probe makes results void")

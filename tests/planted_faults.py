@@ -29,8 +29,8 @@ from unittest.mock import patch
 
 from fakeface_lab.assess.inspection import Inspection, inspect_images
 from fakeface_lab.data.demo import generate_demo
-from fakeface_lab.evaluation.audit import AuditSettings
-from fakeface_lab.evaluation.card import Finding
+from fakeface_lab.evaluation.audit.audit import AuditSettings
+from fakeface_lab.evaluation.audit.card import Finding
 from tests.faults import DEALT_FAULTS, FAULTS, WRONG_LABELS, Fault
 from tests.plants import Pairs, deal, load
 

@@ -39,7 +39,7 @@ MAX_SEARCH_LINES = 3500
 MAX_FILES = {"": 16, "detector": 16}
 MAX_FILES_ELSEWHERE = 12
 MAX_ENGINE_MODULES = 38
-MAX_TUNER_MODULES = 64
+MAX_TUNER_MODULES = 68
 
 
 def _module_name(path: Path) -> str:

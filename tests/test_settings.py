@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from fakeface_lab.config import Settings, load_settings
-from fakeface_lab.evaluation.audit import AuditSettings
+from fakeface_lab.evaluation.audit.audit import AuditSettings
 from fakeface_lab.settings import AuditProgramSettings, BaselineSettings, DataSettings, Range, TuneSettings
 
 PROG = "python -m fakeface_lab.baseline"

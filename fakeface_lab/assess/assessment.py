@@ -22,8 +22,8 @@ from fakeface_lab.data.properties import pixel_properties
 from fakeface_lab.detector.fit import predict
 from fakeface_lab.detector.stress import is_collapse, stress_scores
 from fakeface_lab.errors import DataError
-from fakeface_lab.evaluation.audit import AuditSettings
-from fakeface_lab.evaluation.card import Card
+from fakeface_lab.evaluation.audit.audit import AuditSettings
+from fakeface_lab.evaluation.audit.card import Card
 from fakeface_lab.evaluation.intervals import bootstrap_interval, metric_key, slice_accuracies
 from fakeface_lab.evaluation.scores import calibration, detection_scores
 from fakeface_lab.evaluation.stress.suite import SEARCH_CONDITIONS, SUITE_VERSION, objective_values, stress_report

@@ -1,6 +1,6 @@
 """The audit of a data set: collects its inputs, runs every check, writes card, tables and figures, prints the findings.
 
-The checks and their thresholds are in `evaluation.audit`; the program writes to MLflow.
+The checks and their thresholds are in `evaluation.audit.audit`; the program writes to MLflow.
 """
 
 from collections import Counter
@@ -28,9 +28,15 @@ from fakeface_lab.data.splits import (
     perceptual_hashes,
     pixel_digests,
 )
-from fakeface_lab.evaluation.audit import AuditInputs, AuditSettings, audit
-from fakeface_lab.evaluation.card import SEVERITIES, Card, Finding
-from fakeface_lab.evaluation.probes import ProbeResult, mean_faces, run_probes, stratified_folds, thumbnail_weights
+from fakeface_lab.evaluation.audit.audit import AuditInputs, AuditSettings, audit
+from fakeface_lab.evaluation.audit.card import SEVERITIES, Card, Finding
+from fakeface_lab.evaluation.audit.probes import (
+    ProbeResult,
+    mean_faces,
+    run_probes,
+    stratified_folds,
+    thumbnail_weights,
+)
 from fakeface_lab.figures import FIGURE_DPI
 from fakeface_lab.figures.audit import (
     closest_pairs_sheet,

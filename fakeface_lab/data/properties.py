@@ -1,7 +1,7 @@
 """Properties of pictures that have nothing to do with faces: one table row per picture.
 
 Owns the properties of the file, read from its header without decoding it, and a few colour figures of the decoded
-pixels. `evaluation.audit` decides whether a property gives the label away.
+pixels. `evaluation.audit.audit` decides whether a property gives the label away.
 """
 
 from collections.abc import Iterable, Sequence

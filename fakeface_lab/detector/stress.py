@@ -1,6 +1,6 @@
 """Scores a model on images changed by the stress suite, and compares its accuracy with that of a simple shortcut.
 
-`evaluation.stress` defines the changes and interprets the scores, `evaluation.probes` the shortcuts.
+`evaluation.stress` defines the changes and interprets the scores, `evaluation.audit.probes` the shortcuts.
 """
 
 import hashlib
@@ -21,9 +21,9 @@ from fakeface_lab.data.images import ImageSet, decode_image, resize
 from fakeface_lab.data.properties import CONTENT_COLUMNS, file_properties
 from fakeface_lab.data.splits import TEST, VALIDATION, Split
 from fakeface_lab.detector.fit import predict
+from fakeface_lab.evaluation.audit.probes import ProbeResult, probe_on_split
 from fakeface_lab.evaluation.explanation import explain_by_probe
 from fakeface_lab.evaluation.intervals import THRESHOLD, wilson
-from fakeface_lab.evaluation.probes import ProbeResult, probe_on_split
 from fakeface_lab.evaluation.stress.changes import apply
 from fakeface_lab.evaluation.stress.suite import (
     CLEAN,

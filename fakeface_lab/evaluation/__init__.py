@@ -4,6 +4,6 @@ Shared by all: `intervals` (rates and scores with their uncertainty, per group t
 Models: `scores` (documented figures, detection panel, calibration), `comparison` and `significance` (is one
 configuration better), `selection` (what a search's best score is worth), `stress` (one property of the images changed
 at a time), `explanation` (where the evidence is, how much of it a simple probe has).
-Data: `features` and `probes` (small models that see almost nothing), `audit` and `findings` (what gives the label
-away), `card` (the result on a page).
+Data: `audit` (what gives the label away).
+Searches: `importance` (which hyperparameters affected the score).
 """

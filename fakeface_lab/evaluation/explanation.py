@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fakeface_lab.errors import DataError, ModelError
+from fakeface_lab.evaluation.audit.probes import ProbeResult
 from fakeface_lab.evaluation.intervals import THRESHOLD, Interval, check_mask, positives, wilson
-from fakeface_lab.evaluation.probes import ProbeResult
 
 if TYPE_CHECKING:
     import keras

@@ -1,6 +1,6 @@
 """Figures of an audit: mean faces, the thumbnail probe's weights, the closest pairs, images with suspect labels.
 
-The arrays come from `evaluation.probes`, the pairs from `data.splits`.
+The arrays come from `evaluation.audit.probes`, the pairs from `data.splits`.
 """
 
 from collections.abc import Sequence

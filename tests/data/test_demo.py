@@ -24,8 +24,8 @@ from fakeface_lab.data.properties import file_properties, pixel_properties
 from fakeface_lab.detector.fit import evaluation_batches, training_batches
 from fakeface_lab.detector.model import build_model, fixed_hyperparameters
 from fakeface_lab.errors import DataError
-from fakeface_lab.evaluation.audit import AuditSettings
-from fakeface_lab.evaluation.probes import run_probes, stratified_folds
+from fakeface_lab.evaluation.audit.audit import AuditSettings
+from fakeface_lab.evaluation.audit.probes import run_probes, stratified_folds
 from fakeface_lab.settings import Hyperparameters
 
 ALARM_AUC = AuditSettings().warn_auc  # the demo set must not raise an alarm in the audit

@@ -18,7 +18,7 @@ from fakeface_lab.data.splits import Split, make_split
 from fakeface_lab.detector import stress as shortcuts
 from fakeface_lab.detector.fit import predict
 from fakeface_lab.detector.stress import best_shortcut, compare_with_shortcut, is_collapse, stress_scores
-from fakeface_lab.evaluation.probes import probe_on_split
+from fakeface_lab.evaluation.audit.probes import probe_on_split
 from fakeface_lab.evaluation.stress.changes import apply
 from fakeface_lab.evaluation.stress.suite import CONDITIONS, stress_report
 from fakeface_lab.tracking.lookup import find_model, open_for_models

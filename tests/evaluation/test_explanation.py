@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest, bootstrap
 
 from fakeface_lab.errors import DataError, ModelError
+from fakeface_lab.evaluation.audit.probes import ProbeResult
 from fakeface_lab.evaluation.explanation import (
     border_share,
     evidence,
@@ -20,7 +21,6 @@ from fakeface_lab.evaluation.explanation import (
     mean_evidence,
 )
 from fakeface_lab.evaluation.intervals import wilson
-from fakeface_lab.evaluation.probes import ProbeResult
 
 SIZE_PX = 24
 SQUARE = np.s_[15:21, 3:9]  # rows 15..20, columns 3..8

@@ -14,73 +14,13 @@ from PIL import Image
 
 from fakeface_lab.config import load_settings
 from fakeface_lab.search.ledger.ledger import Ledger
-from fakeface_lab.search.report.report import measure_importance, publish_report, save_search_views
+from fakeface_lab.search.report.report import publish_report, save_search_views
 from fakeface_lab.settings import BaselineSettings, Hyperparameters
 from fakeface_lab.tracking.lookup import find_run
 from fakeface_lab.tracking.store import open_store
 from tests.saved_views import read_views
 from tests.search.report.recorded_trials import add
 from tests.tiny_store import TinyStore, tiny_store
-
-
-def test_importance_counts_inactive_values_and_ignores_early_stops() -> None:
-    table = trials_frame(40)
-    table.loc[table["word"] == "a", "noise"] = None
-    table["epochs"] = [3, 5] * 20
-    found = measure_importance(table)
-    assert found is not None
-    assert found.names == ("units", "noise", "word")
-    table["epochs_planned"] = table["epochs"]
-    promoted = measure_importance(table)
-    assert promoted is not None
-    assert promoted.names[-1] == "epochs_planned"
-
-
-def trials_frame(num: int, seed: int = 0) -> pd.DataFrame:
-    rng = np.random.default_rng(seed)
-    units, words = rng.integers(1, 100, num), rng.choice(["a", "b"], num)
-    return pd.DataFrame(
-        {
-            "trial": range(num),
-            "run": "t",
-            "score": units / 100 + 0.001 * rng.normal(size=num),
-            "units": units,
-            "noise": rng.uniform(size=num),
-            "word": words,
-            "fixed": 1,
-            "epochs": 5,
-            "epochs_planned": 5,
-        }
-    )
-
-
-def test_importance_finds_the_hyperparameters_that_determine_the_score() -> None:
-    found = measure_importance(trials_frame(60))
-    assert found is not None
-    assert found.names == ("units", "noise", "word")
-    assert found.means[0] > 1
-    assert max(found.means[1:]) < 0.05
-    assert found.warning == ""
-
-
-def test_importance_warns_of_few_trials_and_of_a_forest_that_cannot_predict() -> None:
-    few = measure_importance(trials_frame(19))
-    assert few is not None
-    assert few.warning == "only 19 trials, fewer than 20: a hint at best"
-    blind = trials_frame(30)
-    blind["score"] = np.random.default_rng(1).permutation(blind["score"].to_numpy())
-    nothing = measure_importance(blind.drop(columns="word").assign(units=blind["noise"] > 0.5))
-    assert nothing is not None
-    assert nothing.warning == "the forest cannot predict unseen trials"
-
-
-def test_importance_needs_enough_trials_and_differences() -> None:
-    assert measure_importance(trials_frame(3)) is None
-    assert measure_importance(trials_frame(8).assign(score=0.5)) is None
-    same = trials_frame(8)[["trial", "run", "score", "fixed", "epochs", "epochs_planned"]]
-    assert measure_importance(same) is None
-    doubled = pd.concat([trials_frame(3)] * 4, ignore_index=True)
-    assert measure_importance(doubled) is None
 
 
 def test_report_of_any_search_has_no_settings_of_the_detector(ledger: Ledger) -> None:

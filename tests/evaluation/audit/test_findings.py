@@ -11,9 +11,17 @@ from PIL import Image, ImageFilter
 from scipy.stats import fisher_exact
 
 from fakeface_lab.data.properties import CONTENT_COLUMNS
-from fakeface_lab.evaluation.audit import AuditSettings, audit
-from fakeface_lab.evaluation.findings import slice_names
-from tests.evaluation.audit_inputs import Pictures, alike_pairs, found, inputs_of, portraits, probe_of, with_property
+from fakeface_lab.evaluation.audit.audit import AuditSettings, audit
+from fakeface_lab.evaluation.audit.findings import slice_names
+from tests.evaluation.audit.audit_inputs import (
+    Pictures,
+    alike_pairs,
+    found,
+    inputs_of,
+    portraits,
+    probe_of,
+    with_property,
+)
 
 
 def slightly_changed(pixels: Pictures, rng: np.random.Generator) -> Pictures:

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image, ImageFilter
 
-from fakeface_lab.evaluation.audit import AuditSettings, audit
-from fakeface_lab.evaluation.card import Finding
-from tests.evaluation.audit_inputs import found, inputs_of, portraits
+from fakeface_lab.evaluation.audit.audit import AuditSettings, audit
+from fakeface_lab.evaluation.audit.card import Finding
+from tests.evaluation.audit.audit_inputs import found, inputs_of, portraits
 
 
 def test_card_says_what_confirmed_means() -> None:

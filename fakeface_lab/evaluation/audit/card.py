@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fakeface_lab.evaluation.probes import ProbeResult
+from fakeface_lab.evaluation.audit.probes import ProbeResult
 
 __all__ = ["SEVERITIES", "Card", "Finding", "Severity"]
 

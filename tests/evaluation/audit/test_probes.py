@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from fakeface_lab.errors import DataError
-from fakeface_lab.evaluation.probes import (
+from fakeface_lab.evaluation.audit.probes import (
     ProbeResult,
     mean_faces,
     probe_on_split,
@@ -19,7 +19,7 @@ from fakeface_lab.evaluation.probes import (
     stratified_folds,
     thumbnail_weights,
 )
-from tests.evaluation.clean_pictures import NUM_IMAGES, clean_set, probe_aucs
+from tests.evaluation.audit.clean_pictures import NUM_IMAGES, clean_set, probe_aucs
 
 
 def test_a_table_column_is_seen_by_its_own_probe() -> None:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from scipy.stats import fisher_exact
 from sklearn.metrics import roc_auc_score
 
-from fakeface_lab.evaluation.card import Finding, Severity
+from fakeface_lab.evaluation.audit.card import Finding, Severity
+from fakeface_lab.evaluation.audit.probes import ProbeResult
 from fakeface_lab.evaluation.intervals import positives, wilson
-from fakeface_lab.evaluation.probes import ProbeResult
 from fakeface_lab.evaluation.significance import holm
 
 __all__ = [

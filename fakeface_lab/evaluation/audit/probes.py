@@ -24,7 +24,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from fakeface_lab.errors import DataError
-from fakeface_lab.evaluation.features import PICTURE_PROBES, THUMBNAIL_PROBE, THUMBNAIL_PX, Images, Kind, feature_table
+from fakeface_lab.evaluation.audit.features import (
+    PICTURE_PROBES,
+    THUMBNAIL_PROBE,
+    THUMBNAIL_PX,
+    Images,
+    Kind,
+    feature_table,
+)
 from fakeface_lab.evaluation.intervals import THRESHOLD, BoolArray, FloatArray, Rate, positives, wilson
 
 __all__ = [

@@ -5,7 +5,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from fakeface_lab.evaluation.probes import run_probes, stratified_folds
+from fakeface_lab.evaluation.audit.probes import run_probes, stratified_folds
 
 NUM_IMAGES = 240
 

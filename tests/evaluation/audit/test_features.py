@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tests.evaluation.clean_pictures import clean_set, probe_aucs
+from tests.evaluation.audit.clean_pictures import clean_set, probe_aucs
 
 FORENSIC = ["spectrum", "residuals", "blocks", "levels"]
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy.stats import hypergeom, mannwhitneyu
 
 from fakeface_lab.errors import DataError
-from fakeface_lab.evaluation.card import SEVERITIES, Card, Finding, Severity
-from fakeface_lab.evaluation.findings import (
+from fakeface_lab.evaluation.audit.card import SEVERITIES, Card, Finding, Severity
+from fakeface_lab.evaluation.audit.findings import (
     duplicate_findings,
     is_confirmed,
     label_finding,
@@ -23,8 +23,8 @@ from fakeface_lab.evaluation.findings import (
     pure_slice_findings,
     slice_names,
 )
+from fakeface_lab.evaluation.audit.probes import ProbeResult
 from fakeface_lab.evaluation.intervals import Rate, positives, wilson
-from fakeface_lab.evaluation.probes import ProbeResult
 from fakeface_lab.evaluation.significance import holm
 
 __all__ = ["AuditInputs", "AuditSettings", "Card", "Finding", "audit", "probe_findings"]

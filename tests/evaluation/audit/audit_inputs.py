@@ -10,10 +10,10 @@ from sklearn.metrics import roc_auc_score
 
 from fakeface_lab.data.properties import CONTENT_COLUMNS, file_properties, pixel_properties
 from fakeface_lab.data.splits import closest_pairs, detail_correlations, perceptual_hashes, pixel_digests
-from fakeface_lab.evaluation.audit import AuditInputs, Card
-from fakeface_lab.evaluation.card import Finding
+from fakeface_lab.evaluation.audit.audit import AuditInputs, Card
+from fakeface_lab.evaluation.audit.card import Finding
+from fakeface_lab.evaluation.audit.probes import ProbeResult, run_probes, stratified_folds
 from fakeface_lab.evaluation.intervals import wilson
-from fakeface_lab.evaluation.probes import ProbeResult, run_probes, stratified_folds
 
 Pictures = NDArray[np.uint8]
 Labels = NDArray[np.int64]

@@ -9,8 +9,16 @@ from PIL import Image
 from scipy.stats import mannwhitneyu
 
 from fakeface_lab.errors import DataError
-from fakeface_lab.evaluation.audit import AuditSettings, audit
-from tests.evaluation.audit_inputs import alarms, found, inputs_of, portraits, probe_of, with_property, without_probes
+from fakeface_lab.evaluation.audit.audit import AuditSettings, audit
+from tests.evaluation.audit.audit_inputs import (
+    alarms,
+    found,
+    inputs_of,
+    portraits,
+    probe_of,
+    with_property,
+    without_probes,
+)
 
 
 @pytest.mark.parametrize("seed", range(5))
