@@ -5,5 +5,4 @@ Models: `scores` (documented figures, detection panel, calibration), `comparison
 configuration better), `selection` (what a search's best score is worth), `stress` (one property of the images changed
 at a time), `explanation` (where the evidence is, how much of it a simple probe has).
 Data: `audit` (what gives the label away).
-Searches: `importance` (which hyperparameters affected the score).
 """

@@ -11,10 +11,10 @@ import pandas as pd
 from keras_tuner import oracles as kt_oracles
 
 from fakeface_lab.backend import keras_tuner
-from fakeface_lab.evaluation.importance import Importance, measure_importance
 from fakeface_lab.figures import FIGURE_DPI
 from fakeface_lab.figures.search import cost_figure, history_figure, importance_figure
 from fakeface_lab.search.ledger.ledger import Ledger
+from fakeface_lab.search.report.importance import Importance, measure_importance
 from fakeface_lab.search.report.leaderboard import (
     format_cell,
     read_leaderboard,

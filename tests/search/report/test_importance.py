@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from fakeface_lab.evaluation.importance import Importance, measure_importance
+from fakeface_lab.search.report.importance import Importance, measure_importance
 
 
 def test_importance_counts_inactive_values_and_ignores_early_stops() -> None:
