@@ -36,10 +36,10 @@ from fakeface_lab.training.objective import Objective
 from fakeface_lab.training.outcome import (
     MODEL,
     Outcome,
-    curve_figures,
     empty_artifacts,
     end_metrics,
     read_whole_outcome,
+    write_curves,
     write_layers,
     write_outcome,
 )
@@ -92,8 +92,7 @@ def _write_outcome(
     history = _history(recorder.records)
     metrics = _training_metrics(recorder, model)
     _write_figure(documented_figure(history), artifacts / "documented_figure.png")
-    for name, figure in curve_figures(history, recorder.kept_epoch).items():
-        _write_figure(figure, artifacts / f"curve_{name}.png")
+    write_curves(history, recorder.kept_epoch, artifacts)
     scored = _score_splits(model, images, split, open_test=open_test, has_validation="val_loss" in history)
     for part, (rows, probabilities) in scored.items():
         metrics |= _scores(part, rows, probabilities, images, split)

@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -52,6 +53,7 @@ def package_versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version for name, version in installed.items() if version}
 
 
+@cache  # looked up in many files, for each training
 def _version(name: str) -> str | None:
     try:
         # Of the installed distribution: importing TensorFlow for its version would take 2 s.

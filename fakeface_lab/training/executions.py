@@ -58,11 +58,13 @@ def train_trial(train: Train, num_executions: int, objective: Objective, folder:
     """
     if num_executions == 1:
         return train(0, folder, listener)
-    outcomes = []
+    outcomes: list[Outcome] = []
     for number in range(num_executions):
         # A folder each, with the checkpoints and the outcome of a training that stands alone: resuming needs no more.
         own = execution_folder(folder, number)
         own.mkdir(exist_ok=True)
+        if outcomes:
+            keras.backend.clear_session()  # frees the memory of the training before
         outcomes.append(train(number, own, _ExecutionListener(listener, number)))
     outcome = _mean_outcome(outcomes, objective)
     write_outcome(outcome, folder)

