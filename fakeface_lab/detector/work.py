@@ -23,7 +23,8 @@ from fakeface_lab.evaluation.scores import detection_scores, documented_scores
 from fakeface_lab.evaluation.stress.objective import OBJECTIVES as STRESS_OBJECTIVES
 from fakeface_lab.evaluation.stress.suite import SEARCH_CONDITIONS
 from fakeface_lab.figures import FIGURE_DPI
-from fakeface_lab.figures.scores import confusion_figure, documented_figure, roc_figure
+from fakeface_lab.figures.curves import curve_figures, documented_figure
+from fakeface_lab.figures.scores import confusion_figure, roc_figure
 from fakeface_lab.search.run.engine import Assignment
 from fakeface_lab.settings import Step
 from fakeface_lab.terminal import format_value
@@ -39,7 +40,6 @@ from fakeface_lab.training.outcome import (
     empty_artifacts,
     end_metrics,
     read_whole_outcome,
-    write_curves,
     write_layers,
     write_outcome,
 )
@@ -92,7 +92,8 @@ def _write_outcome(
     history = _history(recorder.records)
     metrics = _training_metrics(recorder, model)
     _write_figure(documented_figure(history), artifacts / "documented_figure.png")
-    write_curves(history, recorder.kept_epoch, artifacts)
+    for name, figure in curve_figures(history, recorder.kept_epoch).items():
+        _write_figure(figure, artifacts / f"curve_{name}.png")
     scored = _score_splits(model, images, split, open_test=open_test, has_validation="val_loss" in history)
     for part, (rows, probabilities) in scored.items():
         metrics |= _scores(part, rows, probabilities, images, split)

@@ -1,23 +1,22 @@
-"""Figures of a model's scores: training curves, confusion matrix, ROC, reliability, recall under stress.
+"""Figures of a model's scores: confusion matrix, ROC, reliability, recall under stress.
 
 The numbers come from `evaluation`; nothing is computed here except positions on the page.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
 
 from fakeface_lab.evaluation.scores import Calibration
 from fakeface_lab.figures import CLASS_COLOURS
 
-__all__ = ["confusion_figure", "documented_figure", "reliability_figure", "robustness_curves", "roc_figure"]
+__all__ = ["confusion_figure", "reliability_figure", "robustness_curves", "roc_figure"]
 
 FAMILY_AXES = {
     "jpeg": "JPEG quality",
@@ -42,33 +41,6 @@ FAMILY_AXES = {
 }
 # These are plotted with falling levels, so that the change grows to the right in every panel.
 FALLING_FAMILIES = ("jpeg", "rescale", "crop", "blur_jpeg", "rescale_jpeg")
-
-
-def documented_figure(history: Mapping[str, Sequence[float]]) -> Figure:
-    """Return the documented figure: accuracy on the left axis, loss on the right, with its colours and title.
-
-    Args:
-        history: per epoch `loss`, `accuracy` and, with validation data, `val_loss` and `val_accuracy`.
-    """
-    figure = Figure(figsize=(12, 8), layout="constrained")
-    accuracy_axes = figure.add_subplot()
-    loss_axes = accuracy_axes.twinx()
-    epochs = range(1, len(history["loss"]) + 1)
-    for axes, name, style, label in (
-        (accuracy_axes, "accuracy", "bo-", "Training Accuracy"),
-        (accuracy_axes, "val_accuracy", "ro-", "Validation Accuracy"),
-        (loss_axes, "loss", "go-", "Training Loss"),
-        (loss_axes, "val_loss", "yo-", "Validation Loss"),
-    ):
-        if name in history:
-            axes.plot(epochs, history[name], style, label=label)
-    accuracy_axes.set(title="Training and Validation Accuracy & Loss", xlabel="Epochs", ylabel="Accuracy")
-    loss_axes.set_ylabel("Loss")
-    accuracy_axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    accuracy_axes.legend(loc="center right")
-    loss_axes.legend(loc="lower right")
-    loss_axes.grid(True)
-    return figure
 
 
 def confusion_figure(

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import skops.io
 from mlflow.exceptions import MlflowException
 from sklearn.base import BaseEstimator
 
@@ -44,6 +43,8 @@ def package_sklearn_model(model: BaseEstimator, folder: Path, example: Any) -> N
 
 def _own_types(model: BaseEstimator) -> list[str]:
     """Return the types in a model that skops does not trust by itself, although they are scikit-learn's: its trees."""
+    import skops.io  # two seconds, which searches of Keras models need not wait
+
     unknown = skops.io.get_untrusted_types(data=skops.io.dumps(model))
     return [name for name in unknown if name.startswith("sklearn.")]
 

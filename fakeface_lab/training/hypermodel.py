@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,6 @@ from fakeface_lab.training.outcome import (
     empty_artifacts,
     end_metrics,
     read_whole_outcome,
-    write_curves,
     write_layers,
     write_outcome,
 )
@@ -212,7 +210,7 @@ def train_hypermodel(
     recorder.load_kept_weights(model)
     metadata = {"objective": objective.name, "seed": seed, "data_digest": data_digest}
     found = found_in(recipe, hp)
-    _write_artifacts(model, recorder, {**values, **found["found_values"]}, fit.example(), metadata, folder)
+    _write_artifacts(model, {**values, **found["found_values"]}, fit.example(), metadata, folder)
     records, kept_epoch = list(recorder.records), recorder.kept_epoch
     outcome = Outcome(records, kept_epoch, end_metrics(records, kept_epoch, model), **found)
     write_outcome(outcome, folder)
@@ -249,20 +247,15 @@ def found_in(recipe: ModelRecipe, hp: keras_tuner.HyperParameters) -> dict[str, 
 
 def _write_artifacts(
     model: keras.Model,
-    recorder: TrainingRecorder,
     values: Mapping[str, Any],
     example: Any | None,
     metadata: dict[str, Any],
     folder: Path,
 ) -> None:
     """Write artifacts and packaged model."""
-    artifacts, records = empty_artifacts(folder), recorder.records
+    artifacts = empty_artifacts(folder)
     (artifacts / "hyperparameters.json").write_text(json.dumps(dict(values), indent=2))
     write_layers(model, artifacts / "layers.txt")
-    names = dict.fromkeys(name for record in records for name in record.metrics)
-    # With `validation_freq` some epochs have no validation metrics.
-    history = {name: [record.metrics.get(name, math.nan) for record in records] for name in names}
-    write_curves(history, recorder.kept_epoch, artifacts)
     if isinstance(example, tuple):  # MLflow names the inputs of a model
         example = {f"{INPUT_PREFIX}{number}": array for number, array in enumerate(example)}
     package_model(model, folder / MODEL, example, metadata)

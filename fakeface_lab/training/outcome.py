@@ -4,6 +4,7 @@ The folder of a finished training has artifacts, the packaged model and, written
 """
 
 import json
+import math
 import shutil
 import statistics
 from collections.abc import Mapping, Sequence
@@ -14,8 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import psutil
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from fakeface_lab.backend import keras
 from fakeface_lab.files import replace_text
@@ -28,7 +27,6 @@ __all__ = [
     "ARTIFACTS",
     "MODEL",
     "Outcome",
-    "curve_figures",
     "empty_artifacts",
     "end_metrics",
     "epoch_order",
@@ -39,7 +37,6 @@ __all__ = [
     "peak_rss_bytes",
     "read_outcome",
     "read_whole_outcome",
-    "write_curves",
     "write_layers",
     "write_outcome",
 ]
@@ -94,6 +91,11 @@ class Outcome:
         The epoch's own metrics, which are logged with the model, then equal the points that the run already has.
         """
         return self.records[self.kept_epoch - 1].ended_at_ms
+
+    def history(self) -> dict[str, list[float]]:
+        """Return the metrics of all epochs by name; NaN where one was not measured, as with `validation_freq`."""
+        names = dict.fromkeys(name for record in self.records for name in record.metrics)
+        return {name: [record.metrics.get(name, math.nan) for record in self.records] for name in names}
 
     def kept_metrics(self) -> dict[str, float]:
         """Return the metrics of the epoch whose weights were kept; of several trainings their mean."""
@@ -204,42 +206,3 @@ def peak_rss_bytes() -> int:
     # In bytes on macOS, in KiB on Linux.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
-
-
-# Colour-blind safe, and the same in every figure.
-TRAIN_COLOUR, VALIDATION_COLOUR = "#0072B2", "#D55E00"
-
-
-def write_curves(history: Mapping[str, Sequence[float]], kept_epoch: int, folder: Path) -> None:
-    """Write `curve_loss.png` and `curve_accuracy.png`, as far as measured."""
-    for name, figure in curve_figures(history, kept_epoch).items():
-        # Compressed harder, the file is 14 % smaller and takes 10 ms longer.
-        figure.savefig(folder / f"curve_{name}.png", dpi=100, pil_kwargs={"compress_level": 1})
-
-
-def curve_figures(history: Mapping[str, Sequence[float]], kept_epoch: int) -> dict[str, Figure]:
-    """Return a figure of the loss and one of the accuracy, as far as measured, with the kept epoch marked."""
-    return {name: _curve(history, name, kept_epoch) for name in ("loss", "accuracy") if name in history}
-
-
-def _curve(history: Mapping[str, Sequence[float]], name: str, kept_epoch: int) -> Figure:
-    # Not by pyplot, which keeps every figure in memory until it is closed. Fixed margins: a layout that finds its own
-    # draws twice, for each trial of a search.
-    figure = Figure(figsize=(7, 4.5))
-    figure.subplots_adjust(left=0.11, right=0.98, top=0.97, bottom=0.11)
-    axes = figure.add_subplot()
-    epochs = range(1, len(history[name]) + 1)
-    axes.plot(epochs, history[name], "o-", color=TRAIN_COLOUR, label="training")
-    if f"val_{name}" in history:
-        axes.plot(epochs, history[f"val_{name}"], "o-", color=VALIDATION_COLOUR, label="validation")
-    axes.axvline(kept_epoch, color="gray", linestyle=":", label=f"kept weights: epoch {kept_epoch}")
-    axes.set(xlabel="epoch", ylabel=name)
-    # From 0, or the last wobbles of a converged loss would fill the figure.
-    if name == "loss":
-        axes.set_ylim(bottom=0)
-    # Few ticks: most of the time of a drawing is theirs.
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
-    axes.grid(True, alpha=0.3)
-    axes.legend()
-    return figure

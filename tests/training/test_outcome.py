@@ -5,8 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakeface_lab.training.epochs import EpochRecord
-from fakeface_lab.training.outcome import Outcome, curve_figures, epoch_order
-from tests.figures.drawn import HISTORY, is_drawn, lines
+from fakeface_lab.training.outcome import Outcome, epoch_order
 
 
 @settings(max_examples=50, deadline=None)
@@ -27,14 +26,9 @@ def test_end_figures_carry_the_time_of_the_kept_epoch() -> None:
     assert Outcome(records, kept_epoch=2, metrics={}).ended_at_ms == 2000
 
 
-def test_curves_mark_the_kept_epoch() -> None:
-    figures = curve_figures(HISTORY, kept_epoch=2)
-    assert set(figures) == {"loss", "accuracy"}
-    for name, figure in figures.items():
-        drawn = lines(figure)
-        assert drawn["training"][1:] == ([1, 2, 3], HISTORY[name])
-        assert drawn["validation"][1:] == ([1, 2, 3], HISTORY[f"val_{name}"])
-        assert drawn["kept weights: epoch 2"][1] == [2, 2]
-        assert figure.axes[0].get_ylabel() == name
-        assert is_drawn(figure)
-    assert figures["loss"].axes[0].get_ylim()[0] == 0
+def test_history_has_gaps_where_an_epoch_was_not_validated() -> None:
+    records = [EpochRecord(1, 0, {"loss": 1.0}), EpochRecord(2, 0, {"loss": 0.5, "val_loss": 0.75})]
+    history = Outcome(records, kept_epoch=2, metrics={}).history()
+    assert history["loss"] == [1.0, 0.5]
+    assert np.isnan(history["val_loss"][0])
+    assert history["val_loss"][1] == 0.75
