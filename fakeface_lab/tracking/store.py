@@ -15,7 +15,6 @@ import mlflow
 from filelock import FileLock
 from mlflow.entities import Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
-from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
 
 from fakeface_lab.errors import TrackingError, without_credentials
@@ -283,6 +282,9 @@ def _make_tables(database: Path, project: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     # Closed before it is moved: SQLite looks for the journal of an open database under the name it was opened with.
+    # Not at the top: worker processes and remote stores do without the second that it takes.
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
     SqlAlchemyStore(f"sqlite:///{partial / database.name}", (project / "mlruns").as_uri()).engine.dispose()
     os.replace(partial / database.name, database)
     shutil.rmtree(partial, ignore_errors=True)
