@@ -207,6 +207,8 @@ def _documented_table(outcome: Outcome) -> Table:
 
 # A step of the documented CNN, about 104 GFLOP, takes 0.72 to 0.93 s on two threads of a 2020s server CPU.
 _FLOP_PER_SEC_AND_THREAD = 65e9
+# By docs/performance.md.
+_STEP_RATIO = {"plain": 1.0, "fast": 0.73}
 # Starting a process or trial, scoring, figures, and uploading a model.
 _OVERHEAD_SECS = 5.0
 # Enough for an estimate that is within a factor of two anyway.
@@ -265,8 +267,8 @@ def plan_search(settings: TuneSettings, template: keras_tuner.Oracle, num_images
     num_epochs = _num_epochs(settings, template, num_trials)
     members = _sample(template.hyperparameters)
     mean_parameters = float(np.mean([num_parameters(member, settings.image_size) for member in members]))
-    mean_secs = float(np.mean([_epoch_secs(member, settings.image_size, num_train, num_threads) for member in members]))
-    documented_secs = _epoch_secs(settings.hyperparameters, settings.image_size, num_train / 0.8, num_threads)
+    mean_secs = float(np.mean([_epoch_secs(member, settings, num_train, num_threads) for member in members]))
+    documented_secs = _epoch_secs(settings.hyperparameters, settings, num_train / 0.8, num_threads)
     kept = num_trials
     if settings.keep_models != "all":
         kept = 1 if settings.keep_models == "best" else min(kept, int(settings.keep_models.removeprefix("top-")))
@@ -288,12 +290,13 @@ def plan_search(settings: TuneSettings, template: keras_tuner.Oracle, num_images
     )
 
 
-def _epoch_secs(values: Hyperparameters, image_size_px: int, num_train: float, num_threads: int) -> float:
+def _epoch_secs(values: Hyperparameters, settings: TuneSettings, num_train: float, num_threads: int) -> float:
     # 27 and 9: kernels of 3 x 3 pixels, over three channels at first. The last layer, of two units, is negligible.
-    size, f1, f2 = image_size_px, values.filters_1, values.filters_2
+    size, f1, f2 = settings.image_size, values.filters_1, values.filters_2
     multiplications = 27 * f1 * size**2 + 9 * f1 * f2 * (size // 2) ** 2 + (size // 4) ** 2 * f2 * values.dense_units
     flop = 2 * 3 * multiplications * num_train  # forward, and twice as much backward
-    return flop / (_FLOP_PER_SEC_AND_THREAD * num_threads)
+    step = settings.step if why_plain(values) is None else "plain"
+    return _STEP_RATIO[step] * flop / (_FLOP_PER_SEC_AND_THREAD * num_threads)
 
 
 def _num_epochs(settings: TuneSettings, template: keras_tuner.Oracle, num_trials: int) -> int:
