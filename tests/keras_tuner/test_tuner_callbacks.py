@@ -105,7 +105,7 @@ def test_a_killed_search_with_callbacks_equals_an_undisturbed_one(new_project: C
     rates = [value for _, value in curves(cut, "learning_rate")[0]["learning_rate"]]
     assert rates == pytest.approx([0.001 * 0.5**cuts for cuts in (0, 0, 1, 1, 2, 2, 3, 3)], rel=1e-6)
     assert file_contents(cut / "written") == file_contents(whole / "written")
-    files = {f"{trial}/execution0/{name}" for trial in "01" for name in ("best.keras", "log.csv")}
+    files = {f"{trial}/execution0/{name}" for trial in ("0000", "0001") for name in ("best.keras", "log.csv")}
     assert set(file_contents(cut / "written")) == files
     assert event_points(cut / "written") == event_points(whole / "written")
     assert event_points(cut / "written")

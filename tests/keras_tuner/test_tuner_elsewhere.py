@@ -77,6 +77,7 @@ def test_what_a_worker_prints_and_why_it_fails_reach_the_user(
 def test_a_tracking_server_holds_everything_of_a_search(
     server: Server, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (project / "mlflow.db").unlink()
     oracle = oracles.GridSearchOracle("val_loss", max_trials=2)
     tuner = Tuner(oracle, build, tracking_uri=server.uri, project_name="remote", engine="inline")
     tuner.search(X, Y, **FIT)
