@@ -19,7 +19,8 @@ from fakeface_lab.search.run.driver import Driver
 from fakeface_lab.search.run.engine import Assignment, EngineMaker, Event, Work
 from fakeface_lab.tracking.datasets import record_opening
 from fakeface_lab.tracking.lookup import get_run
-from fakeface_lab.tracking.models import (
+from fakeface_lab.tracking.owner import remove_folder
+from fakeface_lab.tracking.registry import (
     alias_version,
     create_registered_model,
     describe_version,
@@ -27,7 +28,6 @@ from fakeface_lab.tracking.models import (
     register_version,
     set_alias,
 )
-from fakeface_lab.tracking.owner import remove_folder
 from fakeface_lab.tracking.runs import Run, StoredRun, TrackedRun
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.training.outcome import Outcome

@@ -197,7 +197,7 @@ def train(
     # A pass over the validation images after each epoch costs 4.8 % of the epoch (docs/truth.md), so only if needed.
     score = None
     if validation_rows is not None and training.picks_epoch:
-        score = partial(_positive_scores, pixels=pixels, rows=validation_rows)
+        score = partial(predict, pixels=pixels, rows=validation_rows)
     recorder = TrainingRecorder(folder, listener, training.epoch_objective, keep=training.keep, score=score)
     done = recorder.restore(model)
     if done < training.epochs:
@@ -221,12 +221,6 @@ def train(
         )
     recorder.load_kept_weights(model)
     return recorder
-
-
-def _positive_scores(
-    model: keras.Model, pixels: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float32]:
-    return predict(model, pixels, rows)[:, 0]
 
 
 def predict(

@@ -94,7 +94,11 @@ def _write_outcome(
     _write_figure(documented_figure(history), artifacts / "documented_figure.png")
     for name, figure in curve_figures(history, recorder.kept_epoch).items():
         _write_figure(figure, artifacts / f"curve_{name}.png")
-    scored = _score_splits(model, images, split, open_test=open_test, has_validation="val_loss" in history)
+    epoch_scores = _epoch_scores(recorder, split)
+    scored = _score_splits(
+        model, images, split, open_test=open_test, has_validation="val_loss" in history,
+        known=None if epoch_scores is None else epoch_scores[recorder.kept_epoch - 1],
+    )  # fmt: skip
     for part, (rows, probabilities) in scored.items():
         metrics |= _scores(part, rows, probabilities, images, split)
         _write_score_figures(part, rows, probabilities, images, artifacts)
@@ -102,8 +106,8 @@ def _write_outcome(
     metrics |= explained
     names = images.source.class_names
     write_scores(artifacts / "scores.csv", [f"probability_{name}" for name in names], _scored_images(scored, images))
-    if recorder.epoch_scores is not None:
-        np.save(artifacts / "epoch_scores.npy", recorder.epoch_scores)
+    if epoch_scores is not None:
+        np.save(artifacts / "epoch_scores.npy", epoch_scores[:, :, 0])
     if training.objective.name in STRESS_OBJECTIVES:
         stress_metrics, stressed = score_for_search(model, images, split, scored)
         metrics |= stress_metrics
@@ -115,7 +119,7 @@ def _write_outcome(
     package_model(
         model,
         folder / MODEL,
-        # Divided by NumPy, as documented; a single image, because MLflow stores the example twice, as JSON.
+        # Divided by NumPy, as documented.
         example=(images.pixels[split.train[:1]] / 255).astype(np.float32),
         metadata=_model_metadata(images, training, split),
     )
@@ -167,16 +171,37 @@ def _training_metrics(recorder: TrainingRecorder, model: keras.Model) -> dict[st
     return metrics
 
 
+def _epoch_scores(recorder: TrainingRecorder, split: Split) -> npt.NDArray[np.float32] | None:
+    """Return the class probabilities of the validation images after each epoch: float32 (num_epochs, num_images, 2)."""
+    scores = recorder.epoch_scores
+    if scores is None or scores.shape[1] != 2 * len(split.validation):
+        return None
+    return scores.reshape(len(scores), len(split.validation), 2)
+
+
 def _score_splits(
-    model: keras.Model, images: ImageSet, split: Split, *, open_test: bool, has_validation: bool
+    model: keras.Model,
+    images: ImageSet,
+    split: Split,
+    *,
+    open_test: bool,
+    has_validation: bool,
+    known: npt.NDArray[np.float32] | None,
 ) -> dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
-    """Return split name to (rows, probabilities); the images of the documented split are scored once, as test."""
+    """Return split name to (rows, probabilities); the images of the documented split are scored once, as test.
+
+    `known` are the probabilities of the validation images, if the kept weights have scored them already.
+    """
     wanted: Mapping[str, npt.NDArray[np.int64]] = {}
     if has_validation and not split.test_is_validation:
         wanted = {VALIDATION: split.validation}
     if open_test:
         wanted = {**wanted, TEST: split.test}
-    return {part: (rows, predict(model, images.pixels, rows)) for part, rows in wanted.items()}
+    scored = {}
+    for part, rows in wanted.items():
+        reused = known if np.array_equal(rows, split.validation) else None
+        scored[part] = (rows, predict(model, images.pixels, rows) if reused is None else reused)
+    return scored
 
 
 def _scores(

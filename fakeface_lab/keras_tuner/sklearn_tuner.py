@@ -20,7 +20,7 @@ from fakeface_lab.errors import ConfigError
 from fakeface_lab.keras_tuner.hypermodel_work import HypermodelWork
 from fakeface_lab.keras_tuner.store_tuner import Options, StoreTuner
 from fakeface_lab.search.run.engine import Assignment
-from fakeface_lab.tracking.sklearn_models import load_sklearn_model, package_sklearn_model
+from fakeface_lab.tracking.models import load_sklearn_model, package_sklearn_model
 from fakeface_lab.training.epochs import EpochRecord, Listener
 from fakeface_lab.training.executions import train_trial
 from fakeface_lab.training.fit_arguments import array_facts, pass_through

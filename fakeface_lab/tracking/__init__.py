@@ -1,9 +1,9 @@
 """Everything that is written to or read from MLflow.
 
 `store` opens the store and pages through its runs, `writer` retries writes, `runs` writes one run, `duplicates` makes
-sure that it exists once, `owner` records its code, machine and process, `models` logs, loads and registers models,
-`scores` writes and reads per-image scores, `lookup` finds runs and models by name, `datasets` finds audits and counts
-openings of test images, `views` saves views of a search in MLflow's page.
+sure that it exists once, `owner` records its code, machine and process, `models` logs and loads models, `registry`
+names their versions, `scores` writes and reads per-image scores, `lookup` finds runs and models by name, `datasets`
+finds audits and counts openings of test images, `views` saves views of a search in MLflow's page.
 """
 
 import os

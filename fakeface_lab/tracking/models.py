@@ -1,10 +1,12 @@
-"""Models in MLflow: packaged into a folder, logged, loaded, and registered under a name with aliases."""
+"""Models in MLflow: packaged into a folder, logged, loaded, deleted.
+
+Scikit-learn's are in a format that runs no code when it is read, where there is one.
+"""
 
 import os
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.types import Schema, TensorSpec
+from sklearn.base import BaseEstimator
 
 from fakeface_lab.backend import keras
 from fakeface_lab.files import sync
@@ -28,21 +31,16 @@ from fakeface_lab.tracking.store import Store
 __all__ = [
     "INPUT_PREFIX",
     "MODEL_NAME",
-    "RegisteredVersion",
-    "alias_version",
     "as_model_input",
-    "create_registered_model",
     "delete_models",
-    "describe_version",
     "fetch_model",
-    "get_version",
     "is_whole",
     "load_logged_model",
+    "load_sklearn_model",
     "log_model",
     "model_of_run",
     "package_model",
-    "register_version",
-    "set_alias",
+    "package_sklearn_model",
 ]
 
 MODEL_NAME = "model"
@@ -53,6 +51,9 @@ INPUT_PREFIX = "input_"
 # Smaller files are synced to disk before the run records that they are complete.
 _SMALL_BYTES = 1 << 20
 
+# MLflow writes the example twice, as JSON: 0.9 s for a picture of 300x300.
+_MOST_VALUES = 20_000
+
 _REQUIREMENTS = ("tensorflow", "keras", "mlflow", "numpy")
 
 
@@ -62,7 +63,7 @@ def package_model(
     example: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]] | None,
     metadata: Mapping[str, Any],
 ) -> None:
-    """Write `model` as an MLflow model folder: inference weights only, signature, one example, metadata.
+    """Write `model` as an MLflow model folder: inference weights only, signature, one example unless large, metadata.
 
     Args:
         model: compiled or not; it is saved without its optimizer, at a third of the size. A model that is neither
@@ -85,7 +86,7 @@ def package_model(
         inference,
         str(folder),
         signature=None if example is None else _signature(model, example),
-        input_example=_rounded(example),
+        input_example=_rounded(example) if sum(map(np.size, keras.tree.flatten(example))) <= _MOST_VALUES else None,
         # Otherwise MLflow infers them in a new process that loads TensorFlow and the model again.
         pip_requirements=[f"{name}=={versions[name]}" for name in _REQUIREMENTS],
         metadata=dict(metadata),
@@ -168,6 +169,13 @@ def _schema(dtypes: list[np.dtype[Any]], shapes: list[Any], names: list[str] | N
     open_shapes = [tuple(-1 if size is None else int(size) for size in (None, *shape[1:])) for shape in shapes]
     given: Sequence[str | None] = names or [None] * len(dtypes)
     return Schema([TensorSpec(*spec) for spec in zip(dtypes, open_shapes, given, strict=True)])
+
+
+def _zeros_for(signature: ModelSignature) -> Any:
+    """Return one row of zeros: an array, or arrays by name."""
+    rows = [np.zeros([1, *spec.shape[1:]], spec.type) for spec in signature.inputs.inputs]
+    names = signature.inputs.input_names()
+    return dict(zip(names, rows, strict=True)) if signature.inputs.has_input_names() else rows[0]
 
 
 def _rounded(example: Any) -> Any:
@@ -259,10 +267,10 @@ def model_of_run(store: Store, run_id: str) -> str | None:
 
 
 def fetch_model(store: Store, run_id: str, folder: Path) -> tuple[Path, Any] | None:
-    """Copy the model that a run logged to `folder`; return its weights file and its input example, or None.
+    """Copy the model that a run logged to `folder`; return its weights file and an example of its input, or None.
 
-    `load_weights` puts the weights into a model with the same layers, without the custom objects that loading the
-    whole model may need.
+    The example is zeros if the logged one was too large to be kept, and None if nothing is known. `load_weights` puts
+    the weights into a model with the same layers, without the custom objects that loading the whole model may need.
     """
     address = model_of_run(store, run_id)
     if address is None:
@@ -270,8 +278,9 @@ def fetch_model(store: Store, run_id: str, folder: Path) -> tuple[Path, Any] | N
     local = Path(mlflow.artifacts.download_artifacts(address, dst_path=str(folder)))
     weights = next(path for pattern in ("*.weights.h5", "*.keras") for path in local.glob(f"data/{pattern}"))
     description = Model.load(str(local))
-    example = description.load_input_example(str(local)) if description.saved_input_example_info else None
-    return weights, example
+    if description.saved_input_example_info:
+        return weights, description.load_input_example(str(local))
+    return weights, None if description.signature is None else _zeros_for(description.signature)
 
 
 def load_logged_model(store: Store, run_id: str) -> keras.Model | None:
@@ -284,66 +293,41 @@ def load_logged_model(store: Store, run_id: str) -> keras.Model | None:
     return None if address is None else load_keras_model(address)
 
 
-@dataclass(frozen=True)
-class RegisteredVersion:
-    """A version of a registered model.
+def package_sklearn_model(model: BaseEstimator, folder: Path, example: Any) -> None:
+    """Write a fitted model as an MLflow model folder, with signature and one example.
 
-    Attributes:
-        version: its number.
-        run_id: the run whose model it is.
-        tags: of the version.
+    Args:
+        model: fitted.
+        folder: created here; a partial one from an earlier attempt is replaced.
+        example: one row of its input.
     """
-
-    version: int
-    run_id: str
-    tags: dict[str, str]
-
-
-def create_registered_model(store: Store, name: str) -> None:
-    """Create a registered model, unless it exists."""
+    versions = package_versions()
+    common = {
+        "signature": mlflow.models.infer_signature(example, model.predict(example)),
+        "input_example": example,
+        # Otherwise MLflow infers them in a new process.
+        "pip_requirements": [f"{name}=={versions[name]}" for name in ("scikit-learn", "mlflow", "numpy")],
+    }
     try:
-        store.client.create_registered_model(name)
-    except MlflowException as err:
-        if err.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
+        shutil.rmtree(folder, ignore_errors=True)
+        # Pickle, the other format, runs code when it is read.
+        mlflow.sklearn.save_model(
+            model, str(folder), serialization_format="skops", skops_trusted_types=_own_types(model), **common
+        )
+    except MlflowException:  # a class that is not scikit-learn's
+        shutil.rmtree(folder, ignore_errors=True)
+        mlflow.sklearn.save_model(model, str(folder), serialization_format="cloudpickle", **common)
 
 
-def register_version(store: Store, name: str, run_id: str) -> int | None:
-    """Return the version of a registered model that holds the model of a run, created if needed.
+def _own_types(model: BaseEstimator) -> list[str]:
+    """Return the types in a model that skops does not trust by itself, although they are scikit-learn's: its trees."""
+    import skops.io  # two seconds, which searches of Keras models need not wait
 
-    None if the run's model is no longer in the store.
-    """
-    known = store.client.search_model_versions(f"run_id = '{run_id}'")
-    version = next((found.version for found in known if found.name == name), None)
-    if version is None:
-        address = model_of_run(store, run_id)
-        if address is None:
-            return None
-        # A server does not resolve a model's address unless it is given the model's id as well.
-        model_id = address.removeprefix("models:/")
-        version = store.client.create_model_version(name, address, run_id, model_id=model_id).version
-    return int(version)
+    unknown = skops.io.get_untrusted_types(data=skops.io.dumps(model))
+    return [name for name in unknown if name.startswith("sklearn.")]
 
 
-def describe_version(store: Store, name: str, version: int, tags: Mapping[str, str], description: str) -> None:
-    """Set tags and description of a version."""
-    for key, value in tags.items():
-        store.client.set_model_version_tag(name, str(version), key, value)
-    store.client.update_model_version(name, str(version), description)
-
-
-def get_version(store: Store, name: str, version: int) -> RegisteredVersion:
-    """Return a version of a registered model; it exists."""
-    found = store.client.get_model_version(name, str(version))
-    return RegisteredVersion(version, found.run_id, dict(found.tags))
-
-
-def alias_version(store: Store, name: str, alias: str) -> int | None:
-    """Return the version that an alias of a registered model points to, or None."""
-    version = store.client.get_registered_model(name).aliases.get(alias)
-    return None if version is None else int(version)
-
-
-def set_alias(store: Store, name: str, alias: str, version: int) -> None:
-    """Point an alias of a registered model to a version."""
-    store.client.set_registered_model_alias(name, alias, str(version))
+def load_sklearn_model(store: Store, run_id: str) -> BaseEstimator | None:
+    """Return the model that a run of the user's own search logged; None if there is none."""
+    address = model_of_run(store, run_id)
+    return None if address is None else mlflow.sklearn.load_model(address)

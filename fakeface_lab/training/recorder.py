@@ -111,11 +111,12 @@ class TrainingRecorder(keras.callbacks.Callback):
 
     @property
     def epoch_scores(self) -> npt.NDArray[np.float32] | None:
-        """Results of `score`, float32 (num_epochs, ...); None unless it was called after every epoch."""
-        scores = self._progress.scores
-        if not scores or len(scores) != len(self.records):
+        """Results of `score`, each flat: float32 (num_epochs, size); None unless it was called after every epoch."""
+        scores = [np.frombuffer(base64.b64decode(text), dtype="<f4") for text in self._progress.scores]
+        # Those of an earlier version, in a training that it began, have another size.
+        if not scores or len(scores) != len(self.records) or len({len(one) for one in scores}) > 1:
             return None
-        return np.stack([np.frombuffer(base64.b64decode(text), dtype="<f4") for text in scores])
+        return np.stack(scores)
 
     def restore(self, model: keras.Model) -> int:
         """Restore `model` from its last checkpoint, and its callbacks; return the number of finished epochs.

@@ -132,6 +132,18 @@ def test_a_failed_trial_is_tried_again_as_often_as_asked(project: Path, runs_of:
     assert trials[0].data.tags["num_errors"] == "2"
 
 
+@pytest.mark.parametrize("num_initial_points", [None, 1])
+def test_a_bayesian_search_that_is_all_random_says_so(
+    num_initial_points: int | None, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tuner = keras_tuner.BayesianOptimization(
+        build, "val_loss", max_trials=2, num_initial_points=num_initial_points, seed=1, engine="inline"
+    )
+    tuner.search(X, Y, **{**FIT, "verbose": 1})
+    said = "all of them are drawn at random: the Gaussian process is asked after 3 trials; give fewer initial points"
+    assert (said in capsys.readouterr().out) == (num_initial_points is None)
+
+
 def test_failed_trial_error_is_not_tried_again(project: Path, runs_of: RunsOf) -> None:
     tuner = failing(project, keras_tuner.errors.FailedTrialError("too large"), 2, max_retries_per_trial=5)
     tuner.search(X, Y, **FIT)

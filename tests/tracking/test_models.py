@@ -16,17 +16,13 @@ from mlflow.exceptions import MlflowException
 from fakeface_lab.backend import keras
 from fakeface_lab.detector.model import build_model, fixed_hyperparameters
 from fakeface_lab.settings import Hyperparameters
-from fakeface_lab.tracking.models import (
+from fakeface_lab.tracking.models import delete_models, fetch_model, is_whole, log_model, model_of_run, package_model
+from fakeface_lab.tracking.registry import (
     RegisteredVersion,
     alias_version,
     create_registered_model,
-    delete_models,
     describe_version,
     get_version,
-    is_whole,
-    log_model,
-    model_of_run,
-    package_model,
     register_version,
     set_alias,
 )
@@ -148,6 +144,22 @@ def test_the_example_can_be_scored_as_it_is(packed: Path, images: npt.NDArray[np
     served = json.loads((packed / "serving_input_example.json").read_text())
     assert np.asarray(served["inputs"]).shape == (1, SIZE_PX, SIZE_PX, 3)
     assert {len(str(value)) <= len("0.123") for value in np.ravel(served["inputs"])} == {True}
+
+
+def test_a_large_example_is_not_kept_and_zeros_take_its_place(run: TrackedRun, tmp_path: Path) -> None:
+    inputs = {"wide": keras.Input((150, 150), name="wide"), "one": keras.Input((1,), name="one")}
+    flat = keras.layers.Flatten()(inputs["wide"])
+    whole = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.Concatenate()([flat, inputs["one"]])))
+    example = {"wide": np.ones((1, 150, 150), np.float32), "one": np.ones((1, 1), np.float32)}
+    package_model(whole, run.folder / "model", example, METADATA)
+    assert not list((run.folder / "model").rglob("*input_example*"))
+    log_model(run, run.folder / "model", params={}, metrics={}, step=1, timestamp_ms=1, dataset=("faces", DIGEST))
+    fetched = fetch_model(run.store, run.run_id, tmp_path)
+    assert fetched is not None
+    assert {name: (array.shape, array.dtype, array.any()) for name, array in fetched[1].items()} == {
+        "wide": ((1, 150, 150), np.float32, False),
+        "one": ((1, 1), np.float32, False),
+    }
 
 
 def test_other_shapes_and_dtypes_are_refused(packed: Path, images: npt.NDArray[np.float32]) -> None:

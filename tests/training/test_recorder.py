@@ -105,17 +105,17 @@ def test_scores_after_each_epoch_are_those_of_its_weights(
     uninterrupted: Uninterrupted, after_two_epochs: Path, tmp_path: Path
 ) -> None:
     recorder = uninterrupted["best"][1]
-    scores = recorder.epoch_scores
-    assert scores is not None
-    assert scores.shape == (3, len(VALIDATION_ROWS))
-    assert scores.dtype == np.float32
-    for record, own in zip(recorder.records, scores, strict=True):
+    flat = recorder.epoch_scores
+    assert flat is not None
+    assert flat.dtype == np.float32
+    scores = flat.reshape(3, len(VALIDATION_ROWS), 2)
+    for record, own in zip(recorder.records, scores[:, :, 0], strict=True):
         of_truth = np.where(LABELS[VALIDATION_ROWS] == 0, own, 1 - own.astype(np.float64))
         assert -np.log(of_truth).mean() == pytest.approx(record.metrics["val_loss"], abs=1e-5)
         accuracy = ((own > 0.5) == (LABELS[VALIDATION_ROWS] == 0)).mean()
         assert accuracy == pytest.approx(record.metrics["val_accuracy"])
     np.testing.assert_array_equal(
-        scores[recorder.kept_epoch - 1], predict(uninterrupted["best"][0], PIXELS, VALIDATION_ROWS)[:, 0]
+        scores[recorder.kept_epoch - 1], predict(uninterrupted["best"][0], PIXELS, VALIDATION_ROWS)
     )
     _, resumed = run(RESUMABLE["best"], shutil.copytree(after_two_epochs, tmp_path / "cut"))
     assert resumed.epoch_scores is not None

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 
+from keras_tuner import oracles as kt_oracles
 from rich.live import Live
 from rich.text import Text
 
@@ -13,7 +14,7 @@ from fakeface_lab.search.report.report import save_search_views
 from fakeface_lab.search.run.engine import EngineMaker, Event, Work
 from fakeface_lab.search.run.trials import Trials
 from fakeface_lab.search.suggest.growth import set_growth
-from fakeface_lab.search.suggest.oracles import num_trials_at_most
+from fakeface_lab.search.suggest.oracles import num_initial_points, num_trials_at_most
 from fakeface_lab.terminal import console, format_secs, print_places, say
 from fakeface_lab.tracking.runs import StoredRun
 from fakeface_lab.tracking.views import view_links
@@ -38,6 +39,14 @@ def run_trials(
     algorithm, num_trials = parent.run.data.tags["algorithm"], num_trials_at_most(template)
     at_most = f"at most {num_trials}" if num_trials else "any number of"
     say("search", f"{parent.name}: {algorithm}, {at_most} trials, {len(ledger.trials)} recorded so far")
+    if isinstance(template, kt_oracles.BayesianOptimizationOracle) and num_trials:
+        num_random = num_initial_points(template)
+        if num_random >= num_trials:
+            console.print(
+                f"          all of them are drawn at random: the Gaussian process is asked after {num_random} trials; "
+                f"give fewer initial points or more trials",
+                style="yellow",
+            )
     save_search_views(ledger, template)
     print_search(parent)
     progress = SearchProgress(ledger, lambda: num_trials_at_most(template))

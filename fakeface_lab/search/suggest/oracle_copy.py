@@ -183,9 +183,8 @@ class OracleCopy:
 
     def asks_gaussian_process(self) -> bool:
         """Return whether a Bayesian oracle has enough trials to ask its Gaussian process; before, it draws."""
-        oracle = self._oracle
-        num_completed = sum(trial.status == "COMPLETED" for trial in oracle.trials.values())
-        return bool(num_completed >= (oracle.num_initial_points or max(3 * len(oracle.hyperparameters.space), 3)))
+        num_completed = sum(trial.status == "COMPLETED" for trial in self._oracle.trials.values())
+        return bool(num_completed >= oracles.num_initial_points(self._oracle))
 
     def skip_gaussian_process(self) -> None:
         """Make the random draws of one question to the Gaussian process, without the question."""

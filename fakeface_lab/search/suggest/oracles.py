@@ -31,6 +31,7 @@ __all__ = [
     "num_configurations",
     "num_grid_combinations",
     "num_hyperband_trials",
+    "num_initial_points",
     "num_trials_at_most",
     "refuse_repeated_choices",
     "reseeded",
@@ -65,6 +66,11 @@ def num_hyperband_trials(oracle: keras_tuner.Oracle) -> int | None:
         for round_num in range(oracle._get_num_rounds(bracket))
     )
     return int(asks_for_defaults(oracle) + oracle.hyperband_iterations * per_iteration)
+
+
+def num_initial_points(oracle: keras_tuner.oracles.BayesianOptimizationOracle) -> int:
+    """Return how many trials must have ended before the Gaussian process is asked; KerasTuner's rule."""
+    return int(oracle.num_initial_points or max(3 * len(oracle.hyperparameters.space), 3))
 
 
 def num_trials_at_most(oracle: keras_tuner.Oracle) -> int | None:
