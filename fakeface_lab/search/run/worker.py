@@ -46,23 +46,26 @@ class _Reporter:
         self.send(kind="epoch", record=asdict(record))
 
 
-class _SentLines(io.StringIO):
-    """A text stream that sends each whole line to the driver."""
+class _SentLines(io.RawIOBase):
+    """What is written here is sent to the driver, line by line."""
 
     def __init__(self, reporter: _Reporter) -> None:
         super().__init__()
-        self._reporter, self._begun = reporter, ""
+        self._reporter, self._begun = reporter, b""
 
-    def write(self, text: str) -> int:
-        *lines, self._begun = (self._begun + text).split("\n")
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        *lines, self._begun = (self._begun + bytes(data)).split(b"\n")
         for line in lines:
-            self._reporter.send(kind="print", line=line)
-        return len(text)
+            self._reporter.send(kind="print", line=line.decode("utf-8", "replace"))
+        return len(data)
 
     def end_line(self) -> None:
         """Send what has no line end."""
         if self._begun:
-            self.write("\n")
+            self.write(b"\n")
 
 
 def _read(connection: Connection, inbox: "queue.Queue[dict[str, Any]]") -> None:
@@ -99,13 +102,15 @@ def main(argv: list[str]) -> int:
     reporter.send(kind="ready")
     # What the user's code prints is shown by the driver; Keras's progress bars, a line per step, are not.
     keras.utils.disable_interactive_logging()
-    sys.stdout = printed = _SentLines(reporter)
+    printed = _SentLines(reporter)
+    sys.stdout = io.TextIOWrapper(io.BufferedWriter(printed), "utf-8", line_buffering=True)
     while True:
         order = inbox.get()
         try:
             try:
                 work(Assignment(**order["assignment"]), Path(order["folder"]), reporter)
             finally:
+                sys.stdout.flush()
                 printed.end_line()
         except Exception as err:
             keep_traceback(err, Path(order["folder"]))
