@@ -1,7 +1,6 @@
 """Runs that exist once, although a server may create one and its answer be lost: each attempt looks for it first."""
 
 from collections.abc import Mapping, Sequence
-from itertools import count
 
 from mlflow.entities import Run
 
@@ -22,14 +21,10 @@ def find_or_create(store: Store, writer: PatientWriter, tags: Mapping[str, str],
     if "mlflow.parentRunId" in tags:
         query += f" and tags.`mlflow.parentRunId` = '{tags['mlflow.parentRunId']}'"
 
-    attempts = count(1)
-
     def find_or_make() -> Run:
-        client, places, attempt = store.client, [store.experiment_id], next(attempts)
+        client, places = store.client, [store.experiment_id]
         if not search_runs(client, places, query):
-            created: Run = client.create_run(store.experiment_id, tags=dict(tags))
-            if attempt == 1:  # the creation of an earlier attempt may be carried out as late as now
-                return created
+            client.create_run(store.experiment_id, tags=dict(tags))
         return remove_duplicates(store, search_runs(client, places, query))
 
     return writer.call(find_or_make)

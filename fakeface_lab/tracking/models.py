@@ -172,8 +172,8 @@ def _schema(dtypes: list[np.dtype[Any]], shapes: list[Any], names: list[str] | N
 
 
 def _zeros_for(signature: ModelSignature) -> Any:
-    """Return one row of zeros: an array, or arrays by name."""
-    rows = [np.zeros([1, *spec.shape[1:]], spec.type) for spec in signature.inputs.inputs]
+    """Return one row of zeros, with 1 for each open dimension: an array, or arrays by name."""
+    rows = [np.zeros([abs(size) for size in spec.shape], spec.type) for spec in signature.inputs.inputs]
     names = signature.inputs.input_names()
     return dict(zip(names, rows, strict=True)) if signature.inputs.has_input_names() else rows[0]
 

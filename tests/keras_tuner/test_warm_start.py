@@ -52,7 +52,9 @@ def test_a_warm_start_is_kept_with_the_search_which_resumes_the_same_when_the_ol
         tuner = valley(name, 4 if name == "whole" else 2)
         tuner.warm_start("older")
         tuner.search()
-    assert "6 finished trials of older" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "6 finished trials of older" in printed
+    assert printed.count("all of them are drawn at random") == 1, "in the cold search"
     assert tried("cut") == tried("whole")[:2]
     assert tried("whole")[0] == {"x": 0.5, "n": 4}, "the defaults, as a reference"
     assert tried("whole")[1] != tried("cold")[1], "the cold search draws at random"

@@ -162,6 +162,16 @@ def test_a_large_example_is_not_kept_and_zeros_take_its_place(run: TrackedRun, t
     }
 
 
+def test_a_large_example_of_a_model_with_open_dimensions_is_replaced_too(run: TrackedRun, tmp_path: Path) -> None:
+    layers = [keras.layers.Conv2D(2, 3), keras.layers.GlobalAveragePooling2D()]
+    model = keras.Sequential([keras.Input((None, None, 3)), *layers])
+    package_model(model, run.folder / "model", np.ones((1, 100, 100, 3), np.float32), METADATA)
+    log_model(run, run.folder / "model", params={}, metrics={}, step=1, timestamp_ms=1, dataset=("faces", DIGEST))
+    fetched = fetch_model(run.store, run.run_id, tmp_path)
+    assert fetched is not None
+    assert fetched[1].shape == (1, 1, 1, 3)
+
+
 def test_other_shapes_and_dtypes_are_refused(packed: Path, images: npt.NDArray[np.float32]) -> None:
     loaded = mlflow.pyfunc.load_model(str(packed))
     for wrong in ((255 * images).astype(np.uint8), images[:, :8]):

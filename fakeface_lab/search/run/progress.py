@@ -15,6 +15,7 @@ from fakeface_lab.search.run.engine import EngineMaker, Event, Work
 from fakeface_lab.search.run.trials import Trials
 from fakeface_lab.search.suggest.growth import set_growth
 from fakeface_lab.search.suggest.oracles import num_initial_points, num_trials_at_most
+from fakeface_lab.search.suggest.prior import prior_of
 from fakeface_lab.terminal import console, format_secs, print_places, say
 from fakeface_lab.tracking.runs import StoredRun
 from fakeface_lab.tracking.views import view_links
@@ -39,14 +40,7 @@ def run_trials(
     algorithm, num_trials = parent.run.data.tags["algorithm"], num_trials_at_most(template)
     at_most = f"at most {num_trials}" if num_trials else "any number of"
     say("search", f"{parent.name}: {algorithm}, {at_most} trials, {len(ledger.trials)} recorded so far")
-    if isinstance(template, kt_oracles.BayesianOptimizationOracle) and num_trials:
-        num_random = num_initial_points(template)
-        if num_random >= num_trials:
-            console.print(
-                f"          all of them are drawn at random: the Gaussian process is asked after {num_random} trials; "
-                f"give fewer initial points or more trials",
-                style="yellow",
-            )
+    _warn_if_all_random(template, num_trials)
     save_search_views(ledger, template)
     print_search(parent)
     progress = SearchProgress(ledger, lambda: num_trials_at_most(template))
@@ -55,6 +49,20 @@ def run_trials(
     )
     with progress:
         trials.run()
+
+
+def _warn_if_all_random(template: keras_tuner.Oracle, num_trials: int | None) -> None:
+    """Print a line if a Bayesian search ends before it asks its Gaussian process."""
+    if num_trials is None or not isinstance(template, kt_oracles.BayesianOptimizationOracle):
+        return
+    # What the oracle was told of an older search counts as trials.
+    num_random = num_initial_points(template) - len(prior_of(template))
+    if num_random >= num_trials:
+        console.print(
+            f"          all of them are drawn at random: the Gaussian process is asked after {num_random} trials; "
+            f"give fewer initial points or more trials",
+            style="yellow",
+        )
 
 
 def print_search(parent: StoredRun) -> None:
