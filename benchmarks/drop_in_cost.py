@@ -106,8 +106,8 @@ def main() -> None:
         print(f"round {number + 1}: {shown}", flush=True)
     print(f"\nmedians of {given.rounds} rounds, {given.trials} trials each\n")
     print("| | a trial, s | its overhead, s | ratio to KerasTuner's, same round | once, s |\n|---|---|---|---|---|")
+    beside = {name: [one[name]["trial"] - one["fit alone"]["trial"] for one in rounds] for name in SIDES}
     for side in SIDES:
-        beside = {name: [one[name]["trial"] - one["fit alone"]["trial"] for one in rounds] for name in SIDES}
         ratios = [ours / theirs for ours, theirs in zip(beside[side], beside["KerasTuner"], strict=True)]
         trial, once = (statistics.median(one[side][part] for one in rounds) for part in ("trial", "once"))
         overhead, ratio = statistics.median(beside[side]), statistics.median(ratios)

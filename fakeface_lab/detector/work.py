@@ -32,13 +32,14 @@ from fakeface_lab.tracking.datasets import seal_key
 from fakeface_lab.tracking.models import package_model
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.scores import ScoredImage, write_scores
-from fakeface_lab.training.epochs import EpochRecord, Listener
+from fakeface_lab.training.epochs import Listener
 from fakeface_lab.training.objective import Objective
 from fakeface_lab.training.outcome import (
     MODEL,
     Outcome,
     empty_artifacts,
     end_metrics,
+    history_of,
     read_whole_outcome,
     write_layers,
     write_outcome,
@@ -89,7 +90,7 @@ def _write_outcome(
 ) -> Outcome:
     """Score the kept weights; write artifacts, the packaged model and, last, the outcome."""
     artifacts = empty_artifacts(folder)
-    history = _history(recorder.records)
+    history = history_of(recorder.records)
     metrics = _training_metrics(recorder, model)
     _write_figure(documented_figure(history), artifacts / "documented_figure.png")
     for name, figure in curve_figures(history, recorder.kept_epoch).items():
@@ -156,13 +157,8 @@ def _model_metadata(images: ImageSet, training: Training, split: Split) -> dict[
     }
 
 
-def _history(records: list[EpochRecord]) -> dict[str, list[float]]:
-    # All epochs have the same metrics here, unlike those of a `Tuner`, where `validation_freq` may leave some out.
-    return {name: [record.metrics[name] for record in records] for name in records[0].metrics}
-
-
 def _training_metrics(recorder: TrainingRecorder, model: keras.Model) -> dict[str, float]:
-    history = _history(recorder.records)
+    history = history_of(recorder.records)
     metrics = end_metrics(recorder.records, recorder.kept_epoch, model)
     if "val_loss" in history:
         metrics["best_val_loss"] = min(history["val_loss"])

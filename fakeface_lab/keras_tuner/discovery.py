@@ -63,7 +63,7 @@ class _Stopper(keras.callbacks.Callback):
 
 
 def _without_prints() -> redirect_stdout[io.StringIO]:
-    """What the user's code prints is shown when a trial runs it."""
+    """Return a context that drops what the user's code prints: the trial that runs it again shows it."""
     return redirect_stdout(io.StringIO())
 
 
@@ -76,10 +76,8 @@ def discover_in_fit(
         raise _AboutToTrainError
 
     hp = oracle.get_space()
-    with (
-        suppress(Exception, _AboutToTrainError),
-        _without_prints(),
-    ):  # an error of the user's code is reported by the trials
+    # An error of the user's code is reported by the trials.
+    with suppress(Exception, _AboutToTrainError), _without_prints():
         model = hypermodel.build(hp)
         # A training loop of the user's own begins with one of these.
         model.fit = model.call = model.train_on_batch = stop

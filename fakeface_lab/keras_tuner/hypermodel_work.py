@@ -23,7 +23,15 @@ from fakeface_lab.training.epochs import Listener
 from fakeface_lab.training.executions import CrossValidation, best_execution, train_trial, training_of_fold
 from fakeface_lab.training.fit_arguments import FitArguments
 from fakeface_lab.training.hypermodel import ModelRecipe, train_hypermodel
-from fakeface_lab.training.outcome import ARTIFACTS, MODEL, Outcome, log_kept_model, log_metrics, log_settings
+from fakeface_lab.training.outcome import (
+    ARTIFACTS,
+    MODEL,
+    Outcome,
+    history_of,
+    log_kept_model,
+    log_metrics,
+    log_settings,
+)
 
 __all__ = ["HypermodelWork"]
 
@@ -150,7 +158,7 @@ class HypermodelWork:
         run.writer.drain()
         # Here, beside the next training, as a figure takes as long as an epoch of a small model.
         with _DRAWING:
-            for name, figure in curve_figures(outcome.history(), outcome.kept_epoch).items():
+            for name, figure in curve_figures(history_of(outcome.records), outcome.kept_epoch).items():
                 figure.savefig(run.folder / ARTIFACTS / f"curve_{name}.png", dpi=FIGURE_DPI)
         run.upload(run.folder / ARTIFACTS)
         if keep_model and (run.folder / MODEL).is_dir():

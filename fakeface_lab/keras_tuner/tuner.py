@@ -32,11 +32,7 @@ from fakeface_lab.tracking.models import as_model_input, fetch_model, load_logge
 from fakeface_lab.training.epochs import Listener
 from fakeface_lab.training.executions import CrossValidation, require_foldable, train_trial
 from fakeface_lab.training.fit_arguments import FitArguments, bind_fit_arguments, has_own_fit, pass_through
-from fakeface_lab.training.hypermodel import (
-    ModelRecipe,
-    build_variables,
-    train_hypermodel,
-)
+from fakeface_lab.training.hypermodel import ModelRecipe, build_variables, train_hypermodel
 from fakeface_lab.training.outcome import MODEL, Outcome
 
 __all__ = ["Tuner"]

@@ -29,12 +29,7 @@ from fakeface_lab.training.outcome import (
 )
 from fakeface_lab.training.recorder import TrainingRecorder
 
-__all__ = [
-    "ModelRecipe",
-    "build_variables",
-    "found_in",
-    "train_hypermodel",
-]
+__all__ = ["ModelRecipe", "build_variables", "found_in", "train_hypermodel"]
 
 
 @dataclass(frozen=True)

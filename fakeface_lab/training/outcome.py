@@ -1,4 +1,4 @@
-"""What every training shares: the epoch's data order, its outcome on disk and in MLflow, and curves.
+"""What every training shares: the epoch's data order, and its outcome on disk and in MLflow.
 
 The folder of a finished training has artifacts, the packaged model and, written last, the outcome.
 """
@@ -30,6 +30,7 @@ __all__ = [
     "empty_artifacts",
     "end_metrics",
     "epoch_order",
+    "history_of",
     "log_kept_model",
     "log_metrics",
     "log_settings",
@@ -92,16 +93,17 @@ class Outcome:
         """
         return self.records[self.kept_epoch - 1].ended_at_ms
 
-    def history(self) -> dict[str, list[float]]:
-        """Return the metrics of all epochs by name; NaN where one was not measured, as with `validation_freq`."""
-        names = dict.fromkeys(name for record in self.records for name in record.metrics)
-        return {name: [record.metrics.get(name, math.nan) for record in self.records] for name in names}
-
     def kept_metrics(self) -> dict[str, float]:
         """Return the metrics of the epoch whose weights were kept; of several trainings their mean."""
         if self.executions:
             return mean_metrics([execution.kept_metrics() for execution in self.executions])
         return self.records[self.kept_epoch - 1].metrics
+
+
+def history_of(records: Sequence[EpochRecord]) -> dict[str, list[float]]:
+    """Return the metrics of all epochs by name; NaN where one was not measured, as with `validation_freq`."""
+    names = dict.fromkeys(name for record in records for name in record.metrics)
+    return {name: [record.metrics.get(name, math.nan) for record in records] for name in names}
 
 
 def mean_metrics(measured: Sequence[Mapping[str, float]]) -> dict[str, float]:

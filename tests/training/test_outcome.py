@@ -1,11 +1,11 @@
-"""What every training shares: the order of its data, the time of its end figures, its curves."""
+"""What every training shares: the order of its data, the time of its end figures, its history."""
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakeface_lab.training.epochs import EpochRecord
-from fakeface_lab.training.outcome import Outcome, epoch_order
+from fakeface_lab.training.outcome import Outcome, epoch_order, history_of
 
 
 @settings(max_examples=50, deadline=None)
@@ -28,7 +28,7 @@ def test_end_figures_carry_the_time_of_the_kept_epoch() -> None:
 
 def test_history_has_gaps_where_an_epoch_was_not_validated() -> None:
     records = [EpochRecord(1, 0, {"loss": 1.0}), EpochRecord(2, 0, {"loss": 0.5, "val_loss": 0.75})]
-    history = Outcome(records, kept_epoch=2, metrics={}).history()
+    history = history_of(records)
     assert history["loss"] == [1.0, 0.5]
     assert np.isnan(history["val_loss"][0])
     assert history["val_loss"][1] == 0.75

@@ -203,7 +203,7 @@ class Driver(Generic[Child]):
         elif event.kind == "done":
             self._finish(job)
         elif event.kind == "failed":
-            self._fail(job, event.reason)
+            self._give_up(job, event.reason)
         elif event.kind == "invalid":
             self._note_error(job, event.reason)
         elif event.kind == "fatal":
@@ -230,7 +230,7 @@ class Driver(Generic[Child]):
 
     def _note_error(self, job: _Job[Child], reason: str) -> None:
         if job.child.num_errors >= self.max_retries:
-            self._fail(job, reason)
+            self._give_up(job, reason)
             return
         job.child = self.ledger.count_error(job.child, reason)
         self._retry(job, reason)
@@ -240,9 +240,9 @@ class Driver(Generic[Child]):
         if self._retries.may_retry(job.child.num_deaths, reason):
             self._retry(job, reason)
         else:
-            self._fail(job, f"{MAX_DEATHS} deaths without a newly finished epoch: {reason}")
+            self._give_up(job, f"{MAX_DEATHS} deaths without a newly finished epoch: {reason}")
 
-    def _fail(self, job: _Job[Child], reason: str) -> None:
+    def _give_up(self, job: _Job[Child], reason: str) -> None:
         """Keep the traceback of the last attempt, if it has one, with the run, and record the failure."""
         error = job.run.folder / ERROR
         if error.exists():

@@ -3,7 +3,6 @@
 Started by `local_engine` with an inherited socket, not by hand.
 """
 
-import contextlib
 import gc
 import io
 import json
@@ -13,6 +12,7 @@ import queue
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -84,7 +84,7 @@ def main(argv: list[str]) -> int:
     inbox: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()
 
-    with contextlib.suppress(OSError):  # Linux: if memory runs out, a worker is killed and not its driver
+    with suppress(OSError):  # Linux: if memory runs out, a worker is killed and not its driver
         Path("/proc/self/oom_score_adj").write_text("1000")
     # After the reader has started: loading TensorFlow takes seconds, in which the driver may die.
     import psutil
@@ -106,17 +106,16 @@ def main(argv: list[str]) -> int:
     sys.stdout = io.TextIOWrapper(io.BufferedWriter(printed), "utf-8", line_buffering=True)
     while True:
         order = inbox.get()
+        ended: dict[str, Any]
         try:
-            try:
-                work(Assignment(**order["assignment"]), Path(order["folder"]), reporter)
-            finally:
-                sys.stdout.flush()
-                printed.end_line()
+            work(Assignment(**order["assignment"]), Path(order["folder"]), reporter)
+            ended = {"kind": "done", "rss_bytes": psutil.Process().memory_info().rss}
         except Exception as err:
             keep_traceback(err, Path(order["folder"]))
-            reporter.send(kind=kind_of_fault(err), reason=explain_fault(err))
-        else:
-            reporter.send(kind="done", rss_bytes=psutil.Process().memory_info().rss)
+            ended = {"kind": kind_of_fault(err), "reason": explain_fault(err)}
+        sys.stdout.flush()
+        printed.end_line()
+        reporter.send(**ended)
         keras.backend.clear_session()
 
 
