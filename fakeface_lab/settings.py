@@ -171,9 +171,29 @@ class TuneSettings(TrainingSettings):
     )
     # On two cores, two workers of one thread each train 4 to 6 % more steps than one of two threads, but need twice the
     # memory.
-    workers: int = Field(1, ge=1, le=256, description="trials to run in parallel, each on its own GPU if there are any")
-    engine: Literal["inline", "local"] = Field(
-        "local", description="local: worker processes, so a crash costs one attempt; inline: this process"
+    workers: int = Field(1, ge=1, le=256, description="trials to run in parallel")
+    engine: Literal["inline", "local", "ray"] = Field(
+        "local",
+        description="local: worker processes, so a crash costs one attempt; ray: nodes of a cluster; inline: this "
+        "process",
+    )
+    ray_address: str | None = Field(
+        None,
+        description="ray: cluster to join, HOST:PORT or auto (default: RAY_ADDRESS, else one of this machine alone)",
+    )
+    cpus_per_trial: float | None = Field(
+        None, gt=0, le=1024, description="ray: cores to reserve for a trial (default: its threads)"
+    )
+    gpus_per_trial: float | None = Field(
+        None, ge=0, le=1, description="share of a GPU for a trial (default: one, if there are any)"
+    )
+    memory_per_trial: float | None = Field(
+        None, gt=0, description="end a trial that uses more memory than this, GB; ray also reserves it"
+    )
+    checkpoint_storage: str | None = Field(
+        None,
+        description="path or URL that all nodes can write, for the checkpoints of unfinished trials; without it a "
+        "trial whose node is lost starts again",
     )
     # With three seeds per side the verdict on two equal configurations is wrong in 0.6 % of cases, with two in 4.3 %
     # (docs/truth.md).

@@ -21,7 +21,7 @@ from fakeface_lab.search.ledger.resume import THREADS_TAG, choose_threads, find_
 from fakeface_lab.search.report.leaderboard import trial_0_name, trials_table
 from fakeface_lab.search.report.report import publish_report
 from fakeface_lab.search.run.engine import EngineMaker
-from fakeface_lab.search.run.local_engine import make_engine
+from fakeface_lab.search.run.placement import EngineSettings, make_engine
 from fakeface_lab.search.run.progress import print_search, run_trials
 from fakeface_lab.settings import TuneSettings
 from fakeface_lab.terminal import console, say, wide_console
@@ -79,6 +79,7 @@ def search_detector(settings: TuneSettings) -> SearchResult:
     project = find_project()
     # First, so that invalid settings end the program before any image is decoded.
     template = _template(settings)
+    _engine(settings, 1)
     source = find_source(settings.data, settings.positive, project, settings.image_size)
     images = load_images(source, settings.image_size)
     split = make_split(images, settings.split, settings.seed)
@@ -137,9 +138,7 @@ def _search(
     num_threads: int,
 ) -> SearchResult:
     parent = ledger.parent
-    engine = make_engine(
-        settings.engine, work, ledger, workers=settings.workers, num_threads=num_threads, hang_secs=settings.hang_secs
-    )
+    engine = make_engine(_engine(settings, num_threads), work, ledger)
     # Before the first trial: a search that is killed in it may have looked at them too.
     if work.split.test_is_validation:
         record_opening(parent, work.test_set, "each epoch of its trials")
@@ -237,6 +236,15 @@ def _selection(ledger: Ledger, settings: TuneSettings) -> SelectionReport:
 
 def _name(settings: TuneSettings) -> str:
     return settings.name or f"{settings.algorithm} {settings.split} seed {settings.seed}"
+
+
+def _engine(settings: TuneSettings, num_threads: int) -> EngineSettings:
+    memory = settings.memory_per_trial
+    return EngineSettings(
+        settings.engine, settings.workers, num_threads, settings.hang_secs, settings.ray_address,
+        settings.cpus_per_trial, settings.gpus_per_trial, None if memory is None else int(1e9 * memory),
+        settings.checkpoint_storage,
+    )  # fmt: skip
 
 
 def _threads_per_trial(settings: TuneSettings, chosen: int) -> int:

@@ -161,8 +161,8 @@ class SklearnTuner(keras_tuner.SklearnTuner, StoreTuner):
             folds=list(self.cv.split(given["X"], given["y"], **by_group)), scoring=self.scoring, metrics=self.metrics,
         )  # fmt: skip
         # Most fits take less time than a worker process takes to start.
-        placement = options.engine or ("local" if options.workers > 1 else "inline")
-        self.run_work(work, template, placement, options.hang_secs or math.inf)
+        engine = options.engine or ("local" if options.workers > 1 else "inline")
+        self.run_work(work, template, engine, options.hang_secs or math.inf)
 
     def load_model(self, trial: kt_trial.Trial) -> BaseEstimator:
         """Return the model that was fitted on the fold with the best score.

@@ -21,11 +21,11 @@ from fakeface_lab.errors import (
     without_credentials,
 )
 from fakeface_lab.keras_tuner.hypermodel_work import HypermodelWork
-from fakeface_lab.keras_tuner.tuner_search import choose_placement, open_tuner_search, run_tuner_search
+from fakeface_lab.keras_tuner.tuner_search import choose_engine, open_tuner_search, run_tuner_search
 from fakeface_lab.search.ledger.executions import BEST_EXECUTION
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
 from fakeface_lab.search.ledger.resume import choose_threads, find_search
-from fakeface_lab.search.run.engine import Placement
+from fakeface_lab.search.run.placement import EngineKind, EngineSettings
 from fakeface_lab.search.search import Search
 from fakeface_lab.search.suggest.growth import deserialized
 from fakeface_lab.search.suggest.oracles import reseeded
@@ -52,18 +52,28 @@ class Options:
     tracking_uri: str | None = None
     workers: int = 1
     threads: int = 0
-    engine: Placement | None = None
+    engine: EngineKind | None = None
     hours: float | None = None
     keep_models: str = "all"
     hang_secs: float | None = None
     defaults_first: bool = True
+    ray_address: str | None = None
+    cpus_per_trial: float | None = None
+    gpus_per_trial: float | None = None
+    memory_per_trial: float | None = None
+    checkpoint_storage: str | None = None
 
     def __post_init__(self) -> None:
-        if self.workers < 1 or self.threads < 0 or self.engine not in ("local", "inline", None):
+        if self.workers < 1 or self.threads < 0 or self.engine not in ("local", "inline", "ray", None):
             raise ConfigError(
                 f"workers = {self.workers}, threads = {self.threads}, engine = {self.engine!r}: give at least 1 "
-                f"worker, 0 or more threads, and the engine local or inline"
+                f"worker, 0 or more threads, and the engine local, ray or inline"
             )
+        for name in ("cpus_per_trial", "memory_per_trial"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise ConfigError(f"{name} = {value}: give a number above 0, or leave it out")
+        if self.gpus_per_trial is not None and not 0 <= self.gpus_per_trial <= 1:
+            raise ConfigError(f"gpus_per_trial = {self.gpus_per_trial}: give a share of a GPU, 0 to 1")
         if self.hang_secs is not None and self.hang_secs <= 0:
             raise ConfigError(f"hang_secs = {self.hang_secs}: give seconds above 0, or leave it out")
         if self.hours is not None and self.hours <= 0:
@@ -71,6 +81,14 @@ class Options:
         top = self.keep_models.removeprefix("top-")
         if self.keep_models not in ("all", "best") and not (top != self.keep_models and top.isdigit() and int(top)):
             raise ConfigError(f"keep_models = {self.keep_models!r}: give all, best, or top-K such as top-3")
+
+    def engine_settings(self, kind: EngineKind, num_threads: int, hang_secs: float) -> EngineSettings:
+        """Return the settings of an engine of this kind."""
+        memory = self.memory_per_trial
+        return EngineSettings(
+            kind, self.workers, num_threads, hang_secs, self.ray_address, self.cpus_per_trial, self.gpus_per_trial,
+            None if memory is None else int(1e9 * memory), self.checkpoint_storage,
+        )  # fmt: skip
 
 
 class StoreTuner(base_tuner.BaseTuner):
@@ -167,19 +185,20 @@ class StoreTuner(base_tuner.BaseTuner):
         raise NotImplementedError
 
     def run_work(
-        self, work: HypermodelWork, template: keras_tuner.Oracle, placement: Placement | None, hang_secs: float
+        self, work: HypermodelWork, template: keras_tuner.Oracle, wanted: EngineKind | None, hang_secs: float
     ) -> None:
         """Run or resume the search whose trials `work` trains.
 
         Args:
             work: without the number of threads, which is chosen here.
             template: the oracle without trials.
-            placement: where trials run; None to choose.
+            wanted: the kind of engine; None to choose.
             hang_secs: a worker without a training step for this long is killed.
         """
         store, options, seed = self.open_store(), self.options, self.options.training_seed
         threads = choose_threads(None if self._restart else find_search(store, self.search_name), options.threads)
-        placement, num_threads = choose_placement(work, placement, options.workers, threads)
+        kind, num_threads = choose_engine(work, wanted, options.workers, threads)
+        engine = options.engine_settings(kind, num_threads, hang_secs)
         work = replace(work, num_threads=num_threads, id_width=self.id_width)
         self._ledger, template = open_tuner_search(
             store, patient_writer(), self.search_name, work, template, self._earlier, seed=seed, restart=self._restart
@@ -187,9 +206,8 @@ class StoreTuner(base_tuner.BaseTuner):
         self._restart = False
         try:
             run_tuner_search(
-                self._ledger, template, work, placement, workers=options.workers, hang_secs=hang_secs, seed=seed,
-                hours=options.hours, keep_models=options.keep_models,
-            )  # fmt: skip
+                self._ledger, template, work, engine, seed=seed, hours=options.hours, keep_models=options.keep_models
+            )
         except (AllTrialsFailedError, TooManyFailuresError, keras_tuner.errors.FatalError):
             self.reload()  # for a script that looks at the trials of a search that has failed
             raise

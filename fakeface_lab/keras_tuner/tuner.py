@@ -24,7 +24,8 @@ from fakeface_lab.keras_tuner.custom_work import TRIAL_FILES, Attempt, CustomWor
 from fakeface_lab.keras_tuner.discovery import discover_in_build, discover_in_fit
 from fakeface_lab.keras_tuner.hypermodel_work import HypermodelWork
 from fakeface_lab.keras_tuner.store_tuner import Options, StoreTuner
-from fakeface_lab.search.run.engine import Assignment, Placement
+from fakeface_lab.search.run.engine import Assignment
+from fakeface_lab.search.run.placement import EngineKind
 from fakeface_lab.search.suggest.growth import grown_space, set_growth
 from fakeface_lab.terminal import console
 from fakeface_lab.tracking.lookup import fetch_artifact, get_run
@@ -63,14 +64,21 @@ class Tuner(StoreTuner, keras_tuner.Tuner):
         tracking_uri: the MLflow store; default: `MLFLOW_TRACKING_URI`, else `mlflow.db` in the project folder.
         workers: trials at the same time.
         threads: threads per training; results are only equal with equal threads. 0 shares the cores among the workers.
-        engine: `local`: worker processes; `inline`: this process, whose TensorFlow is made deterministic. Default:
-            worker processes if everything can be sent to them.
+        engine: `local`: worker processes; `ray`: nodes of a cluster; `inline`: this process, whose TensorFlow is made
+            deterministic. Default: worker processes if everything can be sent to them.
         hours: after this time over all restarts no trial is started; None for no limit.
         keep_models: `all`, `best` or `top-K`; the models of other trials are deleted from the store.
         hang_secs: a worker without a training step for this long is killed and its trial retried. Default: half an
             hour; no limit if `HyperModel.fit` is the user's own, which may never report a step.
         defaults_first: whether trial 0 has the default values. Without it the trials are those that KerasTuner's own
             tuner would try with the same seed.
+        ray_address: of the cluster: `HOST:PORT`, or `auto` for the one on this machine. Default: `RAY_ADDRESS`, and
+            without it a cluster of this machine alone.
+        cpus_per_trial: cores that Ray reserves for a trial; default: its threads.
+        gpus_per_trial: share of a GPU, 0 to 1; default: one, if there are any.
+        memory_per_trial: a trial that uses more memory is ended, GB; Ray also reserves it.
+        checkpoint_storage: path or URL that all nodes can write, for the checkpoints of unfinished trials; without it a
+            trial whose node is lost starts again.
         kwargs: unknown arguments, which are refused.
 
     Raises:
@@ -98,17 +106,22 @@ class Tuner(StoreTuner, keras_tuner.Tuner):
         tracking_uri: str | None = None,
         workers: int = 1,
         threads: int = 0,
-        engine: Placement | None = None,
+        engine: EngineKind | None = None,
         hours: float | None = None,
         keep_models: str = "all",
         hang_secs: float | None = None,
         defaults_first: bool = True,
+        ray_address: str | None = None,
+        cpus_per_trial: float | None = None,
+        gpus_per_trial: float | None = None,
+        memory_per_trial: float | None = None,
+        checkpoint_storage: str | None = None,
         **kwargs: Any,
     ) -> None:
         _refuse(distribution_strategy, tuner_id, executions_per_trial, kwargs)
         options = Options(
             training_seed, experiment, tracking_uri, workers, threads, engine, hours, keep_models, hang_secs,
-            defaults_first,
+            defaults_first, ray_address, cpus_per_trial, gpus_per_trial, memory_per_trial, checkpoint_storage,
         )  # fmt: skip
         self._template: keras_tuner.Oracle | None = None
         self.attempt: Attempt | None = None
@@ -232,11 +245,11 @@ class Tuner(StoreTuner, keras_tuner.Tuner):
         template = self._make_template(fit)
         facts = (self._recipe(), self.oracle.objective, fit, passes_epochs, 0, fit.dataset_facts())
         hang_secs = self.options.hang_secs or (math.inf if is_custom or has_own_fit(self.hypermodel) else _HANG_SECS)
-        work, placement = HypermodelWork(*facts, self.executions_per_trial), self.options.engine
+        work, engine = HypermodelWork(*facts, self.executions_per_trial), self.options.engine
         if is_custom:
             self._require_inline()
-            work, placement = CustomWork(*facts, self.executions_per_trial, tuner=self), "inline"
-        self.run_work(work, template, placement, hang_secs)
+            work, engine = CustomWork(*facts, self.executions_per_trial, tuner=self), "inline"
+        self.run_work(work, template, engine, hang_secs)
 
     def _make_template(self, fit: FitArguments) -> keras_tuner.Oracle:
         """Return the oracle without trials, with the space that the search begins with."""
@@ -251,7 +264,7 @@ class Tuner(StoreTuner, keras_tuner.Tuner):
 
     def _require_inline(self) -> None:
         """Raise ConfigError if worker processes are wanted: the user's methods are those of this object."""
-        if self.options.engine == "local" or self.options.workers > 1:
+        if self.options.engine in ("local", "ray") or self.options.workers > 1:
             raise ConfigError(
                 f"workers = {self.options.workers}, engine = {self.options.engine!r}: {type(self).__name__} overrides "
                 f"methods that are called during a trial, so its trials run in this process one by one"
@@ -282,7 +295,8 @@ def _as_history(outcome: Outcome) -> keras.callbacks.History:
 
 
 _NOT_SUPPORTED = {
-    "tuner_id": "one process drives a search; for several trials at a time give workers=",
+    "tuner_id": "one process drives a search; for several trials at a time give workers=, for several machines "
+    "engine='ray'",
     "distribution_strategy": "each worker process takes one GPU; give workers=",
 }
 

@@ -17,8 +17,7 @@ from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.ledger.resume import THREADS_TAG, open_search
 from fakeface_lab.search.report.leaderboard import trial_0_name, trials_table
 from fakeface_lab.search.report.report import publish_report
-from fakeface_lab.search.run.engine import Placement
-from fakeface_lab.search.run.local_engine import make_engine
+from fakeface_lab.search.run.placement import EngineKind, EngineSettings, make_engine
 from fakeface_lab.search.run.progress import print_search, run_trials
 from fakeface_lab.search.search import Search
 from fakeface_lab.search.suggest.growth import asks_for_defaults
@@ -35,13 +34,13 @@ from fakeface_lab.training.objective import Objective
 _PRIOR_TAG = "prior_trials"  # of the parent run: what the oracle was told before the first question
 _FIRST = "first trial"  # what trial 0 is called if it need not have the defaults
 
-__all__ = ["choose_placement", "open_tuner_search", "run_tuner_search"]
+__all__ = ["choose_engine", "open_tuner_search", "run_tuner_search"]
 
 
-def choose_placement(
-    work: HypermodelWork, wanted: Placement | None, workers: int, threads: int
-) -> tuple[Placement, int]:
-    """Return where the trials run and the number of threads per training.
+def choose_engine(
+    work: HypermodelWork, wanted: EngineKind | None, workers: int, threads: int
+) -> tuple[EngineKind, int]:
+    """Return the engine that runs the trials, and the number of threads per training.
 
     Args:
         work: what is sent to worker processes.
@@ -56,9 +55,9 @@ def choose_placement(
     """
     obstacle = "engine='inline'" if wanted == "inline" else _explain_unpicklable(work.recipe, work.fit)
     if obstacle is None:
-        return "local", threads or max(1, num_cores() // workers)
-    if wanted == "local":
-        raise ConfigError(f"engine='local': {obstacle} cannot be sent to a worker process; give arrays, or 'inline'")
+        return wanted or "local", threads or max(1, num_cores() // workers)
+    if wanted is not None and wanted != "inline":
+        raise ConfigError(f"engine={wanted!r}: {obstacle} cannot be sent to another process; give arrays, or 'inline'")
     if wanted is None:
         console.print(
             f"trials run in this process: {obstacle} cannot be sent to a worker process. A crash ends the search "
@@ -164,10 +163,8 @@ def run_tuner_search(
     ledger: Ledger,
     template: keras_tuner.Oracle,
     work: HypermodelWork,
-    placement: Placement,
+    engine: EngineSettings,
     *,
-    workers: int,
-    hang_secs: float,
     seed: int,
     hours: float | None,
     keep_models: str,
@@ -181,11 +178,11 @@ def run_tuner_search(
     parent = ledger.parent
     with parent.ending():
         sweep_dead_runs(parent.store)
-        engine = make_engine(
-            placement, work, ledger, workers=workers, num_threads=work.num_threads, hang_secs=hang_secs
-        )
         epochs = work.fit.epochs or 1
-        run_trials(ledger, template, work, engine, epochs=epochs, seed=seed, hours=hours, keep_models=keep_models)
+        run_trials(
+            ledger, template, work, make_engine(engine, work, ledger), epochs=epochs, seed=seed, hours=hours,
+            keep_models=keep_models,
+        )  # fmt: skip
         _publish_result(ledger, template)
     parent.remove_files()
     print_search(parent)

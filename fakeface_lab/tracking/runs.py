@@ -108,7 +108,7 @@ class TrackedRun(StoredRun):
     Attributes:
         folder: local folder for its checkpoints and files until they are uploaded.
         lock: held while the run is open; the system releases it if the process dies.
-        written: (metric, step) of all points from earlier processes; they are not written again.
+        written: (metric, step) of all points; they are not written again.
     """
 
     folder: Path
@@ -245,6 +245,7 @@ class TrackedRun(StoredRun):
     def log_metrics(self, metrics: Mapping[str, float], step: int, timestamp_ms: int) -> None:
         """Queue the metrics of one step."""
         new = {key: float(value) for key, value in metrics.items() if (key, step) not in self.written}
+        self.written.update((key, step) for key in new)
         self.write(points=[Metric(key, value, timestamp_ms, step) for key, value in new.items()], wait=False)
 
     def log_dataset(

@@ -211,6 +211,9 @@ class Driver(Generic[Child]):
             raise getattr(keras_tuner.errors, name, keras_tuner.errors.FatalError)(text)
         elif event.kind == "died":
             self._note_death(job, event.reason)
+        elif event.kind == "lost":
+            # Neither the trial's fault nor that of the next machine; that it was started counts, so it ends some time.
+            self._retry(job, event.reason)
         else:
             job.child = self.ledger.uncount_start(job.child, event.reason)
             self._retries.note_disturbance(event.reason)

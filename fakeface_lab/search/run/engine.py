@@ -1,6 +1,6 @@
 """What an engine is (it trains assignments and reports events), and the one that trains in this process.
 
-`local_engine` has the one with worker processes.
+`local_engine` has the one with worker processes, `ray_engine` the one on a cluster; `placement` chooses.
 """
 
 import gc
@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from fakeface_lab.backend import keras
+from fakeface_lab.search.run.checkpoint_storage import CheckpointStorage
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.training.epochs import EpochRecord, Listener
 from fakeface_lab.training.faults import Fault, explain_fault, keep_traceback, kind_of_fault
 from fakeface_lab.training.outcome import Outcome
 
-__all__ = ["Assignment", "Engine", "EngineMaker", "Event", "Handler", "InlineEngine", "Placement", "Work"]
+__all__ = ["Assignment", "Engine", "EngineMaker", "Event", "Handler", "InlineEngine", "Work"]
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,16 @@ Handler = Callable[[Event], None]
 
 
 class Engine(Protocol):
-    """Runs assignments and reports events to a handler."""
+    """Runs assignments and reports events to a handler: those of one assignment in order, the last one its end.
+
+    What an assignment finds in its folder, and leaves there, is on this machine before the start and after the end;
+    in between it may be anywhere.
+
+    Attributes:
+        storage: where unfinished trainings are copied to; None for nowhere.
+    """
+
+    storage: CheckpointStorage | None
 
     def num_free(self) -> int:
         """Return how many assignments can be started now."""
@@ -97,11 +107,13 @@ class Engine(Protocol):
     def wait(self, timeout_secs: float) -> None:
         """Handle pending events; if there are none, wait for one until the timeout."""
 
+    def cancel(self, key: str, reason: str) -> None:
+        """End an assignment that was started and has not ended; reports `died` with the reason."""
+
     def stop(self) -> None:
         """End all work immediately."""
 
 
-Placement = Literal["local", "inline"]
 EngineMaker = Callable[[Handler], Engine]
 
 
@@ -110,6 +122,7 @@ class InlineEngine:
 
     def __init__(self, work: Work, handler: Handler) -> None:
         self._work, self._handler = work, handler
+        self.storage: CheckpointStorage | None = None
         # As in a worker, for the time of the search.
         gc.freeze()
 
@@ -135,6 +148,9 @@ class InlineEngine:
 
     def wait(self, timeout_secs: float) -> None:
         """Return immediately."""
+
+    def cancel(self, key: str, reason: str) -> None:
+        """Do nothing: an assignment that was started has ended."""
 
     def stop(self) -> None:
         """Let garbage be collected as before."""

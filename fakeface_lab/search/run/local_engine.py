@@ -1,4 +1,4 @@
-"""The engine that trains in worker processes, which may die without harm to the search; and which engine to make."""
+"""The engine that trains in worker processes, which may die without harm to the search."""
 
 import json
 import os
@@ -14,13 +14,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from fakeface_lab.backend import tf
-from fakeface_lab.files import pickle_mapped
-from fakeface_lab.search.ledger.ledger import Ledger
-from fakeface_lab.search.run.engine import Assignment, EngineMaker, Event, Handler, InlineEngine, Placement, Work
-from fakeface_lab.training.epochs import EpochRecord
+from fakeface_lab.search.run.attempt import as_event
+from fakeface_lab.search.run.checkpoint_storage import CheckpointStorage
+from fakeface_lab.search.run.engine import Assignment, Event, Handler
 
-__all__ = ["LocalEngine", "make_engine"]
+__all__ = ["LocalEngine"]
 
 # A worker whose memory has grown by this factor since its first assignment is replaced.
 _GROWTH_LIMIT = 1.5
@@ -59,6 +57,16 @@ class LocalEngine:
 
     A worker is reused for the next assignment, and replaced if it died, hung or grew. However the driver dies, the
     socket then closes and the workers exit.
+
+    Args:
+        work_path: of the work, as `pickle_mapped` wrote it.
+        handler: is called with the events, within `wait` and `cancel`.
+        num_workers: assignments at the same time.
+        num_threads: of each.
+        hang_secs: a worker without a training step for this long is killed.
+        gpus: that of each worker, as in CUDA_VISIBLE_DEVICES; empty if there are none to choose from.
+        memory_bytes: what an assignment may use; None for no limit.
+        storage: where checkpoints are copied to; None for nowhere.
     """
 
     def __init__(
@@ -70,10 +78,12 @@ class LocalEngine:
         num_threads: int,
         hang_secs: float,
         gpus: Sequence[str] = (),
+        memory_bytes: int | None = None,
+        storage: CheckpointStorage | None = None,
     ) -> None:
         self._work_path, self._handler = work_path, handler
         self._num_workers, self._num_threads, self._hang_secs = num_workers, num_threads, hang_secs
-        self._gpus = list(gpus)
+        self._gpus, self._memory_bytes, self.storage = list(gpus), memory_bytes, storage
         self._workers: list[_Worker] = []
         self._inbox: queue.SimpleQueue[tuple[_Worker, dict[str, Any] | None]] = queue.SimpleQueue()
 
@@ -85,7 +95,8 @@ class LocalEngine:
         """Give the assignment to an idle worker; start one if needed."""
         worker = next((worker for worker in self._workers if worker.key is None), None) or self._launch()
         worker.key, worker.last_heard = assignment.key, time.monotonic()
-        order = {"assignment": asdict(assignment), "folder": str(folder)}
+        checkpoints = self.storage.url if self.storage else None
+        order = {"assignment": asdict(assignment), "folder": str(folder), "checkpoints": checkpoints}
         try:
             worker.connection.send_bytes(json.dumps(order).encode())
         except OSError:
@@ -103,8 +114,12 @@ class LocalEngine:
             is_silent = worker.key is not None and time.monotonic() - worker.last_heard > self._hang_secs
             # Handling one may have discarded another.
             if is_silent and worker in self._workers:
-                worker.process.kill()
-                self._discard(worker, f"hung: no training step for {self._hang_secs:.0f} s")
+                self._kill(worker, f"hung: no training step for {self._hang_secs:.0f} s")
+
+    def cancel(self, key: str, reason: str) -> None:
+        """Kill the worker of an assignment."""
+        for worker in [worker for worker in self._workers if worker.key == key]:
+            self._kill(worker, reason)
 
     def stop(self) -> None:
         """Kill all workers; their checkpoints remain."""
@@ -120,14 +135,14 @@ class LocalEngine:
         # Workers can import what this process can; an empty entry means the current folder.
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
         if self._gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = self._gpus[slot % len(self._gpus)]
+            environment["CUDA_VISIBLE_DEVICES"] = self._gpus[slot]
         log = self._work_path.with_name(f"worker-{slot}.log")
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [
                     # -P: do not search the current folder first: a file there may have the name of a library.
                     sys.executable, "-P", "-m", "fakeface_lab.search.run.worker",
-                    str(theirs.fileno()), str(self._work_path), str(self._num_threads),
+                    str(theirs.fileno()), str(self._work_path), str(self._num_threads), str(self._memory_bytes or 0),
                 ],
                 pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment,
                 # Ctrl-C reaches only the driver, which decides what to stop.
@@ -148,21 +163,19 @@ class LocalEngine:
         key = worker.key
         if key is None or message["kind"] == "ready":
             return
-        match message["kind"]:
-            case "step":
-                step = (message["epoch"], message["step"], message["num_steps"])
-                self._handler(Event(key, "step", step=step))
-            case "epoch":
-                self._handler(Event(key, "epoch", record=EpochRecord(**message["record"])))
-            case "print":
-                self._handler(Event(key, "print", line=message["line"]))
-            case "done":
-                worker.key = None
-                self._replace_grown(worker, message["rss_bytes"])
-                self._handler(Event(key, "done"))
-            case kind:
-                worker.key = None
-                self._handler(Event(key, kind, reason=message["reason"]))
+        if message["kind"] == "overgrown":
+            self._kill(worker, message["reason"])
+            return
+        event = as_event(key, message)
+        if event.kind not in ("step", "epoch", "print"):
+            worker.key = None
+        if event.kind == "done":
+            self._replace_grown(worker, message["rss_bytes"])
+        self._handler(event)
+
+    def _kill(self, worker: _Worker, reason: str) -> None:
+        worker.process.kill()
+        self._discard(worker, reason)
 
     def _replace_grown(self, worker: _Worker, rss_bytes: int) -> None:
         if worker.first_rss_bytes is None:
@@ -185,30 +198,6 @@ class LocalEngine:
         except subprocess.TimeoutExpired:
             worker.process.kill()
             worker.process.wait()
-
-
-def make_engine(
-    placement: Placement, work: Work, ledger: Ledger, *, workers: int, num_threads: int, hang_secs: float
-) -> EngineMaker:
-    """Return a function that makes the engine, given the handler of its events.
-
-    Args:
-        placement: worker processes or this process.
-        work: what is trained; sent to the workers through a file in the search's folder.
-        ledger: of the search.
-        workers: trials at the same time, one GPU each if there are any.
-        num_threads: threads per training.
-        hang_secs: a worker without a training step for this long is killed.
-    """
-    if placement == "inline":
-        return lambda handler: InlineEngine(work, handler)
-    path = pickle_mapped(work, ledger.parent.folder, "work.pkl")
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    num_gpus = len(tf.config.list_physical_devices("GPU"))
-    gpus = visible.split(",") if visible and num_gpus else [str(index) for index in range(num_gpus)]
-    return lambda handler: LocalEngine(
-        path, handler, num_workers=workers, num_threads=num_threads, hang_secs=hang_secs, gpus=gpus
-    )
 
 
 def _explain_exit(worker: _Worker) -> str:

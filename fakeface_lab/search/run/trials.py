@@ -17,7 +17,7 @@ from fakeface_lab.search.suggest.suggestion import Exhausted, Suggestion, Wait, 
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import split_text
 from fakeface_lab.tracking.writer import Background
-from fakeface_lab.training.checkpoint import inherit_checkpoint
+from fakeface_lab.training.checkpoint import CHECKPOINT, inherit_checkpoint
 from fakeface_lab.training.executions import execution_folders
 from fakeface_lab.training.outcome import Outcome
 
@@ -108,6 +108,8 @@ class Trials(Driver[LedgerTrial]):
         parent = trial.record.bracket_values.get("tuner/trial_id")
         if parent is not None:
             source = self.ledger.parent.store.work_folder / self.ledger.trials[int(parent)].run_id
+            if self._engine.storage is not None and not (source / CHECKPOINT).exists():
+                self._engine.storage.fetch(source)
             inherit_checkpoint(source, run.folder)
             for execution in execution_folders(source):
                 own = run.folder / execution.name
@@ -174,7 +176,13 @@ class Trials(Driver[LedgerTrial]):
     def clean_up(self, closed: Sequence[LedgerRun]) -> None:
         """Delete checkpoints that no promotion needs, and models that are no longer among the best."""
         store = self.ledger.parent.store
-        self._on_disk = remove_work_folders(store, self.ledger.trials, self._on_disk, self._template)
+        before = self._on_disk
+        self._on_disk = remove_work_folders(store, self.ledger.trials, before, self._template)
+        if self._engine.storage is not None:
+            left = {trial.run_id for trial in self._on_disk}
+            for trial in before:
+                if trial.run_id not in left:
+                    self._engine.storage.remove(trial.run_id)
         remove_models(self.ledger, self._keep_models)
 
     def _new(self) -> LedgerTrial | None:

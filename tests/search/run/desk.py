@@ -1,13 +1,18 @@
-"""Worker processes that train a cheap curve, and the events that they report."""
+"""An engine that trains a cheap curve, and the events that it reports."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import cloudpickle
 
 from fakeface_lab.files import pickle_mapped
-from fakeface_lab.search.run.engine import Assignment, Event
+from fakeface_lab.search.run.checkpoint_storage import CheckpointStorage
+from fakeface_lab.search.run.engine import Assignment, Engine, Event, InlineEngine
 from fakeface_lab.search.run.local_engine import LocalEngine
+from fakeface_lab.search.run.placement import EngineKind
+from fakeface_lab.search.run.ray_cluster import connect
+from fakeface_lab.search.run.ray_engine import RayEngine
 from tests.search import curve_work
 from tests.search.curve_work import CurveWork
 
@@ -24,26 +29,53 @@ class Desk:
         num_workers: int = 1,
         hang_secs: float = 60,
         kind: type[CurveWork] = CurveWork,
+        engine: EngineKind = "local",
+        memory_bytes: int | None = None,
+        storage: CheckpointStorage | None = None,
     ) -> None:
-        cloudpickle.register_pickle_by_value(curve_work)
         self.folder, self.events = folder, list[Event]()
-        work_path = pickle_mapped(kind(folder / "trained.txt", faults), folder / "work", "work.pkl")
-        self.engine = LocalEngine(
-            work_path, self.events.append, num_workers=num_workers, num_threads=1, hang_secs=hang_secs
-        )
+        work = kind(folder / "trained.txt", faults)
+        self.engine: Engine
+        match engine:
+            case "local":
+                cloudpickle.register_pickle_by_value(curve_work)
+                self.engine = LocalEngine(
+                    pickle_mapped(work, folder / "work", "work.pkl"), self.events.append, num_workers=num_workers,
+                    num_threads=1, hang_secs=hang_secs, memory_bytes=memory_bytes, storage=storage,
+                )  # fmt: skip
+            case "ray":
+                connect(None)
+                self.engine = RayEngine(
+                    work, self.events.append, num_trials=num_workers, num_threads=1, hang_secs=hang_secs, num_cpus=1,
+                    num_gpus=0, memory_bytes=memory_bytes, storage=storage,
+                )  # fmt: skip
+            case "inline":
+                self.engine = InlineEngine(work, self.events.append)
 
     def start(self, key: str) -> None:
         (self.folder / key).mkdir(exist_ok=True)
         self.engine.start(Assignment(key, VALUES, 3, 0), self.folder / key)
 
-    def end_of(self, key: str) -> Event:
+    def wait_for(self, is_met: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            for event in self.events:
-                if event.key == key and event.kind not in ("step", "epoch"):
-                    return event
-            self.engine.wait(1)
-        raise TimeoutError(key)
+        while not is_met():
+            if time.monotonic() > deadline:
+                raise TimeoutError(what)
+            self.engine.wait(0.2)
+
+    def kinds(self, key: str) -> list[str]:
+        return [event.kind for event in self.events if event.key == key]
+
+    def end_of(self, key: str) -> Event:
+        ends: list[Event] = []
+
+        def has_ended() -> bool:
+            mine = [event for event in self.events if event.key == key]
+            ends.extend(event for event in mine if event.kind not in ("step", "epoch", "print"))
+            return bool(ends)
+
+        self.wait_for(has_ended, key)
+        return ends[0]
 
     def run(self, key: str) -> Event:
         self.start(key)
