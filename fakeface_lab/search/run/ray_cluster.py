@@ -25,18 +25,20 @@ def connect(address: str | None) -> None:
     Raises:
         ConfigError: Ray is not installed, or no cluster answers.
     """
+    address = address or os.environ.get("RAY_ADDRESS")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address is None:
+        # Read on import. As on macOS and Windows, what is started here then listens on loopback only.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
         import ray
     except ImportError as err:
         raise ConfigError("engine ray: Ray is not installed; pip install 'fakeface-lab[ray]'") from err
     if ray.is_initialized():  # by the user's script, whose environment for the nodes then stands
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address = address or os.environ.get("RAY_ADDRESS")
     if address is not None and address.startswith("ray://"):
         raise ConfigError(f"ray_address = {address}: Ray's client cannot stream; give HOST:PORT, or run on a node")
-    # A cluster of this machine alone listens on loopback only.
-    own = {"address": "local", "_node_ip_address": "127.0.0.1", "include_dashboard": False}
+    own = {"address": "local", "include_dashboard": False}
     # Ray replaces the handler, and a search then ends without saying so in its runs.
     handler = signal.getsignal(signal.SIGTERM)
     try:

@@ -1,4 +1,4 @@
-"""What every engine promises, seen from outside: the same tests for worker processes, a Ray cluster and this process."""
+"""What every engine promises, seen from outside: for worker processes, a Ray cluster and this process alike."""
 
 import hashlib
 import json

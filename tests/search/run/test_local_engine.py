@@ -57,7 +57,9 @@ def test_a_worker_is_reused_and_a_dead_one_replaced(tmp_path: Path, desks: list[
     assert workers().isdisjoint(first)
 
 
-def test_a_busy_and_an_idle_worker_that_die_together_cost_one_attempt(tmp_path: Path, desks: list[Desk]) -> None:
+def test_a_busy_and_an_idle_worker_that_die_together_cost_one_attempt(
+    tmp_path: Path, desks: list[Desk], monkeypatch: pytest.MonkeyPatch
+) -> None:
     desks.append(desk := Desk(tmp_path, {"stuck": "once hang"}, num_workers=2))
 
     def handle(event: Event) -> None:
@@ -65,7 +67,7 @@ def test_a_busy_and_an_idle_worker_that_die_together_cost_one_attempt(tmp_path: 
         if event.kind == "died":
             desk.start(event.key)
 
-    desk.engine._handler = handle
+    monkeypatch.setattr(desk.engine, "_handler", handle)
     for key in ("first", "second"):
         desk.start(key)
     assert (desk.end_of("first").kind, desk.end_of("second").kind) == ("done", "done")
@@ -115,7 +117,7 @@ def test_a_busy_driver_neither_blocks_a_worker_nor_considers_it_hung(
     while not (tmp_path / "talking" / "all-said").exists():
         assert time.monotonic() < deadline, "the worker stands still"
         time.sleep(0.1)
-    desk.engine._hang_secs = 0.5
+    monkeypatch.setattr(desk.engine, "_hang_secs", 0.5)
     assert desk.end_of("talking").kind == "done"
     assert [event.record.epoch for event in desk.events if event.record] == list(range(1, 3001))
 
