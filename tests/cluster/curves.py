@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fakeface_lab.errors import FakefaceLabError
+from fakeface_lab.search.ledger.resume import open_search
 from fakeface_lab.search.run.engine import Assignment
 from fakeface_lab.search.run.placement import EngineSettings, make_engine
 from fakeface_lab.search.run.progress import run_trials
 from fakeface_lab.tracking.store import open_store
+from fakeface_lab.tracking.writer import PatientWriter
 from fakeface_lab.training.epochs import EpochRecord, Listener
+from fakeface_lab.training.objective import VAL_LOSS
 from fakeface_lab.training.outcome import Outcome
-from tests.search.curve_work import Algorithm, CurveWork, open_ledger, template
+from tests.search.curve_work import Algorithm, CurveWork, template
 
 EPOCHS = 4
 
@@ -57,13 +60,13 @@ def main() -> int:
     algorithm: Algorithm = given.algorithm
     try:
         store = open_store(None, given.project, "curves")
-        ledger = open_ledger(store)
+        tags = {**VAL_LOSS.tags(), "algorithm": algorithm}
+        ledger = open_search(store, PatientWriter(120), "curves", {"seed": 3}, tags, restart=False)
         settings = EngineSettings(
             "ray", given.workers, 1, 600, ray_address=given.address, checkpoint_storage=given.storage
         )
         work = SlowCurve(given.project / "trained.txt", {}, given.epoch_secs)
         oracle = template(algorithm, given.trials, EPOCHS)
-        ledger.parent.set_tags({"algorithm": algorithm})
         with ledger.parent.ending():
             run_trials(ledger, oracle, work, make_engine(settings, work, ledger), epochs=EPOCHS, seed=3)
     except FakefaceLabError as err:

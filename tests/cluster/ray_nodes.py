@@ -90,11 +90,10 @@ def ray_nodes(folder: Path, num_nodes: int) -> Iterator[RayNodes]:
     sockets = tempfile.mkdtemp(prefix="ray-")
     nodes = RayNodes(folder, f"127.0.0.1:{port}", sockets, environment)
     try:
-        for _ in range(num_nodes):
+        # One after another: two that start at once may choose the same port.
+        for number in range(num_nodes):
             nodes.add()
-            if len(nodes.processes) == 1:
-                nodes.wait(1)
-        nodes.wait(num_nodes)
+            nodes.wait(number + 1)
         yield nodes
     finally:
         for number in reversed(range(len(nodes.processes))):
