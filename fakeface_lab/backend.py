@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 
 from fakeface_lab.errors import ConfigError
 
-__all__ = ["keras", "keras_tuner", "num_cores", "set_up_process", "tf"]
+__all__ = ["hide_gpus", "keras", "keras_tuner", "num_cores", "set_up_process", "tf"]
 
 # Both variables are read on import. A training step of the documented CNN takes 4 times as long on PyTorch and 6 times
 # on JAX, and batches and determinism here are TensorFlow's.
@@ -71,6 +71,12 @@ def set_up_process(threads: int) -> int:
     # It costs nothing measurable on a CPU, where seeds alone already gave bit-equal runs; the kernels of a GPU need it.
     tf.config.experimental.enable_op_determinism()
     return num_threads
+
+
+def hide_gpus() -> None:
+    """Let this process use no GPU, so that all are free for the processes that train."""
+    with suppress(RuntimeError):  # TensorFlow already uses one: the caller has decided
+        tf.config.set_visible_devices([], "GPU")
 
 
 def num_cores() -> int:

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from fakeface_lab.backend import keras_tuner, set_up_process
+from fakeface_lab.backend import hide_gpus, keras_tuner, set_up_process
 from fakeface_lab.config import find_project
 from fakeface_lab.data.images import ImageSet, load_images
 from fakeface_lab.data.sources import find_source, list_files
@@ -15,7 +15,7 @@ from fakeface_lab.detector.mlflow_run import log_data
 from fakeface_lab.detector.printing import plan_search, print_data_card, print_step
 from fakeface_lab.detector.space import OracleSpec, build_oracle, build_space, write_best_settings
 from fakeface_lab.detector.work import DetectorWork
-from fakeface_lab.errors import ConfigError
+from fakeface_lab.errors import ConfigError, without_credentials
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
 from fakeface_lab.search.ledger.resume import THREADS_TAG, choose_threads, find_search, open_search
 from fakeface_lab.search.report.leaderboard import trial_0_name, trials_table
@@ -68,6 +68,10 @@ def show_plan(settings: TuneSettings) -> None:
     num_threads = _threads_per_trial(settings, settings.threads)
     for line in plan_search(settings, template, len(list_files(source)), num_threads).lines():
         console.print(line)
+    if settings.engine == "ray" and settings.checkpoint_storage is None:
+        console.print("lost node its trials start again at their first epoch; --checkpoint-storage keeps their epochs")
+    elif settings.checkpoint_storage is not None:
+        console.print(f"lost node its trials resume from {without_credentials(settings.checkpoint_storage)}")
 
 
 def search_detector(settings: TuneSettings) -> SearchResult:
@@ -78,6 +82,8 @@ def search_detector(settings: TuneSettings) -> SearchResult:
     """
     project = find_project()
     # First, so that invalid settings end the program before any image is decoded.
+    if settings.engine != "inline":
+        hide_gpus()
     template = _template(settings)
     _engine(settings, 1)
     source = find_source(settings.data, settings.positive, project, settings.image_size)

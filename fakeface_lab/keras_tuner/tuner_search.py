@@ -9,7 +9,7 @@ from typing import Any
 import cloudpickle
 import numpy as np
 
-from fakeface_lab.backend import keras_tuner, num_cores, set_up_process, tf
+from fakeface_lab.backend import hide_gpus, keras_tuner, num_cores, set_up_process, tf
 from fakeface_lab.errors import ConfigError
 from fakeface_lab.keras_tuner.hypermodel_work import HypermodelWork
 from fakeface_lab.keras_tuner.warm_start import find_prior
@@ -55,6 +55,7 @@ def choose_engine(
     """
     obstacle = "engine='inline'" if wanted == "inline" else _explain_unpicklable(work.recipe, work.fit)
     if obstacle is None:
+        hide_gpus()
         return wanted or "local", threads or max(1, num_cores() // workers)
     if wanted is not None and wanted != "inline":
         raise ConfigError(f"engine={wanted!r}: {obstacle} cannot be sent to another process; give arrays, or 'inline'")

@@ -1,5 +1,6 @@
 """Where the trials of a search run, and the engine that follows from it."""
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -108,6 +109,6 @@ def _gpus(settings: EngineSettings) -> Sequence[str]:
     if settings.workers > per_gpu * num_gpus:
         raise ConfigError(
             f"workers = {settings.workers}: {num_gpus} GPUs have room for {per_gpu * num_gpus} trials; give fewer "
-            f"workers, or let trials share one with gpus_per_trial = {num_gpus / settings.workers:.2g} or less"
+            f"workers, or let trials share one with gpus_per_trial = {1 / math.ceil(settings.workers / num_gpus):.2g}"
         )
     return [names[worker // per_gpu] for worker in range(settings.workers)]

@@ -1,7 +1,7 @@
 """An engine that trains a cheap curve, and the events that it reports."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cloudpickle
@@ -32,6 +32,7 @@ class Desk:
         engine: EngineKind = "local",
         memory_bytes: int | None = None,
         storage: CheckpointStorage | None = None,
+        gpus: Sequence[str] = (),
     ) -> None:
         self.folder, self.events = folder, list[Event]()
         work = kind(folder / "trained.txt", faults)
@@ -41,7 +42,7 @@ class Desk:
                 cloudpickle.register_pickle_by_value(curve_work)
                 self.engine = LocalEngine(
                     pickle_mapped(work, folder / "work", "work.pkl"), self.events.append, num_workers=num_workers,
-                    num_threads=1, hang_secs=hang_secs, memory_bytes=memory_bytes, storage=storage,
+                    num_threads=1, hang_secs=hang_secs, memory_bytes=memory_bytes, storage=storage, gpus=gpus,
                 )  # fmt: skip
             case "ray":
                 connect(None)
