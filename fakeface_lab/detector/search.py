@@ -60,6 +60,7 @@ def show_plan(settings: TuneSettings) -> None:
         FakefaceLabError: the settings or the data cannot be searched.
     """
     template = _template(settings)
+    _engine(settings, 1)
     source = find_source(settings.data, settings.positive, find_project(), settings.image_size)
     say("search", f"{_name(settings)}: {settings.algorithm}, objective {settings.objective}")
     for name, given in settings.space.items():

@@ -105,17 +105,18 @@ def in_its_second_epoch(key: str) -> Callable[[Counter[str]], bool]:
     return lambda trained: trained[f"{key} 2"] > 0
 
 
+def trainings(nodes: RayNodes, number: int) -> list[psutil.Process]:
+    """The processes of a node that train."""
+    children = psutil.Process(nodes.processes[number].pid).children(recursive=True)
+    return [child for child in children if "ray::_train" in " ".join(child.cmdline())]
+
+
 def node_of_a_training(nodes: RayNodes) -> int:
     """The number of a node, not the head, on which something is trained."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         for number in range(1, len(nodes.processes)):
-            with_tasks = [
-                process
-                for process in psutil.Process(nodes.processes[number].pid).children(recursive=True)
-                if "ray::_train" in " ".join(process.cmdline())
-            ]
-            if with_tasks:
+            if trainings(nodes, number):
                 return number
     raise TimeoutError("no node trains")
 
@@ -132,8 +133,7 @@ def test_a_killed_worker_costs_one_attempt(nodes: RayNodes, project: Path) -> No
     expected = undisturbed(project, 4)
     driver = Driver(project, nodes, "--trials", "4")
     driver.wait_for(in_its_second_epoch("trial-0"))
-    node = psutil.Process(nodes.processes[node_of_a_training(nodes)].pid)
-    victim = next(child for child in node.children(recursive=True) if "ray::_train" in " ".join(child.cmdline()))
+    victim = trainings(nodes, node_of_a_training(nodes))[0]
     victim.kill()
     assert driver.end() == 0, driver.log.read_text()
     assert "worker process died; Ray's logs on its node say more; trying again" in driver.log.read_text()
@@ -164,13 +164,10 @@ def test_a_lost_node_costs_its_trial_at_most_an_epoch_or_its_beginning(
 
 def test_a_node_that_joins_is_used(nodes: RayNodes, project: Path) -> None:
     expected = undisturbed(project, 8)
-    driver = Driver(project, nodes, "--trials", "8", "--workers", "4", "--epoch-secs", "2")
+    driver = Driver(project, nodes, "--trials", "8", "--workers", "4", "--epoch-secs", "3")
     driver.wait_for(in_its_second_epoch("trial-0"))
-    assert driver.trained()["trial-3 1"] == 0  # no node has room for it
     joined = nodes.add()
-    driver.wait_for(lambda trained: trained["trial-3 1"] > 0)
-    assert any("ray::" in " ".join(child.cmdline()) for child in psutil.Process(
-        nodes.processes[joined].pid).children(recursive=True))  # fmt: skip
+    driver.wait_for(lambda trained: bool(trainings(nodes, joined)))
     assert driver.end() == 0, driver.log.read_text()
     assert found(project) == expected
 
@@ -202,8 +199,7 @@ def test_a_killed_driver_leaves_no_task_and_another_one_resumes(
     driver.wait_for(in_its_second_epoch("trial-0"))
     driver.kill()
     deadline = time.monotonic() + 60
-    while any("ray::_train" in " ".join(child.cmdline()) for node in nodes.processes
-              for child in psutil.Process(node.pid).children(recursive=True)):  # fmt: skip
+    while any(trainings(nodes, number) for number in range(3)):
         assert time.monotonic() < deadline, "a task goes on without its driver"
         time.sleep(0.5)
     if elsewhere:
