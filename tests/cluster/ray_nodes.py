@@ -76,7 +76,7 @@ class RayNodes:
 
 
 @contextmanager
-def ray_nodes(folder: Path, num_nodes: int) -> Iterator[RayNodes]:
+def ray_nodes(folder: Path, num_nodes: int, head_cpus: int = 1) -> Iterator[RayNodes]:
     """A cluster of this many nodes with one core each, ended with all its processes."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -92,7 +92,7 @@ def ray_nodes(folder: Path, num_nodes: int) -> Iterator[RayNodes]:
     try:
         # One after another: two that start at once may choose the same port.
         for number in range(num_nodes):
-            nodes.add()
+            nodes.add(1 if number else head_cpus)
             nodes.wait(number + 1)
         yield nodes
     finally:
