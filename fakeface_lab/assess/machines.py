@@ -149,7 +149,10 @@ def check_cluster(address: str | None) -> list[Finding]:
     # ConnectionError: none there; RuntimeError: other versions of Ray or Python; ValueError: not an address.
     except (OSError, RuntimeError, ValueError, TrackingError) as err:
         reason = next((line.strip() for line in str(err).splitlines() if line.strip()), type(err).__name__)
-        advice = f"is it running, with Ray {ray.__version__} and Python {platform.python_version()}? see `ray status`"
+        advice = (
+            f"is it running, with Ray {ray.__version__} and Python {platform.python_version()}, and is RAY_AUTH_TOKEN "
+            f"its token? see `ray status`"
+        )
         return [Finding("ray", "problem", f"{shown}: {reason}", advice)]
     finally:
         ray.shutdown()
@@ -175,12 +178,12 @@ def _look_at_nodes(shown: str) -> list[Finding]:
     alive = [node for node in nodes if node["Alive"]]
     total = ray.cluster_resources()
     resources = (
-        f"{total.get('CPU', 0):.0f} CPUs, {total.get('GPU', 0):.0f} GPUs, {_gigabytes(total.get('memory', 0))} memory, "
+        f"{len(alive)} node(s), {total.get('CPU', 0):.0f} CPUs, {total.get('GPU', 0):.0f} GPUs, {_gigabytes(total.get('memory', 0))} memory, "
         f"{_gigabytes(total.get('object_store_memory', 0))} for objects"
     )
-    findings = [Finding("ray", "ok", f"{shown}: {len(alive)} nodes, {resources}")]
+    findings = [Finding("ray", "ok", f"{shown} has {resources}")]
     if len(alive) < len(nodes):
-        found = f"{len(nodes) - len(alive)} nodes have left the cluster"
+        found = f"{shown} has lost {len(nodes) - len(alive)} node(s)"
         findings.append(Finding("ray", "note", found, "see `ray status` and the logs of those nodes"))
     here = {**package_versions(), "ray": ray.__version__}
     there = _versions_on_nodes(alive, list(here))
