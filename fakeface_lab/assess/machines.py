@@ -178,8 +178,8 @@ def _look_at_nodes(shown: str) -> list[Finding]:
     alive = [node for node in nodes if node["Alive"]]
     total = ray.cluster_resources()
     resources = (
-        f"{len(alive)} node(s), {total.get('CPU', 0):.0f} CPUs, {total.get('GPU', 0):.0f} GPUs, {_gigabytes(total.get('memory', 0))} memory, "
-        f"{_gigabytes(total.get('object_store_memory', 0))} for objects"
+        f"{len(alive)} node(s), {total.get('CPU', 0):.0f} CPUs, {total.get('GPU', 0):.0f} GPUs, "
+        f"{_gigabytes(total.get('memory', 0))} memory, {_gigabytes(total.get('object_store_memory', 0))} for objects"
     )
     findings = [Finding("ray", "ok", f"{shown} has {resources}")]
     if len(alive) < len(nodes):
