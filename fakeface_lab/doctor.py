@@ -67,7 +67,7 @@ def examine(settings: DoctorSettings, show: Callable[["Finding"], None] = lambda
 
 
 def _check_room(search: TuneSettings | None, project: Path, store: "Store | None") -> list["Finding"]:
-    from fakeface_lab.assess.health import Finding
+    from fakeface_lab.assess.health import problem
     from fakeface_lab.assess.machines import BASELINE_BYTES, check_disk, places_of
 
     needed, user = BASELINE_BYTES, "a baseline"
@@ -77,7 +77,7 @@ def _check_room(search: TuneSettings | None, project: Path, store: "Store | None
         try:
             plan = estimate_search(search)
         except FakefaceLabError as err:
-            return [Finding("search", "problem", str(err))]
+            return [problem("search", err)]
         needed = {"models": plan.model_bytes, "checkpoints": plan.checkpoint_bytes, "pixels": plan.pixel_bytes}
         user = "the search"
     return check_disk(places_of(needed, project, store), user)

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import pytest
 
 from fakeface_lab.doctor import main
 from fakeface_lab.tracking.store import Store
+from tests.conftest import MakeImages
 
 PROJECT = Path(__file__).parents[1]
 
@@ -48,12 +48,12 @@ def test_a_problem_exits_with_2(project: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_the_plan_of_a_search_is_compared_with_the_disk(
-    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    project: Path, tmp_path: Path, make_images: MakeImages, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = project / "experiments" / "search.toml"
-    shutil.copy(PROJECT / "experiments" / "search-demo.toml", config)
-    text = f'tracking_uri = "sqlite:///{tmp_path}/its.db"\n' + config.read_text()
-    config.write_text(text)
+    text = (PROJECT / "experiments" / "search-demo.toml").read_text()
+    text = text.replace('"demo"', json.dumps(str(make_images())))
+    config.write_text(text := f'tracking_uri = "sqlite:///{tmp_path}/its.db"\n{text}')
     found = as_json(["--config", str(config)], capsys)
     assert found["store"]["found"] == f"sqlite:///{tmp_path}/its.db does not exist yet"
     assert "the search needs about" in found["disk"]["found"]
@@ -68,7 +68,8 @@ def test_a_search_that_cannot_run(project: Path, capsys: pytest.CaptureFixture[s
     config = project / "search.toml"
     config.write_text('data = "nowhere"\n')
     found = as_json(["--config", str(config)], capsys, code=2)
-    assert found["search"]["found"].startswith("--data nowhere: no such folder")
+    assert found["search"]["found"] == "--data nowhere: no such folder"
+    assert found["search"]["advice"].startswith("give auto, ")
 
 
 def test_mistakes_are_reported_in_one_line(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,7 +88,7 @@ def test_another_backend_is_a_problem(project: Path) -> None:
     words = [sys.executable, "-m", "fakeface_lab.doctor"]
     done = subprocess.run(words, env=settings, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "tensorflow problem  cannot be loaded: KERAS_BACKEND = 'jax': only tensorflow is supported" in done.stdout
+    assert "backend   problem  KERAS_BACKEND = 'jax': only tensorflow is supported; unset it\n" in done.stdout
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from fakeface_lab.errors import TrackingError, without_credentials
+from fakeface_lab.errors import FakefaceLabError, TrackingError, without_credentials
 from fakeface_lab.search.ledger import heartbeat
 from fakeface_lab.tracking.lookup import Run, get_run, open_for_reading
 from fakeface_lab.tracking.owner import OwnerState, unfinished_runs
@@ -31,6 +31,7 @@ __all__ = [
     "judge_clock",
     "judge_server",
     "judge_versions",
+    "problem",
 ]
 
 State = Literal["ok", "note", "problem"]
@@ -53,8 +54,8 @@ class Finding:
     advice: str = ""
 
 
-def _problem(check: str, err: Exception) -> Finding:
-    # The messages of this package say what is wrong, then what to do.
+def problem(check: str, err: FakefaceLabError) -> Finding:
+    """Return an error of this package, whose message says what is wrong, then what to do."""
     found, _, advice = str(err).partition("; ")
     return Finding(check, "problem", found, advice)
 
@@ -135,7 +136,7 @@ def check_store(setting: str | None, project: Path) -> tuple[list[Finding], Stor
         answer = ask_store(uri)
         store = within(lambda: open_for_reading(setting, project), f"tracking store {uri}")
     except TrackingError as err:
-        return [_problem("store", err)], None
+        return [problem("store", err)], None
     findings = [Finding("store", "ok", f"{without_credentials(uri)} answers")]
     if uri.startswith("http"):
         findings.append(judge_server(answer.server_version, metadata.version("mlflow"), _required()["mlflow"]))
@@ -212,7 +213,7 @@ def check_runs(store: Store) -> list[Finding]:
         elsewhere = [run for run, state in roots if state == "elsewhere" and run.data.tags.get("driver")]
         silent = _silent(store, elsewhere)
     except TrackingError as err:
-        return [_problem("runs", err)]
+        return [problem("runs", err)]
     return [
         _judge_run(store, run, state, parents[run.info.run_id], is_silent=run.info.run_id in silent)
         for run, state in roots

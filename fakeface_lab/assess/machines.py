@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from fakeface_lab.assess.health import Finding
+from fakeface_lab.assess.health import Finding, problem
 from fakeface_lab.data.sources import cache_folder
-from fakeface_lab.errors import FakefaceLabError, TrackingError, without_credentials
+from fakeface_lab.errors import ConfigError, TrackingError, without_credentials
 from fakeface_lab.tracking.owner import package_versions
 from fakeface_lab.tracking.probe import artifact_location, local_folder, within
 from fakeface_lab.tracking.store import Store
@@ -26,8 +26,10 @@ def check_devices() -> list[Finding]:
     """Report cores, memory and GPUs as a training sees them; loads TensorFlow, which takes seconds."""
     try:
         from fakeface_lab.backend import num_cores, tf
-    except (ImportError, FakefaceLabError) as err:
-        return [Finding("tensorflow", "problem", f"cannot be loaded: {err}", "reinstall it: pip install tensorflow")]
+    except ConfigError as err:
+        return [problem("backend", err)]
+    except ImportError as err:
+        return [Finding("backend", "problem", f"TensorFlow cannot be loaded: {err}", "pip install --force tensorflow")]
     return [_judge_cores(num_cores()), _memory(), _judge_gpus(len(tf.config.list_physical_devices("GPU")))]
 
 

@@ -56,13 +56,16 @@ def within(action: Callable[[], T], what: str, secs: float = ANSWER_SECS) -> T:
     Raises:
         TrackingError: it took longer than `secs`; `what` begins the message.
     """
-    future: Future[T] = Background("probe").submit(action)
+    thread = Background("probe")
+    future: Future[T] = thread.submit(action)
     try:
         return future.result(secs)
     except TimeoutError as err:
         raise TrackingError(
             f"{what}: no answer within {secs:.0f} s; is the address right, and the network up?"
         ) from err
+    finally:
+        thread.close()
 
 
 def ask_store(uri: str) -> Answer:

@@ -1,4 +1,4 @@
-"""What the doctor says about packages, a store, its clock, writing to it, and unfinished runs: real stores, each line."""
+"""What the doctor says about packages, and about a real store: its clock, writing to it, and unfinished runs."""
 
 import os
 import socket
