@@ -55,7 +55,7 @@ def test_the_plan_of_a_search_is_compared_with_the_disk(
     text = text.replace('"demo"', json.dumps(str(make_images())))
     config.write_text(text := f'tracking_uri = "sqlite:///{tmp_path}/its.db"\n{text}')
     found = as_json(["--config", str(config)], capsys)
-    assert found["store"]["found"] == f"sqlite:///{tmp_path}/its.db does not exist yet"
+    assert found["store"]["found"] == f"sqlite:///{tmp_path}/its.db has no runs yet"
     assert "the search needs about" in found["disk"]["found"]
 
     config.write_text(text.replace("image_size = 64", "image_size = 2048").replace("= [16, 32]", "= [16, 1000]"))

@@ -129,11 +129,11 @@ def check_store(setting: str | None, project: Path) -> tuple[list[Finding], Stor
         What was found, and the store; None if it cannot be opened, or if nothing has been recorded yet.
     """
     uri = resolve_tracking_uri(setting, project)
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
-        advice = "the first run makes it; if your runs are elsewhere, see --tracking-uri"
-        return [Finding("store", "note", f"{uri} does not exist yet", advice)], None
     try:
         answer = ask_store(uri)
+        if answer.is_new:
+            advice = "the first run makes it; if your runs are elsewhere, see --tracking-uri"
+            return [Finding("store", "note", f"{without_credentials(uri)} has no runs yet", advice)], None
         store = within(lambda: open_for_reading(setting, project), f"tracking store {uri}")
     except TrackingError as err:
         return [problem("store", err)], None

@@ -33,6 +33,8 @@ __all__ = ["Answer", "artifact_location", "ask_store", "local_folder", "try_arti
 ANSWER_SECS = 20.0
 _CONNECT_SECS = 5
 _PROBE = "doctor"
+_MARKER_TABLE = "alembic_version"  # MLflow makes it with the others
+_POSTGRESQL_TIME = "SELECT extract(epoch FROM clock_timestamp())"
 
 T = TypeVar("T")
 
@@ -44,10 +46,12 @@ class Answer:
     Attributes:
         server_version: of the server's MLflow; None if there is no server, or it does not say.
         clock_ahead_secs: time of the store minus time here, s; None if the store does not tell its time.
+        is_new: whether it is a database without tables, which MLflow would make.
     """
 
-    server_version: str | None
-    clock_ahead_secs: float | None
+    server_version: str | None = None
+    clock_ahead_secs: float | None = None
+    is_new: bool = False
 
 
 def within(action: Callable[[], T], what: str, secs: float = ANSWER_SECS) -> T:
@@ -110,14 +114,17 @@ def _ask_server(uri: str) -> Answer:
 
 
 def _ask_file(uri: str, database: Path) -> Answer:
+    if not database.exists():
+        return Answer(is_new=True)
     try:
         with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
-            connection.execute("PRAGMA schema_version")
+            tables = {str(name) for (name,) in connection.execute("SELECT name FROM sqlite_master")}
         # SQLite writes a journal beside the database; the time of a new file there is that of the disk's owner.
         with tempfile.NamedTemporaryFile(dir=database.parent, prefix=f".{_PROBE}-") as file:
             asked = time.time()
             Path(file.name).write_text("the time")
-            return Answer(None, Path(file.name).stat().st_mtime - asked)
+            ahead = Path(file.name).stat().st_mtime - asked
+        return Answer(clock_ahead_secs=ahead, is_new=_MARKER_TABLE not in tables)
     except (OSError, sqlite3.Error) as err:
         raise TrackingError(f"tracking store {uri}: {_first_line(err)}; see --tracking-uri") from err
 
@@ -128,14 +135,13 @@ def _ask_database(uri: str) -> Answer:
     try:
         engine = sqlalchemy.create_engine(uri)
         with engine.connect() as connection:
+            is_new = not sqlalchemy.inspect(connection).has_table(_MARKER_TABLE)
             if engine.dialect.name != "postgresql":
-                return Answer(None, None)
+                return Answer(is_new=is_new)
             asked = time.time()
-            there = float(
-                connection.execute(sqlalchemy.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one()
-            )
-            return Answer(None, there - (asked + time.time()) / 2)
-    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as err:
+            there = float(connection.execute(sqlalchemy.text(_POSTGRESQL_TIME)).scalar_one())
+            return Answer(clock_ahead_secs=there - (asked + time.time()) / 2, is_new=is_new)
+    except Exception as err:  # each driver raises its own errors
         raise TrackingError(
             f"tracking store {uri}: {_first_line(err)}; is the database running, and is --tracking-uri right?"
         ) from err

@@ -140,11 +140,17 @@ def problem_of(uri: str, project: Path) -> Finding:
     return finding
 
 
-def test_a_store_that_does_not_exist_yet(project: Path) -> None:
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_store_without_tables_stays_so(project: Path, exists: bool) -> None:
+    if exists:
+        (project / "new.db").touch()
+    before = sorted(project.iterdir())
     finding = problem_of("sqlite:///new.db", project)
-    assert (finding.state, finding.found) == ("note", f"sqlite:///{project}/new.db does not exist yet")
+    assert (finding.state, finding.found) == ("note", f"sqlite:///{project}/new.db has no runs yet")
     assert finding.advice == "the first run makes it; if your runs are elsewhere, see --tracking-uri"
-    assert list(project.iterdir()) == [project / "experiments"]
+    assert sorted(project.iterdir()) == before
+    if exists:
+        assert (project / "new.db").stat().st_size == 0
 
 
 def test_a_file_that_is_not_a_database(project: Path) -> None:
