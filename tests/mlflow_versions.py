@@ -46,10 +46,10 @@ def make_environment(folder: Path, version: str) -> Path:
     return python
 
 
-def run_tests(python: Path, tests: list[str]) -> bool:
+def run_tests(python: Path) -> bool:
     """Run pytest there, print its output, and return whether all tests passed."""
     environment = os.environ | {"PYTHONPATH": str(PROJECT)}
-    command = [str(python), "-m", "pytest", "-q", *tests]
+    command = [str(python), "-m", "pytest", "-q", *TESTS]
     return subprocess.run(command, cwd=PROJECT, env=environment).returncode == 0
 
 
@@ -57,16 +57,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mlflow_versions", description=__doc__)
     parser.add_argument("versions", nargs="*", help="versions of MLflow; default: the oldest supported, and the newest")
     versions = parser.parse_args().versions or [oldest_version(), NEWEST]
-    failed = []
+    outcomes = {}
     for version in versions:
         with tempfile.TemporaryDirectory(prefix=f"mlflow-{version}-") as folder:
             python = make_environment(Path(folder), version)
-            code = "from importlib import metadata; print('MLflow', metadata.version('mlflow'))"
-            subprocess.run([python, "-c", code], check=True)
-            if not run_tests(python, list(TESTS)):
-                failed.append(version)
-    print(f"failed with MLflow {', '.join(failed)}" if failed else f"passed with MLflow {', '.join(versions)}")
-    return 1 if failed else 0
+            code = "from importlib import metadata; print(metadata.version('mlflow'))"
+            # The newest that pip can install, which may be the one that is here already.
+            found = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+            print(f"MLflow {found}", flush=True)
+            outcomes[found] = run_tests(python)
+    for found, passed in outcomes.items():
+        print(f"MLflow {found}: {'passed' if passed else 'FAILED'}")
+    return 0 if all(outcomes.values()) else 1
 
 
 if __name__ == "__main__":
