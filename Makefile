@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-real kills mutants check ui clean
+.PHONY: help setup demo test test-slow test-real test-mlflow kills mutants check ui clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -31,6 +31,9 @@ test-slow: $(READY)  ## run the tests that take minutes
 
 test-real: $(READY)  ## run the tests on the 1,289 real images (FAKEFACE_DATA names their folder)
 	$(BIN)/python -m pytest -n 0 -m real_data
+
+test-mlflow: $(READY)  ## run the tests of the store with the oldest MLflow that is supported and with the newest: minutes
+	$(BIN)/python -m tests.mlflow_versions
 
 kills: $(READY)  ## kill a small search and a baseline after each of their writes: hours
 	for algorithm in random grid bayesian hyperband; do \

@@ -1,10 +1,11 @@
 """The settings of the programs: each with its unit, range and default, as printed by `--help`."""
 
 import math
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic_settings import CliPositionalArg
+from pydantic_settings import BaseSettings, CliPositionalArg, PydanticBaseSettingsSource
 
 from fakeface_lab.config import Settings, Value
 
@@ -15,6 +16,7 @@ __all__ = [
     "BaselineSettings",
     "CompareSettings",
     "DataSettings",
+    "DoctorSettings",
     "EvaluateSettings",
     "Hyperparameters",
     "PredictSettings",
@@ -273,3 +275,27 @@ class CompareSettings(Settings):
         None,
         description="better: exit code 3 unless the first run (or a search's best) is better than all others",
     )
+
+
+class DoctorSettings(Settings):
+    """Check store, machine and cluster before a search (`python -m fakeface_lab.doctor`)."""
+
+    config: Path | None = Field(
+        None, description="TOML file of the search to come: is there room for it, and does its store answer"
+    )
+    ray_address: str | None = Field(
+        None, description="Ray cluster to check, HOST:PORT or ray://HOST:PORT; default: RAY_ADDRESS"
+    )
+    as_json: bool = Field(False, alias="json", description="print JSON instead of lines")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Leave the config file out: it holds the settings of a search."""
+        return init_settings, env_settings

@@ -1,7 +1,7 @@
 """What all programs share: terminal output, signals, one-line errors and exit codes. Loads no TensorFlow.
 
-Exit codes: 0 success, 1 internal error (with a traceback) or no tracking store, 2 user error, 3 void audit or unmet
-`--require`, 4 no trial succeeded, 130 Ctrl-C, 143 SIGTERM.
+Exit codes: 0 success, 1 internal error (with a traceback) or no tracking store, 2 user error or a problem that the
+doctor found, 3 void audit or unmet `--require`, 4 no trial succeeded, 130 Ctrl-C, 143 SIGTERM.
 """
 
 import io

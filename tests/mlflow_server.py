@@ -21,6 +21,7 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self._port = int(free.getsockname()[1])
         self._folder = folder
+        self.artifacts = folder / "artifacts"
         self._process: subprocess.Popen[bytes] | None = None
         self.uri = f"http://127.0.0.1:{self._port}"
 
@@ -29,7 +30,7 @@ class Server:
         words = [
             *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self._port)),
             *("--workers", "1", "--backend-store-uri", f"sqlite:///{self._folder / 'server.db'}"),
-            *("--artifacts-destination", str(self._folder / "artifacts")),
+            *("--artifacts-destination", str(self.artifacts)),
         ]
         settings = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
         with (self._folder / "server.log").open("ab") as log:

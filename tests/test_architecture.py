@@ -15,7 +15,7 @@ PROJECT = Path(__file__).parents[1]
 PACKAGE = PROJECT / "fakeface_lab"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-PROGRAMS = {"baseline", "tune", "audit", "evaluate", "compare", "predict", "data.__main__"}
+PROGRAMS = {"baseline", "tune", "audit", "evaluate", "compare", "predict", "doctor", "data.__main__"}
 
 # A unit is a module or a folder of the package. It imports itself and what stands above it in this list, so that
 # whatever is left can be read, tested and changed without what stands below it.
@@ -34,9 +34,9 @@ LAYER_OF = {unit: number for number, layer in enumerate(LAYERS) for unit in laye
 
 MAX_PROGRAM_LINES = 120
 MAX_LINES = 350
-MAX_MODULES = 112
+MAX_MODULES = 115
 MAX_SEARCH_LINES = 3700
-MAX_FILES = {"": 16, "detector": 16}
+MAX_FILES = {"": 16, "detector": 16, "tracking": 13}
 MAX_FILES_ELSEWHERE = 12
 MAX_ENGINE_MODULES = 38
 MAX_TUNER_MODULES = 68

@@ -35,6 +35,7 @@ __all__ = [
     "clear_cache",
     "decode_image",
     "load_images",
+    "missing_bytes",
     "resize",
 ]
 
@@ -188,8 +189,7 @@ def load_images(source: Source, size_px: int) -> ImageSet:
         DataError: a class has no usable image, a file cannot be read, or the cache cannot be written or read.
     """
     candidates = list_files(source)
-    # 32 hexadecimal digits are 128 bits: no collision to expect, and paths stay short.
-    entry = _cache_root() / f"{_digest(candidates)[:32]}-{size_px}px-v{DECODER_VERSION}"
+    entry = _entry(candidates, size_px)
     _ensure_entry(entry, candidates, size_px)
     index, pixels = _read_entry(entry)
     used = tuple(candidates[position] for position in index["used"])
@@ -215,6 +215,11 @@ def load_images(source: Source, size_px: int) -> ImageSet:
     )
 
 
+def missing_bytes(candidates: Sequence[ImageFile], size_px: int) -> int:
+    """Return how many bytes `load_images` will write to the cache: 0 if the pixels of these files are there already."""
+    return 0 if _entry(candidates, size_px).is_dir() else len(candidates) * size_px**2 * 3
+
+
 def clear_cache() -> int:
     """Delete all cached pixels and return how many bytes that freed; waits for processes that are writing."""
     num_bytes = 0
@@ -229,6 +234,11 @@ def clear_cache() -> int:
 
 def _cache_root() -> Path:
     return cache_folder() / "pixels"
+
+
+def _entry(candidates: Sequence[ImageFile], size_px: int) -> Path:
+    # 32 hexadecimal digits are 128 bits: no collision to expect, and paths stay short.
+    return _cache_root() / f"{_digest(candidates)[:32]}-{size_px}px-v{DECODER_VERSION}"
 
 
 def _digest(files: Sequence[ImageFile]) -> str:

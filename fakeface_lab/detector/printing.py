@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fakeface_lab.backend import keras_tuner
-from fakeface_lab.data.images import ImageSet
+from fakeface_lab.data.images import ImageSet, missing_bytes
+from fakeface_lab.data.sources import ImageFile
 from fakeface_lab.data.splits import Split
 from fakeface_lab.detector.fast_step import why_plain
 from fakeface_lab.detector.space import num_parameters, to_hyperparameters
@@ -229,6 +230,7 @@ class Plan:
         final_secs: duration of the retraining at the end.
         model_bytes: size of the models that stay in the store.
         checkpoint_bytes: largest total size of epoch checkpoints on local disk.
+        pixel_bytes: size of the decoded images that are not yet in the cache.
     """
 
     num_trials: int
@@ -239,6 +241,7 @@ class Plan:
     final_secs: float
     model_bytes: float
     checkpoint_bytes: float
+    pixel_bytes: float
 
     def lines(self) -> list[str]:
         """Return the estimate as lines of a report."""
@@ -248,22 +251,25 @@ class Plan:
             f"time      about {format_secs(self.trial_secs)} for the trials and {format_secs(self.final_secs)} for the "
             f"final on a CPU, within a factor of two; a GPU is many times faster",
             f"disk      about {_gigabytes(self.model_bytes)} for models in the store, at most "
-            f"{_gigabytes(self.checkpoint_bytes)} for checkpoints while it runs",
+            f"{_gigabytes(self.checkpoint_bytes)} for checkpoints while it runs, {_gigabytes(self.pixel_bytes)} more "
+            f"for decoded images",
         ]
 
 
-def plan_search(settings: TuneSettings, template: keras_tuner.Oracle, num_images: int, num_threads: int) -> Plan:
+def plan_search(
+    settings: TuneSettings, template: keras_tuner.Oracle, files: Sequence[ImageFile], num_threads: int
+) -> Plan:
     """Return the estimated cost of a search, from random configurations of its space.
 
     Args:
         settings: of the search.
         template: its oracle.
-        num_images: size of the data set.
+        files: of the data set.
         num_threads: threads per training.
     """
     num_trials = num_trials_at_most(template)
     assert num_trials is not None  # every algorithm of `tune` is limited
-    num_train = num_images * (0.8 if settings.split == "documented" else 0.64)
+    num_train = len(files) * (0.8 if settings.split == "documented" else 0.64)
     num_epochs = _num_epochs(settings, template, num_trials)
     members = _sample(template.hyperparameters)
     mean_parameters = float(np.mean([num_parameters(member, settings.image_size) for member in members]))
@@ -287,6 +293,7 @@ def plan_search(settings: TuneSettings, template: keras_tuner.Oracle, num_images
         settings.final_seeds * settings.epochs * (documented_secs + mean_secs / 0.8) / settings.workers,
         _WEIGHT_BYTES * (kept + 2 * settings.final_seeds) * mean_parameters,
         _CHECKPOINT_BYTES * num_checkpoints * mean_parameters,
+        missing_bytes(files, settings.image_size),
     )
 
 

@@ -12,7 +12,7 @@ from fakeface_lab.data.splits import Split, make_split
 from fakeface_lab.detector.finals import explain, register, run_finals, verdict
 from fakeface_lab.detector.judging import ScoredTrial, SelectionReport, selection_report
 from fakeface_lab.detector.mlflow_run import log_data
-from fakeface_lab.detector.printing import plan_search, print_data_card, print_step
+from fakeface_lab.detector.printing import Plan, plan_search, print_data_card, print_step
 from fakeface_lab.detector.space import OracleSpec, build_oracle, build_space, write_best_settings
 from fakeface_lab.detector.work import DetectorWork
 from fakeface_lab.errors import ConfigError, without_credentials
@@ -31,7 +31,7 @@ from fakeface_lab.tracking.store import open_store
 from fakeface_lab.tracking.writer import PatientWriter
 from fakeface_lab.training.objective import Objective
 
-__all__ = ["SearchResult", "search_detector", "show_plan"]
+__all__ = ["SearchResult", "estimate_search", "search_detector", "show_plan"]
 
 DEFAULT_NUM_TRIALS = 12
 
@@ -53,8 +53,8 @@ class SearchResult:
     verdict: str
 
 
-def show_plan(settings: TuneSettings) -> None:
-    """Print space, trials, estimated time and disk use; nothing is trained or recorded.
+def estimate_search(settings: TuneSettings) -> Plan:
+    """Return the estimated cost of a search; its data set is found, downloaded or drawn, as for the search itself.
 
     Raises:
         FakefaceLabError: the settings or the data cannot be searched.
@@ -62,12 +62,21 @@ def show_plan(settings: TuneSettings) -> None:
     template = _template(settings)
     _engine(settings, 1)
     source = find_source(settings.data, settings.positive, find_project(), settings.image_size)
+    return plan_search(settings, template, list_files(source), _threads_per_trial(settings, settings.threads))
+
+
+def show_plan(settings: TuneSettings) -> None:
+    """Print space, trials, estimated time and disk use; nothing is trained or recorded.
+
+    Raises:
+        FakefaceLabError: the settings or the data cannot be searched.
+    """
+    plan = estimate_search(settings)
     say("search", f"{_name(settings)}: {settings.algorithm}, objective {settings.objective}")
     for name, given in settings.space.items():
         words = ", ".join(f"{key} {value}" for key, value in given.model_dump(exclude_defaults=True).items())
         console.print(f"space     {name}: {words}; documented {getattr(settings.hyperparameters, name)}")
-    num_threads = _threads_per_trial(settings, settings.threads)
-    for line in plan_search(settings, template, len(list_files(source)), num_threads).lines():
+    for line in plan.lines():
         console.print(line)
     if settings.engine == "ray" and settings.checkpoint_storage is None:
         console.print("lost node its trials start again at their first epoch; --checkpoint-storage keeps their epochs")

@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from fakeface_lab.tracking.store import Store, search_runs
+from fakeface_lab.tracking.store import Store, all_experiments, search_runs
 
 __all__ = [
     "CODE_TAGS",
@@ -39,6 +39,7 @@ __all__ = [
     "package_versions",
     "remove_folder",
     "sweep_dead_runs",
+    "unfinished_runs",
 ]
 
 PACKAGES = (
@@ -132,8 +133,11 @@ def note_owner(folder: Path) -> None:
         file.write(f"{PROCESS}\n")
 
 
+OwnerState = Literal["gone", "alive", "elsewhere"]
+
+
 @contextmanager
-def owner_state(run: Run, folder: Path) -> Iterator[Literal["gone", "alive", "elsewhere"]]:
+def owner_state(run: Run, folder: Path) -> Iterator[OwnerState]:
     """Yield the state of the process that last wrote a run.
 
     `gone`: it ran in this project folder and has ended; its lock is held until the block ends. `alive`: it is running
@@ -154,6 +158,15 @@ def owner_state(run: Run, folder: Path) -> Iterator[Literal["gone", "alive", "el
         yield "gone"
     finally:
         lock.release()
+
+
+def unfinished_runs(store: Store) -> list[tuple[Run, OwnerState]]:
+    """Return the runs of all experiments that are RUNNING, oldest first, each with the state of its process."""
+    found = []
+    for run in search_runs(store.client, all_experiments(store.client), "attributes.status = 'RUNNING'"):
+        with owner_state(run, store.work_folder / run.info.run_id) as state:
+            found.append((run, state))
+    return found
 
 
 def sweep_dead_runs(store: Store) -> list[str]:

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,7 +102,15 @@ def test_an_out_of_date_schema(project: Path, empty_project: Path) -> None:
         connection.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
     connection.close()
     uri = f"sqlite:///{project}/old.db"
-    assert_one_line(project, uri, f"made by another MLflow; back it up, then run `mlflow db upgrade {uri}`")
+    assert_one_line(project, uri, f"made by an older MLflow; back it up, then run `mlflow db upgrade {uri}`")
+
+
+def test_a_schema_of_a_newer_mlflow(project: Path, empty_project: Path) -> None:
+    shutil.copy(empty_project / "mlflow.db", project / "new.db")
+    with closing(sqlite3.connect(project / "new.db")) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
+    message = f"made by a newer MLflow than {mlflow.__version__}; install that one to use it"
+    assert_one_line(project, f"sqlite:///{project}/new.db", message)
 
 
 def test_a_file_that_is_not_a_database(project: Path) -> None:
@@ -117,6 +126,9 @@ def test_an_unreachable_server(project: Path) -> None:
     assert_one_line(project, "http://127.0.0.1:9", r"http://127\.0\.0\.1:9: no answer; is the server running")
 
 
+@pytest.mark.skipif(
+    not hasattr(mlflow.environment_variables, "MLFLOW_ALLOW_FILE_STORE"), reason="it was allowed before"
+)
 def test_a_folder_of_runs_of_an_older_mlflow(project: Path) -> None:
     assert_one_line(project, str(project / "mlruns"), "maintenance mode.*; see --tracking-uri")
 
