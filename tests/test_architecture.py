@@ -34,12 +34,12 @@ LAYER_OF = {unit: number for number, layer in enumerate(LAYERS) for unit in laye
 
 MAX_PROGRAM_LINES = 120
 MAX_LINES = 350
-MAX_MODULES = 115
-MAX_SEARCH_LINES = 3700
+MAX_MODULES = 122
+MAX_SEARCH_LINES = 4300
 MAX_FILES = {"": 16, "detector": 16, "tracking": 13}
 MAX_FILES_ELSEWHERE = 12
 MAX_ENGINE_MODULES = 38
-MAX_TUNER_MODULES = 68
+MAX_TUNER_MODULES = 70
 
 
 def _module_name(path: Path) -> str:
