@@ -34,7 +34,7 @@ LAYER_OF = {unit: number for number, layer in enumerate(LAYERS) for unit in laye
 
 MAX_PROGRAM_LINES = 120
 MAX_LINES = 350
-MAX_MODULES = 112
+MAX_MODULES = 113
 MAX_SEARCH_LINES = 3700
 MAX_FILES = {"": 16, "detector": 16}
 MAX_FILES_ELSEWHERE = 12
