@@ -51,8 +51,7 @@ __all__ = [
     "open_for_reading",
 ]
 
-# What a run has logged under this name is its own model; under another name it is a form made from it.
-MODEL_NAME = "model"
+MODEL_NAME = "model"  # of a logged model; other names are of forms made from it
 NETWORK_KEY = "network"  # in the metadata of a served form: address of the model that it applies
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -219,12 +218,17 @@ def load_keras_model(address: str) -> Any:
     """Return the model with this address (`models:/...`) as it was saved.
 
     Raises:
-        ModelError: its files are missing or damaged, or it has layers whose code is not known here.
+        ModelError: its files are missing or damaged, it has layers whose code is not known here, or it holds code.
     """
     try:
         return mlflow.keras.load_model(address)
     # Keras raises a TypeError for a class that it does not know, and a ValueError for a file that is cut short.
     except (MlflowException, OSError, TypeError, ValueError) as err:
+        if "safe_mode" in str(err):  # by which Keras offers to run what it has just refused
+            raise ModelError(
+                f"{address}: refused, it holds Python code (a Lambda layer) that would run on this machine; make a "
+                f"layer of it that is registered with Keras, and train again"
+            ) from err
         raise ModelError(
             f"{address}: cannot be loaded ({str(err).splitlines()[0]}); can this machine reach its "
             f"artifacts, and are the layers of its own registered with Keras?"
@@ -281,10 +285,8 @@ def _from_address(store: Store, address: str) -> FoundModel:
             f"by this package can be applied"
         )
     if "keras" not in info.flavors:
-        raise ModelError(
-            f"{address}: holds no Keras model but {', '.join(info.flavors)}; only models logged by this package can be "
-            f"applied"
-        )
+        kinds = ", ".join(info.flavors)
+        raise ModelError(f"{address}: holds {kinds}, no Keras model; only models logged by this package can be applied")
     run = get_run(store, info.run_id)
     experiment = store.client.get_experiment(run.info.experiment_id)
     # An evaluation is logged beside the model, whatever experiment the store was opened with.
