@@ -227,10 +227,14 @@ def test_its_name_is_understood_by_the_programs(
     assert "test images" in capsys.readouterr().out
 
 
-def test_the_network_is_stored_once(registered: TrackedProject) -> None:
+def test_the_network_is_stored_once(registered: TrackedProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    registered.enter(monkeypatch)
     networks = list((registered.project / "mlruns").rglob("*.keras"))
     assert len(networks) == 1
     (served,) = (registered.project / "mlruns").glob("*/models/*/artifacts/served_model.py")
+    store = open_for_models(None, registered.project)
+    outputs = get_run(store, registered.run_id).outputs.model_outputs
+    assert len(outputs) == 1, "a finished run stays as it was"
     assert sum(path.stat().st_size for path in served.parent.rglob("*")) < 2_000_000
     assert not [path for path in served.parent.rglob("*") if path.suffix in {".pkl", ".pickle"}]
 

@@ -204,8 +204,10 @@ def log_model(
     points = [
         Metric(key, value, timestamp_ms, step, None, dataset[0], dataset[1][:32]) for key, value in metrics.items()
     ]
-    return log_form(run, MODEL_NAME, lambda: folder, {key: str(value) for key, value in params.items()}, points, step,
-                    model_type)  # fmt: skip
+    texts = {key: str(value) for key, value in params.items()}
+    model_id = log_form(run, MODEL_NAME, lambda: folder, texts, points, model_type)
+    run.writer.call(lambda: _link(run.store, run.run_id, model_id, step))
+    return model_id
 
 
 def log_form(
@@ -214,10 +216,9 @@ def log_form(
     package: Callable[[], Path],
     params: Mapping[str, str],
     points: Sequence[Metric],
-    step: int,
     model_type: str,
 ) -> str:
-    """Log a packaged model under a name, as the output of a run at `step`, and return its model id.
+    """Log a packaged model under a name, with parameters and metrics of its own, and return its model id.
 
     Repeatable: a complete model is left as it is, a partially logged one is completed. `package` returns the folder,
     and is called only if it is needed.
@@ -254,7 +255,6 @@ def log_form(
         run.writer.call(lambda: client.log_model_artifacts(model.model_id, str(folder)))
         run.writer.call(lambda: client.log_batch(run.run_id, metrics=own))
         run.writer.call(lambda: client.finalize_logged_model(model.model_id, LoggedModelStatus.READY))
-    run.writer.call(lambda: _link(store, run.run_id, model.model_id, step))
     return str(model.model_id)
 
 

@@ -76,15 +76,13 @@ def log_served_form(run: StoredRun) -> str | None:
     if network_uri is None:
         return None
     trained = run.store.client.get_logged_model(network_uri.removeprefix("models:/"))
-    points = trained.metrics or []
     with tempfile.TemporaryDirectory() as folder:
         model_id = log_form(
             run,
             SERVED_NAME,
             lambda: _package(network_uri, Path(folder) / "model"),
             trained.params,
-            points,
-            max((point.step for point in points), default=0),
+            trained.metrics or [],
             trained.model_type,
         )
     return f"models:/{model_id}"

@@ -241,7 +241,8 @@ def served_of(store: Store, run: Run) -> str:
     """Return the address of the only served form of a run's model, which is complete."""
     (served,) = logged_models(store, run.info.run_id, name=SERVED_NAME)
     assert served.status == "READY"
-    assert [output.model_id for output in get_run(store, run.info.run_id).outputs.model_outputs] == [served.model_id]
+    # The run was finished before, and stays as it was.
+    assert get_run(store, run.info.run_id).outputs.model_outputs == []
     return f"models:/{served.model_id}"
 
 
@@ -252,8 +253,8 @@ class Cut(TrackingError):
 def test_cut_after_each_write_it_ends_the_same(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every write of a registration is the last one once; started again, aliases, tags and versions are the same."""
     writes = ("create_registered_model", "create_logged_model", "log_model_artifacts", "finalize_logged_model",
-              "log_outputs", "create_model_version", "set_model_version_tag", "update_model_version",
-              "set_registered_model_alias", "log_batch")  # fmt: skip
+              "create_model_version", "set_model_version_tag", "update_model_version", "set_registered_model_alias",
+              "log_batch")  # fmt: skip
     client = side.store.client
     num_cuts = 0
     while True:
@@ -293,7 +294,7 @@ def test_cut_after_each_write_it_ends_the_same(side: Side, monkeypatch: pytest.M
         if not was_cut:
             break
         num_cuts += 1
-    assert num_cuts == 23
+    assert num_cuts == 21
 
 
 def test_a_plan_that_another_search_has_overtaken_is_made_anew(side: Side) -> None:
