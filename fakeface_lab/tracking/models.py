@@ -246,14 +246,14 @@ def log_form(
         # Beside it first: rewritten in place and killed in between, an empty `MLmodel` failed a fully trained trial.
         description.save(str(folder / "MLmodel.partial"))
         os.replace(folder / "MLmodel.partial", folder / "MLmodel")
-        own = [
+        entities = [
             Metric(point.key, point.value, point.timestamp, point.step, model.model_id, point.dataset_name,
                    point.dataset_digest)
             for point in points
         ]  # fmt: skip
         # READY comes last: the files of a READY model are read by other programs.
         run.writer.call(lambda: client.log_model_artifacts(model.model_id, str(folder)))
-        run.writer.call(lambda: client.log_batch(run.run_id, metrics=own))
+        run.writer.call(lambda: client.log_batch(run.run_id, metrics=entities))
         run.writer.call(lambda: client.finalize_logged_model(model.model_id, LoggedModelStatus.READY))
     return str(model.model_id)
 
