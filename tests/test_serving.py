@@ -236,6 +236,7 @@ def test_the_network_is_stored_once(registered: TrackedProject, monkeypatch: pyt
     outputs = get_run(store, registered.run_id).outputs.model_outputs
     assert len(outputs) == 1, "a finished run stays as it was"
     assert sum(path.stat().st_size for path in served.parent.rglob("*")) < 2_000_000
+    assert str(PROJECT) not in served.with_name("MLmodel").read_text()
     assert not [path for path in served.parent.rglob("*") if path.suffix in {".pkl", ".pickle"}]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import mlflow
 import pandas as pd
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from mlflow.types import ColSpec, DataType, Schema
@@ -89,8 +89,10 @@ def log_served_form(run: StoredRun) -> str | None:
 
 
 def _package(network_uri: str, folder: Path) -> Path:
+    model = Model()
     mlflow.pyfunc.save_model(
         folder,
+        mlflow_model=model,
         python_model=str(_CODE),
         code_paths=[str(_PACKAGE)],
         signature=_SIGNATURE,
@@ -100,6 +102,9 @@ def _package(network_uri: str, folder: Path) -> Path:
         # Otherwise MLflow infers them in a new process that loads the model.
         pip_requirements=[f"{name}=={version(name)}" for name in _REQUIREMENTS],
     )
+    # MLflow reads the file in the model, whose name is the last part, and would publish where it was on this machine.
+    model.flavors["python_function"]["model_code_path"] = _CODE.name
+    model.save(str(folder / "MLmodel"))
     return folder
 
 
