@@ -27,6 +27,9 @@ from mlflow.entities import LoggedModelStatus, Run
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
+from fakeface_lab.tracking.lookup import MODEL_NAME
+from fakeface_lab.tracking.serving import SERVED_NAME
+
 PROJECT = Path(__file__).resolve().parents[1]
 
 # Trials and epochs. Hyperband of 4 epochs has its own number: the documented one, 5 and 2 of them promoted, 3 more.
@@ -160,6 +163,7 @@ def faults(project: Path) -> list[str]:
     numbers = [int(run.data.tags["trial"]) for run in trials]
     if numbers != list(range(len(numbers))):
         found.append(f"trials are {numbers}")
+    registered = {version.run_id for version in client.search_model_versions()}
     for run in [parent, *trials, *finals]:
         name = run.info.run_name
         if run.info.status != "FINISHED":
@@ -174,9 +178,10 @@ def faults(project: Path) -> list[str]:
         if run is parent:
             continue
         models = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
-        states = [model.status for model in models]
+        states = sorted((model.name, model.status) for model in models)
         is_repeat = "duplicate_of" in run.data.tags
-        if states != ([] if is_repeat else [LoggedModelStatus.READY]):
+        forms = [] if is_repeat else [MODEL_NAME, SERVED_NAME] if run.info.run_id in registered else [MODEL_NAME]
+        if states != [(form, LoggedModelStatus.READY) for form in forms]:
             found.append(f"{name}: models {states}")
         if not is_repeat and len(run.inputs.dataset_inputs) != 1:
             found.append(f"{name}: {len(run.inputs.dataset_inputs)} data sets")

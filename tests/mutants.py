@@ -78,6 +78,22 @@ MUTANTS = (
         ("tests/detector/test_finals.py",),
     ),
     Mutant(
+        "a request with an unusable image fails with a trace",
+        "fakeface_lab/tracking/serving.py",
+        "            raise BadRequestError(str(err)) from err\n",
+        "            raise\n",
+        ("tests/test_serving.py",),
+    ),
+    Mutant(
+        "a model of another kind is loaded as a Keras model",
+        "fakeface_lab/tracking/lookup.py",
+        """    if "keras" not in info.flavors:
+""",
+        """    if False:
+""",
+        ("tests/test_refused_models.py",),
+    ),
+    Mutant(
         "the opening of the test split is recorded after the finals",
         "fakeface_lab/detector/finals.py",
         _RECORD + _RETRAIN,

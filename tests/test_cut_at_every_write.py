@@ -23,6 +23,7 @@ MOMENTS = [
     r"INSERT tags .* close <- uploads",
     r"INSERT params .* log_start",  # of a final: those of the trials are there
     r"UPDATE runs .* close <- uploads",
+    r"log_artifacts .* log_served_form",
     r"INSERT model_versions",
     r"INSERT registered_model_aliases",
     r"INSERT tags .* _apply <- finals",

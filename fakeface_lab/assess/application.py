@@ -15,7 +15,7 @@ from rich.table import Table
 
 from fakeface_lab.assess.tracked_model import TrackedModel
 from fakeface_lab.data.images import ImageSet, UnusableImageError, decode_image
-from fakeface_lab.detector.fit import predict
+from fakeface_lab.detector.fit import predict_pictures
 from fakeface_lab.errors import DataError, ModelError
 from fakeface_lab.evaluation.explanation import BORDER_FRACTION, border_share, evidence, hirescam, mean_evidence
 from fakeface_lab.evaluation.intervals import metric_key
@@ -29,6 +29,7 @@ __all__ = [
     "Decision",
     "Explanation",
     "classify_files",
+    "decide",
     "explain_decisions",
     "print_decisions",
     "reliability_warnings",
@@ -96,9 +97,20 @@ def classify_files(model: TrackedModel, names: Sequence[str]) -> tuple[tuple[Dec
             except OSError as err:
                 skipped[name] = err.strerror or str(err)
         if pictures:
-            scores = predict(model.network, np.stack(list(pictures.values())), np.arange(len(pictures)))
-            decisions += [_decide(model, name, pair) for name, pair in zip(pictures, scores, strict=True)]
+            decisions += decide(model, list(pictures), list(pictures.values()))
     return tuple(decisions), skipped
+
+
+def decide(model: TrackedModel, names: Sequence[str], pictures: Sequence[npt.NDArray[np.uint8]]) -> list[Decision]:
+    """Decide pictures at the model's own threshold.
+
+    Args:
+        model: the model.
+        names: of the files, one per picture.
+        pictures: uint8 (size, size, 3) each, at the model's size; at least one.
+    """
+    scores = predict_pictures(model.network, np.stack(pictures))
+    return [_decide(model, name, pair) for name, pair in zip(names, scores, strict=True)]
 
 
 def _decide(model: TrackedModel, name: str, pair: npt.NDArray[np.float32]) -> Decision:

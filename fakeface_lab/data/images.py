@@ -33,6 +33,7 @@ __all__ = [
     "Skipped",
     "UnusableImageError",
     "clear_cache",
+    "decode_bytes",
     "decode_image",
     "load_images",
     "missing_bytes",
@@ -116,18 +117,25 @@ class UnusableImageError(DataError):
 
 
 def decode_image(path: Path, size_px: int | None) -> tuple[npt.NDArray[np.uint8], list[str]]:
+    """Return the picture in a file; result and errors as in `decode_bytes`.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    # Not opened by name, because Pillow maps some uncompressed files and mixes up the rows of a rotated TIFF.
+    return decode_bytes(path.read_bytes(), size_px)
+
+
+def decode_bytes(content: bytes, size_px: int | None) -> tuple[npt.NDArray[np.uint8], list[str]]:
     """Return the picture as uint8 (size, size, 3), and remarks on what was dropped from it.
 
     Args:
-        path: of the file.
+        content: of an image file.
         size_px: edge of the result; None for the picture's own size.
 
     Raises:
         UnusableImageError: the file does not contain exactly one complete 8-bit picture.
-        OSError: the file cannot be read.
     """
-    # Not opened by name, because Pillow maps some uncompressed files and mixes up the rows of a rotated TIFF.
-    content = path.read_bytes()
     try:
         with Image.open(io.BytesIO(content)) as image:
             remarks = _check(image)

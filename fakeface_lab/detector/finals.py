@@ -246,7 +246,7 @@ def _current(
         plan["aliases"].get(CHAMPION),
     ):
         return plan
-    made = _plan(parent.store, finals, name, objective) | {"name": name, "runs": these}
+    made = _plan(parent, finals, name, objective) | {"name": name, "runs": these}
     parent.set_tags({_PLAN_TAG: json.dumps(made)})
     return made
 
@@ -259,14 +259,15 @@ def _apply(parent: TrackedRun, plan: dict[str, Any]) -> dict[str, Any]:
     return plan
 
 
-def _plan(store: Store, finals: Finals, name: str, objective: str) -> dict[str, Any]:
+def _plan(parent: TrackedRun, finals: Finals, name: str, objective: str) -> dict[str, Any]:
+    store = parent.store
     create_registered_model(store, name)
     held = alias_version(store, name, CHAMPION)
-    candidate = _version(store, name, finals.best)
+    candidate = _version(parent, name, finals.best)
     aliases = {CANDIDATE: candidate}
     champion, reason = held, "there is no champion: the documented configuration failed"
     if champion is None and finals.documented:
-        champion = aliases[CHAMPION] = _version(store, name, finals.documented)
+        champion = aliases[CHAMPION] = _version(parent, name, finals.documented)
         reason = f"version {champion}, the documented configuration, is the first champion"
     # The champion of an earlier search may be stronger than the documented one, which the verdict is about.
     if champion is not None and champion != candidate:
@@ -296,12 +297,13 @@ def _challenge(store: Store, name: str, best: Sequence[Run], champion: int, obje
         return f"not comparable, {err}"
 
 
-def _version(store: Store, name: str, runs: Sequence[Run]) -> int:
+def _version(parent: TrackedRun, name: str, runs: Sequence[Run]) -> int:
     """Return the version of the first seed's model, created if needed, and record on it which runs were judged."""
     # Not the seed with the best test score, which would be another selection, and not an average over all seeds, which
     # would multiply the memory and time of each prediction.
     first = runs[0]
-    version = register_version(store, name, first.info.run_id)
+    store = parent.store
+    version = register_version(StoredRun(store, parent.writer, first), name)
     if version is None:
         raise SearchError(f"run {first.info.run_name}: its model is no longer in {store.uri}; use --restart")
     accuracies = [str(run.data.metrics.get("test_accuracy")) for run in runs]

@@ -32,6 +32,8 @@ from fakeface_lab.tracking.writer import is_transient_error
 
 __all__ = [
     "KEY_TAG",
+    "MODEL_NAME",
+    "NETWORK_KEY",
     "FoundModel",
     "Run",
     "children_of",
@@ -49,6 +51,9 @@ __all__ = [
     "open_for_models",
     "open_for_reading",
 ]
+
+MODEL_NAME = "model"  # of a logged model; other names are of forms made from it
+NETWORK_KEY = "network"  # in the metadata of a served form: address of the model that it applies
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _NAME_AT_ALIAS = re.compile(r"[^/@]+@[^/@]+")
@@ -215,12 +220,17 @@ def load_keras_model(address: str) -> Any:
     """Return the model with this address (`models:/...`) as it was saved.
 
     Raises:
-        ModelError: its files are missing or damaged, or it has layers whose code is not known here.
+        ModelError: its files are missing or damaged, it has layers whose code is not known here, or it holds code.
     """
     try:
         return mlflow.keras.load_model(address)
     # Keras raises a TypeError for a class that it does not know, and a ValueError for a file that is cut short.
     except (MlflowException, OSError, TypeError, ValueError) as err:
+        if "safe_mode" in str(err):  # by which Keras offers to run what it has just refused
+            raise ModelError(
+                f"{address}: refused, it holds Python code (a Lambda layer) that would run on this machine; make a "
+                f"layer of it that is registered with Keras, and train again"
+            ) from err
         raise ModelError(
             f"{address}: cannot be loaded ({str(err).splitlines()[0]}); can this machine reach its "
             f"artifacts, and are the layers of its own registered with Keras?"
@@ -233,19 +243,21 @@ class FoundModel:
 
     Attributes:
         uri: MLflow's address, `models:/...`.
+        network_uri: address of its Keras form: the same, unless `uri` is that of a served form.
         run: the run that trained it.
         store: the store, with the run's own experiment.
         metadata: what the model records about itself (class names, image size, threshold, data digest).
     """
 
     uri: str
+    network_uri: str
     run: Run
     store: Store
     metadata: Mapping[str, Any]
 
     def network(self) -> Any:
         """Return the Keras model as it was saved; errors as in `load_keras_model`."""
-        return load_keras_model(self.uri)
+        return load_keras_model(self.network_uri)
 
     def artifact(self, name: str, folder: str) -> Path:
         """Copy one file that the run has logged to `folder` and return its path; see `fetch_artifact`."""
@@ -266,17 +278,22 @@ def _from_address(store: Store, address: str) -> FoundModel:
             f"models:/NAME/VERSION or NAME@ALIAS"
         ) from err
     metadata = info.metadata or {}
+    if NETWORK_KEY in metadata:
+        return replace(_from_address(store, metadata[NETWORK_KEY]), uri=address)
     missing = [key for key in _NEEDED_METADATA if key not in metadata]
     if missing:
         raise ModelError(
             f"{address}: its metadata lack {', '.join(missing)}, so its preprocessing is unknown; only models logged "
             f"by this package can be applied"
         )
+    if "keras" not in info.flavors:
+        kinds = ", ".join(info.flavors)
+        raise ModelError(f"{address}: holds {kinds}, no Keras model; only models logged by this package can be applied")
     run = get_run(store, info.run_id)
     experiment = store.client.get_experiment(run.info.experiment_id)
     # An evaluation is logged beside the model, whatever experiment the store was opened with.
     own = replace(store, experiment_id=experiment.experiment_id, experiment_name=experiment.name)
-    return FoundModel(address, run, own, metadata)
+    return FoundModel(address, address, run, own, metadata)
 
 
 def _from_run(store: Store, run: Run) -> FoundModel:
@@ -293,9 +310,12 @@ def _model_of(store: Store, run: Run) -> str | None:
     return f"models:/{models[0].model_id}" if models and models[0].status == LoggedModelStatus.READY else None
 
 
-def logged_models(store: Store, run_id: str, experiment_id: str | None = None) -> list[LoggedModel]:
-    """Return the models that a run has logged, complete and old ones first; default experiment: the store's."""
-    found = store.client.search_logged_models([experiment_id or store.experiment_id], f"source_run_id = '{run_id}'")
+def logged_models(
+    store: Store, run_id: str, experiment_id: str | None = None, name: str = MODEL_NAME
+) -> list[LoggedModel]:
+    """Return what a run has logged as `name`, complete and old ones first; default experiment: the store's."""
+    query = f"source_run_id = '{run_id}' AND name = '{name}'"
+    found = store.client.search_logged_models([experiment_id or store.experiment_id], query)
     # `log_model` keeps the first and deletes the others, so a complete model must come first.
     return sorted(found, key=lambda model: (model.status != LoggedModelStatus.READY, model.creation_timestamp))
 

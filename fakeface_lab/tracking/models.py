@@ -6,7 +6,7 @@ Scikit-learn's are in a format that runs no code when it is read, where there is
 import os
 import shutil
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,27 +23,25 @@ from sklearn.base import BaseEstimator
 
 from fakeface_lab.backend import keras
 from fakeface_lab.files import sync
-from fakeface_lab.tracking.lookup import load_keras_model, logged_models
+from fakeface_lab.tracking.lookup import MODEL_NAME, load_keras_model, logged_models
 from fakeface_lab.tracking.owner import package_versions
-from fakeface_lab.tracking.runs import TrackedRun
+from fakeface_lab.tracking.runs import StoredRun, TrackedRun
 from fakeface_lab.tracking.store import Store
 
 __all__ = [
     "INPUT_PREFIX",
-    "MODEL_NAME",
     "as_model_input",
     "delete_models",
     "fetch_model",
     "is_whole",
     "load_logged_model",
     "load_sklearn_model",
+    "log_form",
     "log_model",
     "model_of_run",
     "package_model",
     "package_sklearn_model",
 ]
-
-MODEL_NAME = "model"
 
 # Inputs that have no names are numbered.
 INPUT_PREFIX = "input_"
@@ -200,27 +198,47 @@ def log_model(
 ) -> str:
     """Log a packaged model as the output of a run, with the metrics of the kept epoch, and return its model id.
 
-    Repeatable: a complete model is left as it is, a partially logged one is completed.
+    Repeatable, as `log_form` is.
+    """
+    # At MLflow's default step 0 the model would show the figures of its first epoch.
+    points = [
+        Metric(key, value, timestamp_ms, step, None, dataset[0], dataset[1][:32]) for key, value in metrics.items()
+    ]
+    texts = {key: str(value) for key, value in params.items()}
+    model_id = log_form(run, MODEL_NAME, lambda: folder, texts, points, model_type)
+    run.writer.call(lambda: _link(run.store, run.run_id, model_id, step))
+    return model_id
+
+
+def log_form(
+    run: StoredRun,
+    name: str,
+    package: Callable[[], Path],
+    params: Mapping[str, str],
+    points: Sequence[Metric],
+    model_type: str,
+) -> str:
+    """Log a packaged model under a name, with parameters and metrics of its own, and return its model id.
+
+    Repeatable: a complete model is left as it is, a partially logged one is completed. `package` returns the folder,
+    and is called only if it is needed.
     """
     client, store = run.store.client, run.store
 
     def find_or_make() -> LoggedModel:
         # The store may have created the model although its answer was lost.
-        if not logged_models(store, run.run_id):
+        if not logged_models(store, run.run_id, name=name):
             client.create_logged_model(
-                store.experiment_id,
-                name=MODEL_NAME,
-                source_run_id=run.run_id,
-                params={key: str(value) for key, value in params.items()},
-                model_type=model_type,
+                store.experiment_id, name=name, source_run_id=run.run_id, params=dict(params), model_type=model_type
             )
-        kept, *duplicates = logged_models(store, run.run_id)
+        kept, *duplicates = logged_models(store, run.run_id, name=name)
         for duplicate in duplicates:
             _delete(store, duplicate)
         return kept
 
     model = run.writer.call(find_or_make)
     if model.status != LoggedModelStatus.READY:
+        folder = package()
         description = Model.load(str(folder))
         description.run_id = run.run_id
         description.model_id = description.model_uuid = model.model_id
@@ -229,15 +247,14 @@ def log_model(
         description.save(str(folder / "MLmodel.partial"))
         os.replace(folder / "MLmodel.partial", folder / "MLmodel")
         entities = [
-            # At MLflow's default step 0 the model would show the figures of its first epoch.
-            Metric(key, value, timestamp_ms, step, model.model_id, dataset[0], dataset[1][:32])
-            for key, value in metrics.items()
-        ]
+            Metric(point.key, point.value, point.timestamp, point.step, model.model_id, point.dataset_name,
+                   point.dataset_digest)
+            for point in points
+        ]  # fmt: skip
         # READY comes last: the files of a READY model are read by other programs.
         run.writer.call(lambda: client.log_model_artifacts(model.model_id, str(folder)))
         run.writer.call(lambda: client.log_batch(run.run_id, metrics=entities))
         run.writer.call(lambda: client.finalize_logged_model(model.model_id, LoggedModelStatus.READY))
-    run.writer.call(lambda: _link(store, run.run_id, model.model_id, step))
     return str(model.model_id)
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from mlflow.exceptions import MlflowException
 
-from fakeface_lab.tracking.models import model_of_run
+from fakeface_lab.tracking.runs import StoredRun
+from fakeface_lab.tracking.serving import log_served_form
 from fakeface_lab.tracking.store import Store
 
 __all__ = [
@@ -43,15 +44,16 @@ def create_registered_model(store: Store, name: str) -> None:
             raise
 
 
-def register_version(store: Store, name: str, run_id: str) -> int | None:
-    """Return the version of a registered model that holds the model of a run, created if needed.
+def register_version(run: StoredRun, name: str) -> int | None:
+    """Return the version of a registered model that holds the served form of a run's model, created if needed.
 
     None if the run's model is no longer in the store.
     """
+    store, run_id = run.store, run.run_id
     known = store.client.search_model_versions(f"run_id = '{run_id}'")
     version = next((found.version for found in known if found.name == name), None)
     if version is None:
-        address = model_of_run(store, run_id)
+        address = log_served_form(run)
         if address is None:
             return None
         # A server does not resolve a model's address unless it is given the model's id as well.

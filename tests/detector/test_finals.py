@@ -13,8 +13,9 @@ from fakeface_lab.evaluation.comparison import compare
 from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.run.engine import InlineEngine
 from fakeface_lab.tracking.datasets import num_openings, seal_key
-from fakeface_lab.tracking.lookup import Run
+from fakeface_lab.tracking.lookup import Run, get_run, logged_models
 from fakeface_lab.tracking.models import model_of_run
+from fakeface_lab.tracking.serving import SERVED_NAME
 from fakeface_lab.tracking.store import Store
 from tests.scored_runs import record, scores_with_wrong
 from tests.search.curve_work import CurveWork, open_ledger
@@ -236,14 +237,24 @@ def test_an_old_result_shown_again_moves_nothing(side: Side) -> None:
     assert side.aliases() == {"champion": 2, "candidate": 2}
 
 
+def served_of(store: Store, run: Run) -> str:
+    """Return the address of the only served form of a run's model, which is complete."""
+    (served,) = logged_models(store, run.info.run_id, name=SERVED_NAME)
+    assert served.status == "READY"
+    # The run was finished before, and stays as it was.
+    assert get_run(store, run.info.run_id).outputs.model_outputs == []
+    return f"models:/{served.model_id}"
+
+
 class Cut(TrackingError):
     """The process is gone."""
 
 
 def test_cut_after_each_write_it_ends_the_same(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every write of a registration is the last one once; started again, aliases, tags and versions are the same."""
-    writes = ("create_registered_model", "create_model_version", "set_model_version_tag", "update_model_version",
-              "set_registered_model_alias", "log_batch")  # fmt: skip
+    writes = ("create_registered_model", "create_logged_model", "log_model_artifacts", "finalize_logged_model",
+              "create_model_version", "set_model_version_tag", "update_model_version", "set_registered_model_alias",
+              "log_batch")  # fmt: skip
     client = side.store.client
     num_cuts = 0
     while True:
@@ -276,11 +287,14 @@ def test_cut_after_each_write_it_ends_the_same(side: Side, monkeypatch: pytest.M
         assert side.aliases(name) == {"candidate": 1, "champion": 1}, num_cuts
         tags = client.get_run(ledger.parent.run_id).data.tags
         assert json.loads(tags["registered"])["aliases"] == found.aliases, num_cuts
-        assert len(client.search_model_versions(f"name = '{name}'")) == 2, num_cuts
+        versions = client.search_model_versions(f"name = '{name}'")
+        assert sorted(served_of(side.store, run) for run in (finals.best[0], finals.documented[0])) == sorted(
+            version.source for version in versions
+        ), num_cuts
         if not was_cut:
             break
         num_cuts += 1
-    assert num_cuts == 13
+    assert num_cuts == 21
 
 
 def test_a_plan_that_another_search_has_overtaken_is_made_anew(side: Side) -> None:

@@ -256,11 +256,11 @@ def test_a_run_without_a_model_has_none(run: TrackedRun) -> None:
 def test_a_model_is_registered_once_and_found_by_its_alias(run: TrackedRun, log: Log) -> None:
     store, name = run.store, f"faces {run.run_id}"
     create_registered_model(store, name)
-    assert register_version(store, name, run.run_id) is None, "it has no model yet"
+    assert register_version(run, name) is None, "it has no model yet"
     log()
     for _ in range(2):  # repeated after a kill
         create_registered_model(store, name)
-        assert register_version(store, name, run.run_id) == 1
+        assert register_version(run, name) == 1
         describe_version(store, name, 1, {"test_accuracy": "0.9"}, "the first")
     assert get_version(store, name, 1) == RegisteredVersion(1, run.run_id, {"test_accuracy": "0.9"})
     assert store.client.get_model_version(name, "1").description == "the first"
