@@ -6,6 +6,8 @@ import socket
 import subprocess
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = ["Service"]
@@ -56,15 +58,28 @@ class Service(ABC):
         self.kill()
         raise TimeoutError(self.log.read_text(errors="replace"))
 
-    def send(self, number: signal.Signals) -> None:
-        """Send a signal to it and to the processes that it has started."""
-        assert self._process is not None
-        os.killpg(self._process.pid, number)
-
-    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """End it, by default without a word."""
+    def kill(self) -> None:
+        """End it and the processes that it has started without a word."""
         if self._process is not None:
-            if self._process.poll() is None:
-                self.send(number)
+            os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
+
+    @contextmanager
+    def killed(self) -> Iterator[None]:
+        """Be without it: connections are refused."""
+        self.kill()
+        try:
+            yield
+        finally:
+            self.start()
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Be without an answer of it: connections stay open."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.killpg(self._process.pid, signal.SIGCONT)

@@ -22,6 +22,7 @@ from fakeface_lab.tracking.store import (
     Store,
     all_experiments,
     all_pages,
+    as_tracking_error,
     open_store,
     quote,
     resolve_tracking_uri,
@@ -73,9 +74,10 @@ def open_for_reading(setting: str | None, project: Path) -> Store:
     try:
         client = MlflowClient(uri)
         newest = client.search_experiments(order_by=["last_update_time DESC"])[0]
-    except (MlflowException, IndexError) as err:
-        first_line = (str(err).splitlines() or ["no experiment"])[0]
-        raise TrackingError(f"tracking store {uri}: {first_line}; see --tracking-uri") from err
+    except MlflowException as err:
+        raise as_tracking_error(uri, err) from err
+    except IndexError as err:
+        raise TrackingError(f"tracking store {uri}: no experiment; see --tracking-uri") from err
     return Store(uri, client, newest.experiment_id, newest.name, project)
 
 

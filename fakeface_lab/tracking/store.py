@@ -17,7 +17,7 @@ from mlflow.entities import Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from fakeface_lab.errors import TrackingError, without_credentials
+from fakeface_lab.errors import AccessError, TrackingError, without_credentials
 from fakeface_lab.tracking.writer import is_transient_error
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "all_experiments",
     "all_pages",
     "as_entities",
+    "as_tracking_error",
     "join_text",
     "open_store",
     "param_name",
@@ -247,7 +248,7 @@ def open_store(setting: str | None, project: Path, experiment: str) -> Store:
         experiment: name of the experiment; `MLFLOW_EXPERIMENT_NAME` wins over it.
 
     Raises:
-        TrackingError: the store cannot be opened; says which and what to do.
+        TrackingError: the store cannot be opened; says which and what to do. An AccessError if it refuses the user.
     """
     uri = resolve_tracking_uri(setting, project)
     (project / "mlruns").mkdir(parents=True, exist_ok=True)
@@ -266,7 +267,7 @@ def open_store(setting: str | None, project: Path, experiment: str) -> Store:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or experiment
         experiment_id = _get_or_create_experiment(client, uri, project, name)
     except MlflowException as err:
-        raise TrackingError(_explain(uri, err)) from err
+        raise as_tracking_error(uri, err) from err
     except (OSError, sqlite3.Error) as err:
         reason = err.strerror if isinstance(err, OSError) and err.strerror else err
         raise TrackingError(f"tracking store {uri}: {reason}; see --tracking-uri") from err
@@ -329,11 +330,25 @@ def _get_or_create_experiment(client: MlflowClient, uri: str, project: Path, nam
     return str(found.experiment_id)
 
 
-def _explain(uri: str, err: MlflowException) -> str:
+def as_tracking_error(uri: str, err: MlflowException) -> TrackingError:
+    """Return one line on a store that could not be opened: which, why, and what to do."""
     first_line = str(err).splitlines()[0]
+    if err.error_code == "UNAUTHENTICATED":
+        return AccessError(
+            f"tracking store {uri}: refuses user or password; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
+    if err.error_code == "PERMISSION_DENIED":
+        return AccessError(
+            f"tracking store {uri}: this user has no permission for the experiment; ask its owner, or name another one "
+            f"in MLFLOW_EXPERIMENT_NAME"
+        )
     # MLflow gives this the code of any internal error, so only the text tells.
     if "out-of-date database schema" in str(err):
-        return f"tracking store {uri}: made by another MLflow; back it up, then run `mlflow db upgrade {uri}`"
+        return TrackingError(
+            f"tracking store {uri}: made by another MLflow; back it up, then run `mlflow db upgrade {uri}`"
+        )
     if uri.startswith("http") and is_transient_error(err):
-        return f"tracking store {uri}: no answer; is the server running, and is --tracking-uri right? ({first_line})"
-    return f"tracking store {uri}: {first_line}; see --tracking-uri"
+        return TrackingError(
+            f"tracking store {uri}: no answer; is the server running, and is --tracking-uri right? ({first_line})"
+        )
+    return TrackingError(f"tracking store {uri}: {first_line}; see --tracking-uri")

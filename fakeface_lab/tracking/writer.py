@@ -78,8 +78,9 @@ def is_transient_error(err: Exception) -> bool:
         # refused. The next try finds it.
         return err.error_code in _TRANSIENT_CODES or "IntegrityError" in str(err)
     if isinstance(err, requests.HTTPError):  # upload of an artifact
-        # Any other answer in the 400s would be the same next time.
-        return err.response is None or err.response.status_code >= 500 or err.response.status_code == 429
+        # Any other answer in the 400s would be the same next time. Not 401: the password was right when the store was
+        # opened, and MLflow answers so too while the database of its users is away.
+        return err.response is None or err.response.status_code >= 500 or err.response.status_code in (401, 429)
     return isinstance(err, (requests.RequestException, ConnectionError, TimeoutError))
 
 

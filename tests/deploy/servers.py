@@ -4,11 +4,11 @@ import os
 import pwd
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
@@ -29,6 +29,10 @@ def find_postgresql() -> Path | None:
     versions = Path("/usr/lib/postgresql").glob("*/bin/initdb")  # Debian does not put it on the path
     found = [Path(on_path)] if on_path else sorted(versions, key=lambda path: int(path.parts[-3]))
     return found[-1].parent if found else None
+
+
+def _succeeds(*command: str | Path) -> bool:
+    return subprocess.run(command, capture_output=True).returncode == 0
 
 
 class PostgreSQL(Service):
@@ -88,13 +92,38 @@ class PostgreSQL(Service):
 
 
 class S3(Service):
-    """An S3 server with one bucket; it keeps its objects in files as long as it runs."""
+    """An S3 server with one bucket; it keeps its objects in files as long as it runs.
+
+    Attributes:
+        secret: its secret key.
+        disk: folder of the files.
+        is_small: whether the folder is a small file system of its own, which takes root to mount.
+    """
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.secret = secrets.token_urlsafe(24)
         self.disk = folder / "disk"
         self.disk.mkdir()
+        self.is_small = os.geteuid() == 0 and _succeeds("mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", self.disk)
+
+    def close(self) -> None:
+        """End it and give its disk back."""
+        self.kill()
+        if self.is_small:
+            _succeeds("umount", self.disk)
+
+    @contextmanager
+    def full_disk(self) -> Iterator[None]:
+        """Fill the disk to the last byte."""
+        filler = self.disk / "filler"
+        try:
+            with filler.open("wb", buffering=0) as file, suppress(OSError):
+                while True:
+                    file.write(bytes(1 << 12))
+            yield
+        finally:
+            filler.unlink()
 
     def command(self) -> list[str]:
         return [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
@@ -123,7 +152,7 @@ class TrackingServer(Server):
     def __init__(self, folder: Path, postgres: PostgreSQL, s3: S3) -> None:
         super().__init__(folder)
         self.postgres, self.s3 = postgres, s3
-        self.password, self._key = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
+        self.password, self._admin_password, self._key = (secrets.token_urlsafe(24) for _ in range(3))
 
     def command(self) -> list[str]:
         return [str(PROJECT / "deploy" / "server.sh")]
@@ -134,26 +163,27 @@ class TrackingServer(Server):
             "PATH": path,
             "MLFLOW_PORT": str(self.port),
             "MLFLOW_WORKERS": "1",
-            "MLFLOW_AUTH_ADMIN_PASSWORD": self.password,
+            "MLFLOW_AUTH_ADMIN_PASSWORD": self._admin_password,
             "MLFLOW_FLASK_SERVER_SECRET_KEY": self._key,
         }  # fmt: skip
+
+    def add_user(self) -> None:
+        """Create the user of the tests, who is no administrator."""
+        answer = requests.post(
+            f"{self.uri}/api/2.0/mlflow/users/create", timeout=10, auth=("admin", self._admin_password),
+            json={"username": "ana", "password": self.password},
+        )  # fmt: skip
+        answer.raise_for_status()
 
     @property
     def address(self) -> dict[str, str]:
         """What its clients need, as the variables of MLflow."""
-        return {"MLFLOW_TRACKING_URI": self.uri, "MLFLOW_TRACKING_USERNAME": "admin",
+        return {"MLFLOW_TRACKING_URI": self.uri, "MLFLOW_TRACKING_USERNAME": "ana",
                 "MLFLOW_TRACKING_PASSWORD": self.password}  # fmt: skip
 
     @property
     def secrets(self) -> list[str]:
-        """What must be found nowhere."""
-        return [self.password, self._key, self.postgres.password, self.s3.secret]
-
-    @contextmanager
-    def suspended(self, service: Service) -> Iterator[None]:
-        """Stop a service without ending it: connections stay open and nothing answers."""
-        service.send(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            service.send(signal.SIGCONT)
+        """What must be found nowhere, also as the header of a request."""
+        passwords = {"ana": self.password, "admin": self._admin_password}
+        headers = [b64encode(f"{user}:{password}".encode()).decode() for user, password in passwords.items()]
+        return [*passwords.values(), *headers, self._key, self.postgres.password, self.s3.secret]

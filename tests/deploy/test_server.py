@@ -1,4 +1,5 @@
 """The tracking server of `deploy/`."""
+
 import requests
 from tests.deploy.servers import TrackingServer
 
