@@ -69,7 +69,7 @@ class TrackingError(FakefaceLabError):
 
 
 class AccessError(TrackingError):
-    """The tracking server refused the user, or what the user asked for."""
+    """The tracking server refuses the user: wrong password, or no permission."""
 
     exit_code = 2
 

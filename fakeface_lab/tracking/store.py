@@ -17,8 +17,8 @@ from mlflow.entities import Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from fakeface_lab.errors import AccessError, TrackingError, without_credentials
-from fakeface_lab.tracking.writer import is_transient_error
+from fakeface_lab.errors import TrackingError, without_credentials
+from fakeface_lab.tracking.writer import access_error, is_transient_error
 
 __all__ = [
     "MAX_TAG_CHARS",
@@ -333,15 +333,9 @@ def _get_or_create_experiment(client: MlflowClient, uri: str, project: Path, nam
 def as_tracking_error(uri: str, err: MlflowException) -> TrackingError:
     """Return one line on a store that could not be opened: which, why, and what to do."""
     first_line = str(err).splitlines()[0]
-    if err.error_code == "UNAUTHENTICATED":
-        return AccessError(
-            f"tracking store {uri}: refuses user or password; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-        )
-    if err.error_code == "PERMISSION_DENIED":
-        return AccessError(
-            f"tracking store {uri}: this user has no permission for the experiment; ask its owner, or name another one "
-            f"in MLFLOW_EXPERIMENT_NAME"
-        )
+    refusal = access_error(f"tracking store {uri}", err)
+    if refusal is not None:
+        return refusal
     # MLflow gives this the code of any internal error, so only the text tells.
     if "out-of-date database schema" in str(err):
         return TrackingError(

@@ -11,9 +11,9 @@ import requests
 from mlflow.exceptions import MlflowException
 from mlflow.protos import databricks_pb2
 
-from fakeface_lab.errors import TrackingError, without_credentials
+from fakeface_lab.errors import AccessError, TrackingError, without_credentials
 
-__all__ = ["Background", "PatientWriter", "is_transient_error"]
+__all__ = ["Background", "PatientWriter", "access_error", "is_transient_error"]
 
 
 T = TypeVar("T")
@@ -82,6 +82,20 @@ def is_transient_error(err: Exception) -> bool:
         # opened, and MLflow answers so too while the database of its users is away.
         return err.response is None or err.response.status_code >= 500 or err.response.status_code in (401, 429)
     return isinstance(err, (requests.RequestException, ConnectionError, TimeoutError))
+
+
+_REFUSALS = {
+    "UNAUTHENTICATED": "wrong or no password; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+    "PERMISSION_DENIED": (
+        "this user has no permission; ask the experiment's owner for it, or choose another with MLFLOW_EXPERIMENT_NAME"
+    ),
+}
+
+
+def access_error(store: str, err: Exception) -> AccessError | None:
+    """Return one line if a server refuses the user, else None; `store` names the store."""
+    reason = _REFUSALS.get(err.error_code) if isinstance(err, MlflowException) else None
+    return None if reason is None else AccessError(f"{store}: {reason}")
 
 
 class PatientWriter:
@@ -162,7 +176,8 @@ class PatientWriter:
             except (MlflowException, OSError) as err:
                 first_line = str(err).partition("\n")[0]
                 if not is_transient_error(err):
-                    raise TrackingError(f"tracking store refused: {first_line}") from err
+                    refusal = TrackingError(f"tracking store refused: {first_line}")
+                    raise access_error("tracking store", err) or refusal from err
                 away_secs = time.monotonic() - started
                 if away_secs >= self._patience_secs:
                     raise TrackingError(

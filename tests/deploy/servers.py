@@ -167,11 +167,11 @@ class TrackingServer(Server):
             "MLFLOW_FLASK_SERVER_SECRET_KEY": self._key,
         }  # fmt: skip
 
-    def add_user(self) -> None:
-        """Create the user of the tests, who is no administrator."""
+    def add_user(self, name: str = "ana") -> None:
+        """Create a user who is no administrator; `ana` is the one whose `address` it is."""
         answer = requests.post(
             f"{self.uri}/api/2.0/mlflow/users/create", timeout=10, auth=("admin", self._admin_password),
-            json={"username": "ana", "password": self.password},
+            json={"username": name, "password": self.password},
         )  # fmt: skip
         answer.raise_for_status()
 
