@@ -67,7 +67,7 @@ class Searches:
         deadline = time.monotonic() + _LIFE_SECS
         while not is_so():
             if self.processes[-1].poll() is not None or time.monotonic() > deadline:
-                raise TimeoutError(f"{what}: {self.processes[-1].args} has ended or hangs")
+                raise TimeoutError(f"{what}: the search has ended or hangs")
             time.sleep(0.1)
 
     def state(self, experiment: str, machine: str = "") -> State:
