@@ -3,6 +3,7 @@
 import re
 
 __all__ = [
+    "AccessError",
     "AllTrialsFailedError",
     "ConfigError",
     "DataError",
@@ -65,6 +66,12 @@ class TrackingError(FakefaceLabError):
     """The tracking store cannot be opened, or was unreachable beyond the retry limit."""
 
     exit_code = 1
+
+
+class AccessError(TrackingError):
+    """The tracking server refuses the user: wrong password, or no permission."""
+
+    exit_code = 2
 
 
 class TrainingDivergedError(FakefaceLabError):

@@ -80,14 +80,14 @@ batch_size = 8
     return config
 
 
-def start_search(config: Path, project: Path) -> subprocess.Popen[bytes]:
-    """Start `tune` in `project`, which is made where it is missing."""
+def start_search(config: Path, project: Path, *words: str, **variables: str) -> subprocess.Popen[bytes]:
+    """Start `tune` in `project`, which is made where it is missing, with further words and variables."""
     (project / "experiments").mkdir(parents=True, exist_ok=True)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "FAKEFACE_"))}
-    environment |= {"PYTHONPATH": str(PROJECT), "FAKEFACE_CACHE": str(config.parent / "cache")}
-    log = (project / "log.txt").open("ab")
-    words = [sys.executable, "-m", "fakeface_lab.tune", "--config", str(config)]
-    return subprocess.Popen(words, cwd=project, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    environment |= {"PYTHONPATH": str(PROJECT), "FAKEFACE_CACHE": str(config.parent / "cache")} | variables
+    command = [sys.executable, "-m", "fakeface_lab.tune", "--config", str(config), *words]
+    with (project / "log.txt").open("ab") as log:
+        return subprocess.Popen(command, cwd=project, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
 
 def run_undisturbed(config: Path, project: Path) -> float:

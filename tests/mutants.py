@@ -19,7 +19,17 @@ from pathlib import Path
 __all__ = ["MUTANTS", "Mutant", "main", "mutated"]
 
 PROJECT = Path(__file__).parents[1]
-_COPIED = ("fakeface_lab", "tests", "experiments", "benchmarks", "docs", "pyproject.toml", "Makefile", "README.md")
+_COPIED = (
+    "fakeface_lab",
+    "tests",
+    "experiments",
+    "benchmarks",
+    "deploy",
+    "docs",
+    "pyproject.toml",
+    "Makefile",
+    "README.md",
+)
 _CRITICAL_MOMENTS = "tests/test_cut_at_every_write.py::test_a_search_killed_at_its_critical_moments_is_the_same"
 _KILLED_AFTER_ANY_EPOCH = "tests/training/test_callback_state.py::test_killed_after_any_epoch_a_training_ends_bit_equal"
 
@@ -55,6 +65,20 @@ class Mutant:
 
 
 MUTANTS = (
+    Mutant(
+        "a driver is replaced because the server was away",
+        "fakeface_lab/search/ledger/heartbeat.py",
+        "            watched_since = time.monotonic()\n",
+        "            pass\n",
+        ("tests/search/ledger/test_heartbeat.py::test_a_driver_is_not_replaced_because_the_server_was_away",),
+    ),
+    Mutant(
+        "an upload gives up while the database of a server's users is away",
+        "fakeface_lab/tracking/writer.py",
+        " in (401, 429)",
+        " == 429",
+        ("tests/deploy/test_writes.py::test_uploads_wait_for_the_end_of_a_fault[PostgreSQL killed]",),
+    ),
     Mutant(
         "a model is READY before its files are there",
         "fakeface_lab/tracking/models.py",

@@ -23,7 +23,7 @@ from PIL import Image
 
 from tests.saved_views import VIEW_TAG, read_view
 
-__all__ = ["broken_promises", "differences", "read_state"]
+__all__ = ["State", "broken_promises", "differences", "read_state"]
 
 # Times and memory.
 _MEASURED_METRICS = {"epoch_secs", "train_secs", "peak_rss_bytes"}

@@ -22,13 +22,12 @@ from fakeface_lab.tracking.store import (
     Store,
     all_experiments,
     all_pages,
-    explain,
     open_store,
     quote,
     resolve_tracking_uri,
     search_runs,
 )
-from fakeface_lab.tracking.writer import is_transient_error
+from fakeface_lab.tracking.writer import as_tracking_error, is_transient_error
 
 __all__ = [
     "KEY_TAG",
@@ -80,7 +79,7 @@ def open_for_reading(setting: str | None, project: Path) -> Store:
         client = MlflowClient(uri)
         newest = client.search_experiments(order_by=["last_update_time DESC"])[0]
     except MlflowException as err:
-        raise TrackingError(explain(uri, err)) from err
+        raise as_tracking_error(uri, err) from err
     except IndexError as err:
         raise TrackingError(f"tracking store {uri}: has no experiment; see --tracking-uri") from err
     return Store(uri, client, newest.experiment_id, newest.name, project)

@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from fakeface_lab.errors import TrackingError, without_credentials
-from fakeface_lab.tracking.writer import is_transient_error
+from fakeface_lab.tracking.writer import as_tracking_error
 
 __all__ = [
     "MAX_TAG_CHARS",
@@ -26,7 +26,6 @@ __all__ = [
     "all_experiments",
     "all_pages",
     "as_entities",
-    "explain",
     "join_text",
     "open_store",
     "param_name",
@@ -248,7 +247,7 @@ def open_store(setting: str | None, project: Path, experiment: str) -> Store:
         experiment: name of the experiment; `MLFLOW_EXPERIMENT_NAME` wins over it.
 
     Raises:
-        TrackingError: the store cannot be opened; says which and what to do.
+        TrackingError: the store cannot be opened; says which and what to do. An AccessError if it refuses the user.
     """
     uri = resolve_tracking_uri(setting, project)
     (project / "mlruns").mkdir(parents=True, exist_ok=True)
@@ -267,7 +266,7 @@ def open_store(setting: str | None, project: Path, experiment: str) -> Store:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or experiment
         experiment_id = _get_or_create_experiment(client, uri, project, name)
     except MlflowException as err:
-        raise TrackingError(explain(uri, err)) from err
+        raise as_tracking_error(uri, err) from err
     except (OSError, sqlite3.Error) as err:
         reason = err.strerror if isinstance(err, OSError) and err.strerror else err
         raise TrackingError(f"tracking store {uri}: {reason}; see --tracking-uri") from err
@@ -328,22 +327,3 @@ def _get_or_create_experiment(client: MlflowClient, uri: str, project: Path, nam
             f"--experiment-id {found.experiment_id}`, or set MLFLOW_EXPERIMENT_NAME"
         )
     return str(found.experiment_id)
-
-
-def explain(uri: str, err: MlflowException) -> str:
-    """Return why a store cannot be opened, and what to do, in one line."""
-    first_line = str(err).splitlines()[0]
-    # MLflow gives this the code of any internal error, so only the text tells.
-    if "out-of-date database schema" in str(err):
-        if _is_newer_schema(str(err)):
-            return f"tracking store {uri}: made by a newer MLflow than {mlflow.__version__}; install that one to use it"
-        return f"tracking store {uri}: made by an older MLflow; back it up, then run `mlflow db upgrade {uri}`"
-    if uri.startswith("http") and is_transient_error(err):
-        return f"tracking store {uri}: no answer; is the server running, and is --tracking-uri right? ({first_line})"
-    return f"tracking store {uri}: {first_line}; see --tracking-uri"
-
-
-def _is_newer_schema(message: str) -> bool:
-    found = re.search(r"found version ([0-9a-f]{12})", message)
-    migrations = Path(mlflow.__file__).parent / "store" / "db_migrations" / "versions"
-    return found is not None and not any(migrations.glob(f"{found[1]}_*.py"))

@@ -1,19 +1,22 @@
-"""Writes that survive an outage of the tracking server (`PatientWriter`), and background threads (`Background`)."""
+"""Writes that survive an outage of the tracking server, background threads, and what a store's errors mean."""
 
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import TypeVar
 
+import mlflow
 import requests
 from mlflow.exceptions import MlflowException
 from mlflow.protos import databricks_pb2
 
-from fakeface_lab.errors import TrackingError, without_credentials
+from fakeface_lab.errors import AccessError, TrackingError, without_credentials
 
-__all__ = ["Background", "PatientWriter", "is_transient_error"]
+__all__ = ["Background", "PatientWriter", "access_error", "as_tracking_error", "is_transient_error"]
 
 
 T = TypeVar("T")
@@ -78,9 +81,49 @@ def is_transient_error(err: Exception) -> bool:
         # refused. The next try finds it.
         return err.error_code in _TRANSIENT_CODES or "IntegrityError" in str(err)
     if isinstance(err, requests.HTTPError):  # upload of an artifact
-        # Any other answer in the 400s would be the same next time.
-        return err.response is None or err.response.status_code >= 500 or err.response.status_code == 429
+        # Any other answer in the 400s would be the same next time. Not 401: the password was right when the store was
+        # opened, and MLflow answers so too while the database of its users is away.
+        return err.response is None or err.response.status_code >= 500 or err.response.status_code in (401, 429)
     return isinstance(err, (requests.RequestException, ConnectionError, TimeoutError))
+
+
+_REFUSALS = {
+    "UNAUTHENTICATED": "wrong or no password; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+    "PERMISSION_DENIED": (
+        "this user has no permission; ask the experiment's owner for it, or choose another with MLFLOW_EXPERIMENT_NAME"
+    ),
+}
+
+
+def access_error(store: str, err: Exception) -> AccessError | None:
+    """Return one line if a server refuses the user, else None; `store` names the store."""
+    reason = _REFUSALS.get(err.error_code) if isinstance(err, MlflowException) else None
+    return None if reason is None else AccessError(f"{store}: {reason}")
+
+
+def as_tracking_error(uri: str, err: MlflowException) -> TrackingError:
+    """Return one line on a store that could not be opened: which, why, and what to do."""
+    store, text = f"tracking store {uri}", str(err)
+    refusal = access_error(store, err)
+    if refusal is not None:
+        return refusal
+    # MLflow gives this the code of any internal error, so only the text tells.
+    if "out-of-date database schema" in text:
+        if _is_newer_schema(text):
+            return TrackingError(
+                f"{store}: made by a newer MLflow than {mlflow.__version__}; install that one to use it"
+            )
+        return TrackingError(f"{store}: made by an older MLflow; back it up, then run `mlflow db upgrade {uri}`")
+    first_line = text.splitlines()[0]
+    if uri.startswith("http") and is_transient_error(err):
+        return TrackingError(f"{store}: no answer; is the server running, and is --tracking-uri right? ({first_line})")
+    return TrackingError(f"{store}: {first_line}; see --tracking-uri")
+
+
+def _is_newer_schema(message: str) -> bool:
+    found = re.search(r"found version ([0-9a-f]{12})", message)
+    migrations = Path(mlflow.__file__).parent / "store" / "db_migrations" / "versions"
+    return found is not None and not any(migrations.glob(f"{found[1]}_*.py"))
 
 
 class PatientWriter:
@@ -161,7 +204,8 @@ class PatientWriter:
             except (MlflowException, OSError) as err:
                 first_line = str(err).partition("\n")[0]
                 if not is_transient_error(err):
-                    raise TrackingError(f"tracking store refused: {first_line}") from err
+                    refusal = TrackingError(f"tracking store refused: {first_line}")
+                    raise access_error("tracking store", err) or refusal from err
                 away_secs = time.monotonic() - started
                 if away_secs >= self._patience_secs:
                     raise TrackingError(

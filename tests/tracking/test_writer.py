@@ -37,6 +37,7 @@ def http_error(status_code: int) -> requests.HTTPError:
         ConnectionResetError("reset"),
         http_error(502),
         http_error(429),
+        http_error(401),
     ],
 )
 def test_errors_that_are_transient(fault: Exception) -> None:

@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -18,11 +19,13 @@ from mlflow.tracking import MlflowClient
 
 from fakeface_lab.errors import SearchError, TrackingError
 from fakeface_lab.search.ledger import heartbeat
-from fakeface_lab.search.ledger.heartbeat import WATCH_SECS, Heartbeat
+from fakeface_lab.search.ledger.heartbeat import WATCH_SECS, Heartbeat, refuse_second_driver
 from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.suggest.suggestion import Suggestion
-from fakeface_lab.tracking.store import Store
+from fakeface_lab.tracking.store import Store, open_store
+from fakeface_lab.tracking.writer import PatientWriter
 from tests.kill_search import PROJECT, faults, run_undisturbed, summary, write_project
+from tests.mlflow_server import Server
 from tests.search.curve_work import open_ledger
 
 
@@ -67,6 +70,26 @@ def test_a_driver_elsewhere_is_recognized_by_its_heartbeat(store: Store, elsewhe
     with Heartbeat(ledger.parent), pytest.raises(SearchError, match=r"search 'curves': process .* drives it; wait for"):
         open_ledger(elsewhere)
     ledger.parent.require_owned()
+
+
+def test_a_driver_is_not_replaced_because_the_server_was_away(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "BEAT_SECS", 1.0)
+    monkeypatch.setattr(heartbeat, "WATCH_SECS", 3.0)
+    store = open_store(server.uri, tmp_path, "away")
+    parent = open_ledger(store).parent
+
+    def be_away(notice: str) -> None:
+        if "watching its heartbeat" in notice:
+            outage = server.suspended()
+            outage.__enter__()
+            # Not for 5 s, after which the server closes connections: both drivers are answered at the same time.
+            threading.Timer(4, outage.__exit__, (None, None, None)).start()
+
+    (tmp_path / "elsewhere").mkdir()
+    with Heartbeat(parent), pytest.raises(SearchError, match="drives it"):
+        refuse_second_driver(replace(store, project=tmp_path / "elsewhere"), PatientWriter(60, be_away), parent.read())
 
 
 @pytest.mark.usefixtures("quick")

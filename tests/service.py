@@ -1,0 +1,85 @@
+"""Real servers for tests, on this machine only: started, stopped and started again at the same address."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["Service"]
+
+_START_SECS = 120
+
+
+class Service(ABC):
+    """A server on a free port of 127.0.0.1, with its log in `folder`."""
+
+    user: str | None = None  # whose process it is; None: that of the tests
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = int(free.getsockname()[1])
+        self.folder = folder
+        self.log = folder / "server.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @abstractmethod
+    def command(self) -> list[str]:
+        """Its command line."""
+
+    @abstractmethod
+    def variables(self) -> dict[str, str]:
+        """Its whole environment."""
+
+    @abstractmethod
+    def answers(self) -> bool:
+        """Whether it is ready; errors of the connection mean that it is not."""
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self.command(), env=self.variables(), cwd=self.folder, user=self.user, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        deadline = time.monotonic() + _START_SECS
+        while time.monotonic() < deadline and self._process.poll() is None:
+            try:
+                if self.answers():
+                    return
+            except OSError:
+                pass
+            time.sleep(0.2)
+        self.kill()
+        raise TimeoutError(self.log.read_text(errors="replace"))
+
+    def kill(self) -> None:
+        """End it and the processes that it has started without a word."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    @contextmanager
+    def killed(self) -> Iterator[None]:
+        """Be without it: connections are refused."""
+        self.kill()
+        try:
+            yield
+        finally:
+            self.start()
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Be without an answer of it: connections stay open."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.killpg(self._process.pid, signal.SIGCONT)
