@@ -111,6 +111,16 @@ def deterministic() -> None:
     tf.config.experimental.enable_op_determinism()
 
 
+@pytest.fixture
+def eagerly() -> Iterator[None]:
+    """Train without graphs: tracing one takes most of so short a training."""
+    from fakeface_lab.backend import tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clean set of drawn faces."""
