@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fakeface_lab.backend import tf
 from fakeface_lab.baseline import run_baseline
 from fakeface_lab.settings import BaselineSettings, Range, TuneSettings
 from fakeface_lab.tune import run_search
@@ -49,7 +50,7 @@ class TinyStore:
 
 @functools.cache
 def tiny_store() -> TinyStore:
-    """Return it; the first call takes about 15 s."""
+    """Return it; the first call takes about 10 s."""
     return made_once("tiny-store", _make)
 
 
@@ -62,6 +63,8 @@ def _make(folder: Path) -> TinyStore:
         patch.chdir(project)
         patch.setenv("FAKEFACE_CACHE", str(folder / "cache"))
         patch.delenv("FAKEFACE_DATA", raising=False)
+        # Without graphs, whose tracing takes most of so short a training.
+        tf.config.run_functions_eagerly(True)
         common: dict[str, Any] = {"data": str(images), "image_size": 24, "epochs": 2}
         documented = run_baseline(BaselineSettings(**common))
         sealed = run_baseline(BaselineSettings(**common, split="sealed"))
@@ -70,6 +73,7 @@ def _make(folder: Path) -> TinyStore:
                 **common, name="tiny search", trials=3, algorithm="random", engine="inline", final_seeds=1, space=SPACE
             )
         )
+        tf.config.run_functions_eagerly(False)
     assert search is not None  # None is a dry run
     return TinyStore(
         project, f"sqlite:///{project / 'mlflow.db'}", images, documented.run_id, sealed.run_id, search.run_id,
