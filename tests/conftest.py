@@ -15,8 +15,9 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from fakeface_lab.tracking.store import Store, open_store
+from tests.made_once import empty_store
 from tests.mlflow_server import Server
-from tests.tracked_model_store import TrackedProject, make_tracked_project
+from tests.tracked_model_store import TrackedProject, copy_tracked_project
 
 # Set before any test imports TensorFlow or MLflow. On small arrays threads of BLAS and OpenMP only wait for each
 # other, the more so where tests run side by side.
@@ -110,6 +111,16 @@ def deterministic() -> None:
     tf.config.experimental.enable_op_determinism()
 
 
+@pytest.fixture
+def eagerly() -> Iterator[None]:
+    """Train without graphs: tracing one takes most of so short a training."""
+    from fakeface_lab.backend import tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clean set of drawn faces."""
@@ -126,11 +137,9 @@ def copied(faces: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def empty_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty_project() -> Path:
     """A project folder whose store has its tables and no run."""
-    root = tmp_path_factory.mktemp("empty")
-    open_store(None, root, "curves")
-    return root
+    return empty_store().parent
 
 
 @pytest.fixture
@@ -167,8 +176,8 @@ def new_store(new_project: Callable[[str], Path]) -> Callable[[str], Store]:
 
 @pytest.fixture(scope="module")
 def tracked_project(tmp_path_factory: pytest.TempPathFactory) -> TrackedProject:
-    """A project with one tiny tracked model, trained for each file: its tests write to the store."""
-    return make_tracked_project(tmp_path_factory.mktemp("tracked"))
+    """A project with one tiny tracked model, copied for each file: its tests write to the store."""
+    return copy_tracked_project(tmp_path_factory.mktemp("tracked"))
 
 
 @pytest.fixture

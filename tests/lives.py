@@ -212,7 +212,8 @@ def prepare(folder: Path) -> None:
             shutil.copy(Path(scratch) / "mlflow.db", folder / "empty.db")
 
     for name in ("fakeface_lab.baseline", "fakeface_lab.detector.work", "fakeface_lab.search.run.local_engine",
-                 "fakeface_lab.detector.search", "tests.search_state"):  # fmt: skip
+                 "fakeface_lab.detector.search", "tests.search_state", "matplotlib.backends.backend_agg",
+                 "mlflow.keras", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store"):  # fmt: skip
         importlib.import_module(name)
     from fakeface_lab.backend import tf
 

@@ -140,8 +140,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         clean, one_source = given.photographs, given.photographs and given.photographs / "real"
         if given.photographs is None:
             clean = generate_demo(Path(folder) / "clean", given.per_class, size_px, seed=0)
+        if given.photographs is None and DEALT_FAULTS:
             one_source = generate_demo(Path(folder) / "source", 2 * given.per_class, size_px, seed=1) / "real"
-        dealt = deal(one_source, Path(folder) / "dealt", seed=0)
+        dealt = one_source and deal(one_source, Path(folder) / "dealt", seed=0)
         tries = [(fault, dealt) for fault in DEALT_FAULTS.values()] + [(WRONG_LABELS, clean)]
         if given.photographs is None:
             tries = [(fault, clean) for fault in FAULTS.values()] + tries

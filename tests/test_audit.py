@@ -18,7 +18,7 @@ from tests.plants import NUM_PER_CLASS, SIZE_PX, change_fakes
 
 
 def test_program_records_the_run_and_says_that_results_are_void(
-    copied: Path, project: Path, capsys: pytest.CaptureFixture[str]
+    copied: Path, project_with_tables: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change_fakes(copied, lambda image: enlarge(image, 1.45))
     (copied / "real" / "a $5 [b] ü.jpg").write_bytes((copied / "real" / "real_1.jpg").read_bytes())
@@ -26,7 +26,7 @@ def test_program_records_the_run_and_says_that_results_are_void(
     output = capsys.readouterr().out
     assert "A simple model that sees only 16x16 thumbnails is right on" in output
     assert output.index("\nfail") < output.index("verdict")
-    store = open_store(None, project, "planted")
+    store = open_store(None, project_with_tables, "planted")
     (run,) = store.client.search_runs([store.experiment_id])
     assert run.info.status == "FINISHED"
     assert run.data.tags["role"] == "audit"
@@ -51,7 +51,8 @@ def test_program_records_the_run_and_says_that_results_are_void(
         assert sheet.width > 100
 
 
-def test_clean_set_ends_with_0_and_its_audit_is_found_again(faces: Path, project: Path) -> None:
+def test_clean_set_ends_with_0_and_its_audit_is_found_again(faces: Path, project_with_tables: Path) -> None:
+    project = project_with_tables
     result = run_audit(AuditProgramSettings(data=str(faces), image_size=SIZE_PX, min_slice_fraction=0.02))
     assert result.exit_code == 0
     store = open_store(None, project, faces.name)

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from fakeface_lab.data.images import ImageSet, load_images
 from fakeface_lab.data.sources import find_source
 from fakeface_lab.data.splits import read_split
 from fakeface_lab.tracking.store import Store, open_store
+from tests.made_once import empty_store
 
 EPOCHS = 3
 ARTIFACTS = {
@@ -49,6 +51,7 @@ class Place:
     def __init__(self, root: Path) -> None:
         self.project, self.cache, self.images = root / "project", root / "cache", root / "faces"
         (self.project / "experiments").mkdir(parents=True)
+        shutil.copy(empty_store(), self.project)
         draw_images(self.images)
 
     def start(self, *words: str) -> "subprocess.Popen[str]":

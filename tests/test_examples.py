@@ -8,6 +8,8 @@ import pytest
 
 from fakeface_lab import Search
 
+pytestmark = pytest.mark.usefixtures("project_with_tables")
+
 PROJECT = Path(__file__).parents[1]
 EXAMPLES = PROJECT / "examples"
 

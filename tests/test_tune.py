@@ -80,18 +80,24 @@ def test_a_search_to_its_verdict_then_shown_again_then_continued(scratch: Path) 
     assert other.stderr.count("\n") == 1
 
 
-def test_a_dry_run_writes_nothing_and_a_wrong_setting_is_refused(scratch: Path) -> None:
-    config = write_project(scratch, "hyperband", workers=1, final_seeds=1)
+def test_a_dry_run_writes_nothing_and_a_wrong_setting_is_refused(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(scratch)
+    monkeypatch.setenv("FAKEFACE_CACHE", str(scratch / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+    words = ["--config", str(write_project(scratch, "hyperband", workers=1, final_seeds=1))]
     before = sorted(path for path in scratch.rglob("*"))
-    shown = tune(scratch, config, "--dry-run")
-    assert shown.returncode == 0, shown.stderr
+    assert main([*words, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
     # The documented trial, (5 of 2 epochs, 2 of them to 4), 3 of 4: 4 + 10 + 4 + 12 epochs.
-    assert "at most 11, the documented configuration first; 30 epochs in all" in shown.stdout
-    assert "filters_1: values (4, 8); documented 8" in shown.stdout
+    assert "at most 11, the documented configuration first; 30 epochs in all" in shown
+    assert "filters_1: values (4, 8); documented 8" in shown
     assert sorted(path for path in scratch.rglob("*")) == before
-    refused = tune(scratch, config, "--trials", "5")
-    assert (refused.returncode, refused.stdout) == (2, "")
-    assert "Hyperband has its own number of trials" in refused.stderr
+    assert main([*words, "--trials", "5"]) == 2
+    refused = capsys.readouterr()
+    assert refused.out == ""
+    assert "Hyperband has its own number of trials" in refused.err
 
 
 def test_help_loads_no_tensorflow(capsys: pytest.CaptureFixture[str]) -> None:

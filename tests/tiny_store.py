@@ -1,21 +1,20 @@
 """A real store with two tiny baselines and a tiny search, made once for all tests that only read it."""
 
 import functools
-import os
-import pickle
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import gettempdir, mkdtemp
 from typing import Any
 
 import numpy as np
 import pytest
-from filelock import FileLock
 from PIL import Image
 
+from fakeface_lab.backend import tf
 from fakeface_lab.baseline import run_baseline
 from fakeface_lab.settings import BaselineSettings, Range, TuneSettings
 from fakeface_lab.tune import run_search
+from tests.made_once import empty_store, made_once
 
 __all__ = ["SPACE", "TinyStore", "tiny_store"]
 
@@ -51,26 +50,21 @@ class TinyStore:
 
 @functools.cache
 def tiny_store() -> TinyStore:
-    """Return it; the first call takes about 20 s. Test processes side by side share one."""
-    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
-    folder = Path(gettempdir()) / f"tiny-store-{run}" if run else Path(mkdtemp(prefix="tiny-store-"))
-    folder.mkdir(exist_ok=True)
-    with FileLock(folder / "lock"):
-        made = folder / "made.pickle"
-        if not made.exists():
-            made.write_bytes(pickle.dumps(_make(folder)))
-        store: TinyStore = pickle.loads(made.read_bytes())
-    return store
+    """Return it; the first call takes about 10 s."""
+    return made_once("tiny-store", _make)
 
 
 def _make(folder: Path) -> TinyStore:
     project = folder / "project"
     (project / "experiments").mkdir(parents=True)
+    shutil.copy(empty_store(), project)
     images = _draw(folder / "images")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project)
         patch.setenv("FAKEFACE_CACHE", str(folder / "cache"))
         patch.delenv("FAKEFACE_DATA", raising=False)
+        # Without graphs, whose tracing takes most of so short a training.
+        tf.config.run_functions_eagerly(True)
         common: dict[str, Any] = {"data": str(images), "image_size": 24, "epochs": 2}
         documented = run_baseline(BaselineSettings(**common))
         sealed = run_baseline(BaselineSettings(**common, split="sealed"))
@@ -79,6 +73,7 @@ def _make(folder: Path) -> TinyStore:
                 **common, name="tiny search", trials=3, algorithm="random", engine="inline", final_seeds=1, space=SPACE
             )
         )
+        tf.config.run_functions_eagerly(False)
     assert search is not None  # None is a dry run
     return TinyStore(
         project, f"sqlite:///{project / 'mlflow.db'}", images, documented.run_id, sealed.run_id, search.run_id,

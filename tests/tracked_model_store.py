@@ -1,5 +1,7 @@
 """A project with one tiny tracked model, for tests that write to its store."""
 
+import functools
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +11,9 @@ from PIL import Image
 
 from fakeface_lab.baseline import run_baseline
 from fakeface_lab.settings import BaselineSettings, Hyperparameters
+from tests.made_once import copy_project, empty_store, made_once
 
-__all__ = ["SIZE_PX", "TrackedProject", "draw", "make_tracked_project"]
+__all__ = ["SIZE_PX", "TrackedProject", "copy_tracked_project", "draw"]
 
 SIZE_PX = 24
 
@@ -39,10 +42,24 @@ class TrackedProject:
         patch.setenv("FAKEFACE_CACHE", str(self.cache))
 
 
-def make_tracked_project(folder: Path) -> TrackedProject:
+def copy_tracked_project(folder: Path) -> TrackedProject:
+    """Return a copy in an empty folder."""
+    made = _tracked_project()
+    project = copy_project(made.project.parent, folder)
+    return TrackedProject(project, folder / "cache", folder / "images", made.run_id, made.metrics)
+
+
+@functools.cache
+def _tracked_project() -> TrackedProject:
+    return made_once("tracked-project", _train)
+
+
+def _train(root: Path) -> TrackedProject:
     """Train the model; about 5 s."""
+    folder = root / "tracked"
     project, images = folder / "project", draw(folder / "images", seed=0, names=("fake", "real"))
     (project / "experiments").mkdir(parents=True)
+    shutil.copy(empty_store(), project)
     small = Hyperparameters(filters_1=4, filters_2=4, dense_units=16, learning_rate=3e-3, batch_size=8)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project)

@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from fakeface_lab.tracking.lookup import children_of, find_model, find_run, open
 from fakeface_lab.tracking.scores import read_stress_scores
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.tune import run_search
+from tests.made_once import empty_store
 
 SIZE_PX = 24
 NAMES = tuple(condition.name for condition in SEARCH_CONDITIONS)
@@ -62,6 +64,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Searched]:
     """The search; its images are told apart by a brightness that no change takes away."""
     root = tmp_path_factory.mktemp("robust")
     (root / "project" / "experiments").mkdir(parents=True)
+    shutil.copy(empty_store(), root / "project")
     rng = np.random.default_rng(0)
     for name, brightness in (("fake", 0), ("real", 110)):
         (root / "images" / name).mkdir(parents=True)

@@ -26,6 +26,7 @@ def build(hp: keras_tuner.HyperParameters) -> keras.Model:
     return model
 
 
+@pytest.mark.usefixtures("project_with_tables")
 def test_a_finished_search_is_read_and_not_written(project: Path) -> None:
     oracle = keras_tuner.oracles.GridSearchOracle("val_loss")
     tuner = Tuner(oracle, build, project_name="read me", engine="inline")
@@ -50,6 +51,7 @@ def test_a_finished_search_is_read_and_not_written(project: Path) -> None:
     assert after.info.status == "FINISHED"
 
 
+@pytest.mark.usefixtures("project_with_tables")
 def test_a_running_search_is_not_disturbed(project: Path) -> None:
     store = open_store(None, project, "running")
     ledger = open_search(store, PatientWriter(5), "running", {}, VAL_LOSS.tags(), restart=False)

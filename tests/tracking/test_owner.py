@@ -8,6 +8,8 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -62,15 +64,26 @@ def copy_package(root: Path) -> Path:
     return package
 
 
-def tags_of_copy(root: Path) -> dict[str, str]:
-    """The tags that a copy of the package in `root` returns."""
-    code = "import json; from fakeface_lab.tracking.owner import code_tags; print(json.dumps(code_tags()))"
-    settings = os.environ | {"PYTHONPATH": str(root)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, env=settings, capture_output=True, text=True, check=True
+@contextmanager
+def copy_that_tells_its_tags(root: Path) -> Iterator[Callable[[], dict[str, str]]]:
+    """A function that asks the copy of the package in `root`, which runs in a process of its own, for its tags."""
+    code = (
+        "import json, sys; from fakeface_lab.tracking.owner import code_tags\n"
+        "for _ in sys.stdin: print(json.dumps(code_tags()), flush=True)"
     )
-    tags: dict[str, str] = json.loads(done.stdout)
-    return tags
+    settings = os.environ | {"PYTHONPATH": str(root)}
+    command, pipe = [sys.executable, "-c", code], subprocess.PIPE
+    with subprocess.Popen(command, cwd=root, env=settings, stdin=pipe, stdout=pipe, text=True, bufsize=1) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        asked, answers = process.stdin, process.stdout
+
+        def ask() -> dict[str, str]:
+            asked.write("tags\n")
+            tags: dict[str, str] = json.loads(answers.readline())
+            return tags
+
+        yield ask
 
 
 def test_commit_and_changed_files_of_the_packages_own_repository(tmp_path: Path) -> None:
@@ -80,24 +93,26 @@ def test_commit_and_changed_files_of_the_packages_own_repository(tmp_path: Path)
 
     git(tmp_path, "add", ".gitignore")
     git(tmp_path, "commit", "--quiet", "-m", "without the package")
-    assert "mlflow.source.git.commit" not in tags_of_copy(tmp_path), "the package is not part of that repository"
+    with copy_that_tells_its_tags(tmp_path) as tags:
+        assert "mlflow.source.git.commit" not in tags(), "the package is not part of that repository"
 
-    git(tmp_path, "add", ".")
-    git(tmp_path, "commit", "--quiet", "-m", "with the package")
-    commit = git(tmp_path, "rev-parse", "HEAD")
-    clean = tags_of_copy(tmp_path)
-    assert (clean["mlflow.source.git.commit"], clean["mlflow.source.git.dirty"]) == (commit, "false")
+        git(tmp_path, "add", ".")
+        git(tmp_path, "commit", "--quiet", "-m", "with the package")
+        commit = git(tmp_path, "rev-parse", "HEAD")
+        clean = tags()
+        assert (clean["mlflow.source.git.commit"], clean["mlflow.source.git.dirty"]) == (commit, "false")
 
-    (tmp_path / "notes.txt").write_text("beside the package")
-    assert tags_of_copy(tmp_path)["mlflow.source.git.dirty"] == "false"
-    (package / "__init__.py").write_text("# changed\n")
-    changed = tags_of_copy(tmp_path)
-    assert (changed["mlflow.source.git.commit"], changed["mlflow.source.git.dirty"]) == (commit, "true")
+        (tmp_path / "notes.txt").write_text("beside the package")
+        assert tags()["mlflow.source.git.dirty"] == "false"
+        (package / "__init__.py").write_text("# changed\n")
+        changed = tags()
+        assert (changed["mlflow.source.git.commit"], changed["mlflow.source.git.dirty"]) == (commit, "true")
 
 
 def test_outside_a_repository_no_commit_is_claimed(tmp_path: Path) -> None:
     copy_package(tmp_path)
-    assert not any("git" in name for name in tags_of_copy(tmp_path))
+    with copy_that_tells_its_tags(tmp_path) as tags:
+        assert not any("git" in name for name in tags())
 
 
 def test_runs_of_dead_processes_are_ended_and_others_are_not(

@@ -41,6 +41,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
     return {kind: run(training, tmp_path_factory.mktemp("whole")) for kind, training in RESUMABLE.items()}
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_the_listener_hears_every_step_and_epoch_counted_from_one(tmp_path: Path) -> None:
     heard = Heard()
     _, recorder = run(Training(SMALL, SIZE_PX, seed=0, epochs=2), tmp_path, heard)
@@ -177,6 +178,7 @@ def test_nothing_is_trained_again_after_the_last_epoch(uninterrupted: Uninterrup
     assert state_bytes(resumed) == state_bytes(uninterrupted["best"][0])
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(
     ("objective", "direction", "pick"), [("val_loss", "min", min), ("loss", "max", max)], ids=["min", "max"]
 )
@@ -196,12 +198,14 @@ def test_kept_weights_are_those_of_the_kept_epoch(
     assert kept_files == [f"kept-{recorder.kept_epoch}.weights"], "weights of earlier best epochs are deleted"
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_the_last_epochs_weights_need_no_file_of_their_own(tmp_path: Path) -> None:
     _, recorder = run(Training(SMALL, SIZE_PX, seed=0, epochs=2), tmp_path)
     assert recorder.kept_epoch == 2
     assert [path.name for path in tmp_path.iterdir()] == ["epoch.ckpt"]
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     run(Training(SMALL, SIZE_PX, seed=0, epochs=1), tmp_path)
     wider = Training(SMALL.model_copy(update={"dense_units": 9}), SIZE_PX, seed=0, epochs=1)
@@ -211,6 +215,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
         run(wider, tmp_path)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_divergence_ends_with_epoch_and_step(tmp_path: Path) -> None:
     training = Training(SMALL, SIZE_PX, seed=0, epochs=2)
     model = training.build()
@@ -223,6 +228,7 @@ def test_divergence_ends_with_epoch_and_step(tmp_path: Path) -> None:
     assert not (tmp_path / "epoch.ckpt").exists(), "nothing is kept of weights that are no numbers"
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_divergence_in_a_later_step_is_noticed_there(tmp_path: Path) -> None:
     training = Training(SMALL, SIZE_PX, seed=0, epochs=2)
     model = training.build()
@@ -239,6 +245,7 @@ def test_divergence_in_a_later_step_is_noticed_there(tmp_path: Path) -> None:
     assert [record.epoch for record in listener.records] == [1]
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_validation_that_is_no_number_is_divergence(tmp_path: Path) -> None:
     training = Training(SMALL, SIZE_PX, seed=0, epochs=1)
     model = training.build()
@@ -252,6 +259,7 @@ def test_validation_that_is_no_number_is_divergence(tmp_path: Path) -> None:
         train(model, training, PIXELS, LABELS, TRAIN_ROWS, VALIDATION_ROWS, tmp_path, BreaksTheModel())
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 def test_a_learning_rate_without_bounds_diverges_although_its_loss_stays_finite(precision: str, tmp_path: Path) -> None:
     values = SMALL.model_copy(update={"learning_rate": 1e30, "precision": precision})

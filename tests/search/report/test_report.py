@@ -116,6 +116,7 @@ def test_published_report_is_on_the_parent(tiny: TinyStore, published: Path) -> 
     assert len(note) < 5000, "longer descriptions are cut"
 
 
+@pytest.mark.usefixtures("eagerly")  # as the search
 def test_settings_of_the_winner_train_it_again(
     tiny: TinyStore, published: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
