@@ -52,7 +52,8 @@ def pytest_runtest_setup() -> None:
 SLOWEST_FIRST = (
     "assess/test_inspection.py", "test_planted_faults.py", "training/test_recorder.py", "keras_tuner/test_tuner.py",
     "test_tune.py", "keras_tuner/test_hypermodel_work.py", "search/run/test_local_engine.py", "test_compare.py",
-    "test_cut_at_every_write.py",
+    "test_cut_at_every_write.py", "search/run/test_engine_contract.py", "detector/test_finals.py",
+    "deploy/test_writes.py", "test_serving.py",
 )  # fmt: skip
 
 

@@ -28,17 +28,9 @@ from fakeface_lab.errors import DataError
 from fakeface_lab.evaluation.intervals import positives
 
 __all__ = [
-    "IN_BOTH_CLASSES",
-    "ImageSet",
-    "Skipped",
-    "UnusableImageError",
-    "clear_cache",
-    "decode_bytes",
-    "decode_image",
-    "load_images",
-    "missing_bytes",
-    "resize",
-]
+    "IN_BOTH_CLASSES", "ImageSet", "Skipped", "UnusableImageError", "clear_cache", "decode_bytes", "decode_image",
+    "load_images", "missing_bytes", "resize",
+]  # fmt: skip
 
 # Part of each cache key; incrementing it invalidates old entries when decoding changes.
 DECODER_VERSION = 1

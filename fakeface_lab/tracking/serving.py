@@ -36,8 +36,9 @@ _CODE = _PACKAGE / "assess" / "served_model.py"
 
 # What that code imports.
 _REQUIREMENTS = (
-    "cloudpickle", "filelock", "ImageHash", "keras", "keras-tuner", "matplotlib", "mlflow", "numpy", "pandas", "pillow",
-    "psutil", "pydantic", "pydantic-settings", "rich", "scikit-learn", "scipy", "tensorflow", "threadpoolctl",
+    "cloudpickle", "filelock", "ImageHash", "joblib", "keras", "keras-tuner", "matplotlib", "mlflow", "numpy",
+    "packaging", "pandas", "pillow", "psutil", "pydantic", "pydantic-settings", "rich", "scikit-learn", "scipy",
+    "tensorflow", "threadpoolctl",
 )  # fmt: skip
 
 _GRAY_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="

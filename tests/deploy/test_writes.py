@@ -17,7 +17,13 @@ from tests.deploy.servers import TrackingServer
 NUM_WRITES = 10
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+# Each takes as long as the clients' waiting; test_faults has them all in a whole search.
+QUICK = ("PostgreSQL killed", "disk full")
+
+
+@pytest.mark.parametrize(
+    "fault", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in FAULTS]
+)
 def test_uploads_wait_for_the_end_of_a_fault(fault: str, client_of: TrackingServer, tmp_path: Path) -> None:
     store = open_store(None, tmp_path, "uploads")
     run_id = store.client.create_run(store.experiment_id).info.run_id

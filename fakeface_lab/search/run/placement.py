@@ -1,22 +1,29 @@
-"""Where the trials of a search run, and the engine that follows from it."""
+"""Where the trials of a search run: the engine that follows from its settings, and the Ray cluster it may need."""
 
+import logging
 import math
 import os
+import signal
+import sys
+import sysconfig
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
 from fakeface_lab.backend import tf
-from fakeface_lab.errors import ConfigError
+from fakeface_lab.errors import ConfigError, without_credentials
 from fakeface_lab.files import pickle_mapped
 from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.run.checkpoint_storage import CheckpointStorage
 from fakeface_lab.search.run.engine import EngineMaker, InlineEngine, Work
 from fakeface_lab.search.run.local_engine import LocalEngine
-from fakeface_lab.search.run.ray_cluster import connect, default_num_gpus, note_room
 from fakeface_lab.search.run.ray_engine import RayEngine
+from fakeface_lab.terminal import console, say
 
-__all__ = ["EngineKind", "EngineSettings", "make_engine"]
+__all__ = ["EngineKind", "EngineSettings", "connect", "make_engine"]
 
 EngineKind = Literal["inline", "local", "ray"]
 
@@ -82,8 +89,8 @@ def make_engine(settings: EngineSettings, work: Work, ledger: Ledger) -> EngineM
             hang_secs=settings.hang_secs, gpus=gpus, memory_bytes=memory_bytes, storage=storage,
         )  # fmt: skip
     num_cpus = settings.cpus_per_trial or settings.num_threads
-    num_gpus = default_num_gpus() if settings.gpus_per_trial is None else settings.gpus_per_trial
-    note_room(num_cpus, num_gpus, memory_bytes)
+    num_gpus = _default_num_gpus() if settings.gpus_per_trial is None else settings.gpus_per_trial
+    _note_room(num_cpus, num_gpus, memory_bytes)
     return lambda handler: RayEngine(
         work, handler, num_trials=settings.workers, num_threads=settings.num_threads, hang_secs=settings.hang_secs,
         num_cpus=num_cpus, num_gpus=num_gpus, memory_bytes=memory_bytes, storage=storage,
@@ -112,3 +119,85 @@ def _gpus(settings: EngineSettings) -> Sequence[str]:
             f"workers, or let trials share one with gpus_per_trial = {1 / math.ceil(settings.workers / num_gpus):.2g}"
         )
     return [names[worker // per_gpu] for worker in range(settings.workers)]
+
+
+def connect(address: str | None) -> None:
+    """Connect this process to a cluster, unless it already is.
+
+    Args:
+        address: `HOST:PORT`, or `auto` for the one on this machine; None for `RAY_ADDRESS`, and without it for a
+            cluster of this machine alone, which is started and ends with this process.
+
+    Raises:
+        ConfigError: Ray is not installed, or no cluster answers.
+    """
+    address = address or os.environ.get("RAY_ADDRESS")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address is None:
+        # Read on import. As on macOS and Windows, what is started here then listens on loopback only.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    try:
+        import ray
+    except ImportError as err:
+        raise ConfigError("engine ray: Ray is not installed; pip install 'fakeface-lab[ray]'") from err
+    if ray.is_initialized():  # by the user's script, whose environment for the nodes then stands
+        return
+    if address is not None and address.startswith("ray://"):
+        raise ConfigError(f"ray_address = {address}: Ray's client cannot stream; give HOST:PORT, or run on a node")
+    own = {"address": "local", "include_dashboard": False}
+    # Ray replaces the handler, and a search then ends without saying so in its runs.
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(
+            **(own if address is None else {"address": address}),
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"py_modules": _modules_to_send()},
+        )
+    except Exception as err:  # Ray's are of many kinds
+        text = without_credentials(str(err).partition("\n")[0])
+        raise ConfigError(
+            f"ray_address = {address}: no cluster answers ({text}); `ray start --head` starts one, and without an "
+            f"address one is started here"
+        ) from err
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+    resources = ray.cluster_resources()
+    num_nodes = sum(node["Alive"] for node in ray.nodes())
+    say("ray", f"{num_nodes} nodes, {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs")
+
+
+def _default_num_gpus() -> float:
+    """Return the GPUs of a trial: one if the cluster has any."""
+    import ray
+
+    return 1 if ray.cluster_resources().get("GPU") else 0
+
+
+def _note_room(num_cpus: float, num_gpus: float, memory_bytes: int | None) -> None:
+    """Print a line if no node has room for a trial: it then waits for one that joins."""
+    import ray
+
+    wanted = {"CPU": num_cpus, "GPU": num_gpus, "memory": memory_bytes or 0}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(all(node.get(name, 0) >= amount for name, amount in wanted.items()) for node in nodes):
+        words = ", ".join(f"{amount:g} {name}" for name, amount in wanted.items() if amount)
+        console.print(f"          no node has {words}: trials wait until one joins", style="yellow")
+
+
+def _modules_to_send() -> list[ModuleType]:
+    """Return the imported packages and modules that nodes may lack: this one, and those of the user's own folders.
+
+    Ray keeps one copy per node.
+    """
+    installed = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+    own = tuple({str(Path(path or ".").absolute()) for path in (sys.path[0], ".")})
+    found = {}
+    for name, module in list(sys.modules.items()):
+        path = getattr(module, "__file__", None)
+        is_sent = path and path.startswith(own) and not path.startswith(installed) and path.endswith(".py")
+        # Functions of the script itself are sent with the work.
+        if "." not in name and name not in ("__main__", "__mp_main__") and (is_sent or name == "fakeface_lab"):
+            found[name] = module
+    return list(found.values())

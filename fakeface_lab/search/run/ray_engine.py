@@ -44,7 +44,7 @@ class _Task:
 
 
 class RayEngine:
-    """Trains as tasks of Ray; the process is connected to a cluster, see `ray_cluster`.
+    """Trains as tasks of Ray; the process is connected to a cluster, see `placement.connect`.
 
     Args:
         work: what is trained; sent once to each node.

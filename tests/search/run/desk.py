@@ -10,8 +10,7 @@ from fakeface_lab.files import pickle_mapped
 from fakeface_lab.search.run.checkpoint_storage import CheckpointStorage
 from fakeface_lab.search.run.engine import Assignment, Engine, Event, InlineEngine
 from fakeface_lab.search.run.local_engine import LocalEngine
-from fakeface_lab.search.run.placement import EngineKind
-from fakeface_lab.search.run.ray_cluster import connect
+from fakeface_lab.search.run.placement import EngineKind, connect
 from fakeface_lab.search.run.ray_engine import RayEngine
 from tests.search import curve_work
 from tests.search.curve_work import CurveWork
@@ -62,7 +61,7 @@ class Desk:
         while not is_met():
             if time.monotonic() > deadline:
                 raise TimeoutError(what)
-            self.engine.wait(0.2)
+            self.engine.wait(1)
 
     def kinds(self, key: str) -> list[str]:
         return [event.kind for event in self.events if event.key == key]

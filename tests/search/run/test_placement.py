@@ -9,7 +9,7 @@ import pytest
 
 from fakeface_lab.backend import hide_gpus, tf
 from fakeface_lab.errors import ConfigError
-from fakeface_lab.search.run import placement, ray_cluster
+from fakeface_lab.search.run import placement
 from fakeface_lab.search.run.checkpoint_storage import CheckpointStorage
 from fakeface_lab.search.run.engine import Assignment, InlineEngine
 from fakeface_lab.search.run.local_engine import LocalEngine
@@ -110,7 +110,7 @@ def test_a_storage_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 
 def test_a_cluster_that_cannot_be_joined_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"^ray_address = ray://head:10001: Ray's client cannot stream; give HOST"):
-        ray_cluster.connect("ray://head:10001")
+        placement.connect("ray://head:10001")
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"^engine ray: Ray is not installed; pip install 'fakeface-lab\[ray\]'$"):
-        ray_cluster.connect(None)
+        placement.connect(None)
