@@ -17,7 +17,7 @@ from tests.search.curve_work import CurveWork
 from tests.search.run.desk import VALUES, Desk
 
 APART: tuple[EngineKind, ...] = ("local", "ray")
-# Each of these ends processes that have loaded TensorFlow; on Ray with the slow tests.
+# Tests that end processes which have loaded TensorFlow; on Ray they are slow ones.
 ENDING = ["local", pytest.param("ray", marks=pytest.mark.slow)]
 LARGE_BYTES = 100_000_007
 MEMORY_BYTES = 1_500_000_000
@@ -58,7 +58,7 @@ def desk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     yield from opened(tmp_path_factory, request.param)
 
 
-@pytest.fixture(scope="module", params=APART)
+@pytest.fixture(scope="module", params=ENDING)
 def apart(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     """An engine whose trainings are in processes of their own, two at a time."""
     yield from opened(tmp_path_factory, request.param)
