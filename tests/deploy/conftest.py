@@ -71,6 +71,7 @@ def whole_searches(
         for name, value in tracking_server.address.items():
             patch.setenv(name, value)
         undisturbed = searches.finish("undisturbed", searches.start("undisturbed"))
+        searches.empty_registry()
     try:
         yield searches, undisturbed
     finally:
@@ -78,9 +79,12 @@ def whole_searches(
 
 
 @pytest.fixture
-def searches(whole_searches: tuple[Searches, State], client_of: TrackingServer) -> Searches:
-    """Searches with equal settings."""
-    return whole_searches[0]
+def searches(whole_searches: tuple[Searches, State], client_of: TrackingServer) -> Iterator[Searches]:
+    """Searches with equal settings; those of a test have ended after it."""
+    searches, _ = whole_searches
+    yield searches
+    searches.end()
+    searches.empty_registry()
 
 
 @pytest.fixture

@@ -71,12 +71,14 @@ class Searches:
             time.sleep(0.1)
 
     def state(self, experiment: str, machine: str = "") -> State:
-        """Return what the server holds of a finished search, and empty the registry for the next one."""
-        state = read_state(self.server.uri, self.project(experiment, machine), experiment)
+        """Return what the server holds of a finished search."""
+        return read_state(self.server.uri, self.project(experiment, machine), experiment)
+
+    def empty_registry(self) -> None:
+        """Delete the registered models: the registry is one for all experiments, and belongs to the next search."""
         client = MlflowClient(self.server.uri)
         for model in client.search_registered_models():
             client.delete_registered_model(model.name)
-        return state
 
     def finish(self, experiment: str, process: subprocess.Popen[bytes]) -> State:
         """Wait for the end of a search, which must be a good one, and return its state."""

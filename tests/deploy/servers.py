@@ -25,10 +25,9 @@ _CLEAN = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "PYTHONPAT
 
 def find_postgresql() -> Path | None:
     """Return the folder with PostgreSQL's programs, of the newest version; None if it is not installed."""
-    on_path = shutil.which("initdb")
     versions = Path("/usr/lib/postgresql").glob("*/bin/initdb")  # Debian does not put it on the path
-    found = [Path(on_path)] if on_path else sorted(versions, key=lambda path: int(path.parts[-3]))
-    return found[-1].parent if found else None
+    found = sorted(versions, key=lambda path: int(path.parts[-3])) or [Path(shutil.which("initdb") or "")]
+    return found[-1].resolve().parent if found[-1].is_file() else None
 
 
 def _succeeds(*command: str | Path) -> bool:
