@@ -156,6 +156,16 @@ def local_store(project_with_tables: Path) -> Store:
     return open_store(None, project_with_tables, "faces")
 
 
+@pytest.fixture(params=["sqlite", "server"])
+def store(request: pytest.FixtureRequest, project: Path) -> Store:
+    """The same test on a file and through a server."""
+    if request.param == "sqlite":
+        local: Store = request.getfixturevalue("local_store")
+        return local
+    server: Server = request.getfixturevalue("server")
+    return open_store(server.uri, project, f"faces {request.node.name}")
+
+
 @pytest.fixture
 def new_project(tmp_path: Path, empty_project: Path) -> Callable[[str], Path]:
     """Return a function that makes a project folder whose store has its tables and no run."""

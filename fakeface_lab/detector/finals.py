@@ -140,8 +140,7 @@ class _Retraining(Driver[LedgerRun]):
         """Delete the local files of closed finals."""
         for child in closed:
             remove_folder(self.ledger.parent.store.work_folder / child.run_id)
-            if self._engine.storage is not None:
-                self._engine.storage.remove(child.run_id)
+        self.remove_copies(child.run_id for child in closed)
 
     def _find_or_make(self, assignments: Mapping[str, Assignment]) -> dict[str, Run]:
         """Return the run of each slot (tag `final`, such as `best-0`); runs of earlier finals lose their role."""

@@ -79,9 +79,10 @@ def show_plan(settings: TuneSettings) -> None:
     for line in plan.lines():
         console.print(line)
     if settings.engine == "ray" and settings.checkpoint_storage is None:
-        console.print("lost node its trials start again at their first epoch; --checkpoint-storage keeps their epochs")
+        console.print("nodes     trials of a lost one start again at their first epoch (see --checkpoint-storage)")
     elif settings.checkpoint_storage is not None:
-        console.print(f"lost node its trials resume from {without_credentials(settings.checkpoint_storage)}")
+        place = without_credentials(settings.checkpoint_storage)
+        console.print(f"nodes     trials of a lost one resume from their checkpoints in {place}")
 
 
 def search_detector(settings: TuneSettings) -> SearchResult:
@@ -91,9 +92,9 @@ def search_detector(settings: TuneSettings) -> SearchResult:
         FakefaceLabError: with one line that says what to do.
     """
     project = find_project()
-    # First, so that invalid settings end the program before any image is decoded.
     if settings.engine != "inline":
         hide_gpus()
+    # First, so that invalid settings end the program before any image is decoded.
     template = _template(settings)
     _engine(settings, 1)
     source = find_source(settings.data, settings.positive, project, settings.image_size)
@@ -255,11 +256,9 @@ def _name(settings: TuneSettings) -> str:
 
 
 def _engine(settings: TuneSettings, num_threads: int) -> EngineSettings:
-    memory = settings.memory_per_trial
     return EngineSettings(
         settings.engine, settings.workers, num_threads, settings.hang_secs, settings.ray_address,
-        settings.cpus_per_trial, settings.gpus_per_trial, None if memory is None else int(1e9 * memory),
-        settings.checkpoint_storage,
+        settings.cpus_per_trial, settings.gpus_per_trial, settings.memory_per_trial, settings.checkpoint_storage,
     )  # fmt: skip
 
 

@@ -84,10 +84,9 @@ class Options:
 
     def engine_settings(self, kind: EngineKind, num_threads: int, hang_secs: float) -> EngineSettings:
         """Return the settings of an engine of this kind."""
-        memory = self.memory_per_trial
         return EngineSettings(
             kind, self.workers, num_threads, hang_secs, self.ray_address, self.cpus_per_trial, self.gpus_per_trial,
-            None if memory is None else int(1e9 * memory), self.checkpoint_storage,
+            self.memory_per_trial, self.checkpoint_storage,
         )  # fmt: skip
 
 

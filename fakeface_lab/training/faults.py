@@ -33,7 +33,7 @@ def kind_of_fault(err: Exception) -> Fault:
     `failed`: this configuration cannot be trained. `invalid`: any other error of the model or its data; tried again as
     often as the oracle's `max_retries_per_trial` says. `fatal`: KerasTuner's word for what ends a search. `died`: out
     of memory or an error of a library; the next attempt may succeed. `disturbed`: a full disk or a lost connection,
-    not the trial's fault. The driver adds `lost`: the machine is gone.
+    not the trial's fault. Engines add `lost`: the machine is gone.
     """
     if isinstance(err, keras_tuner.errors.FatalError):
         return "fatal"

@@ -101,16 +101,6 @@ def test_the_clock() -> None:
     assert judge_clock(-300).advice.startswith("set both by NTP: the newest run is the one with the latest start")
 
 
-@pytest.fixture(params=["sqlite", "server"])
-def store(request: pytest.FixtureRequest, project: Path) -> Store:
-    """The same test on a file and through a server."""
-    if request.param == "sqlite":
-        local: Store = request.getfixturevalue("local_store")
-        return local
-    server: Server = request.getfixturevalue("server")
-    return open_store(server.uri, project, f"faces {request.node.name}")
-
-
 def test_a_store_that_works(store: Store) -> None:
     findings, opened = check_store(store.uri, store.project)
     assert findings[0] == Finding("store", "ok", f"{store.uri} answers")

@@ -19,7 +19,7 @@ import psutil
 from fakeface_lab.backend import keras
 from fakeface_lab.search.run.checkpoint_storage import CheckpointStorage
 from fakeface_lab.search.run.engine import Assignment, Event, Work
-from fakeface_lab.training.epochs import EpochRecord, Listener
+from fakeface_lab.training.epochs import EpochRecord
 from fakeface_lab.training.faults import explain_fault, keep_traceback, kind_of_fault
 
 __all__ = ["Reporter", "as_event", "make_attempt"]
@@ -99,7 +99,9 @@ def make_attempt(
     try:
         with redirect_stdout(output), _memory_limit(memory_bytes, reporter):
             listener = reporter if storage is None else storage.follow(folder, reporter)
-            _train(work, assignment, folder, listener)
+            # What the user's code prints is shown by the driver; Keras's progress bars, a line per step, are not.
+            keras.utils.disable_interactive_logging()
+            work(assignment, folder, listener)
         message: Message = {"kind": "done", "rss_bytes": psutil.Process().memory_info().rss}
     except Exception as err:
         keep_traceback(err, folder)
@@ -107,12 +109,6 @@ def make_attempt(
     output.flush()
     printed.end_line()
     return message
-
-
-def _train(work: Work, assignment: Assignment, folder: Path, listener: Listener) -> None:
-    # What the user's code prints is shown by the driver; Keras's progress bars, a line per step, are not.
-    keras.utils.disable_interactive_logging()
-    work(assignment, folder, listener)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ It waits for nothing but the store: files are uploaded in the background, so tha
 Subclasses say what is trained and what a result means: `trials` for a search, others for trainings after it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
@@ -139,6 +139,12 @@ class Driver(Generic[Child]):
                 self.uploads.stop()
                 for job in self._running.values():
                     job.run.lock.release()
+
+    def remove_copies(self, run_ids: Iterable[str]) -> None:
+        """Delete what the engine has copied elsewhere of these runs."""
+        if self._engine.storage is not None:
+            for run_id in run_ids:
+                self._engine.storage.remove(run_id)
 
     def forget(self, key: str) -> None:
         """Drop a training that has failed."""

@@ -4,10 +4,12 @@
 """
 
 import gc
+import queue
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from fakeface_lab.backend import keras
 from fakeface_lab.search.run.checkpoint_storage import CheckpointStorage
@@ -16,7 +18,7 @@ from fakeface_lab.training.epochs import EpochRecord, Listener
 from fakeface_lab.training.faults import Fault, explain_fault, keep_traceback, kind_of_fault
 from fakeface_lab.training.outcome import Outcome
 
-__all__ = ["Assignment", "Engine", "EngineMaker", "Event", "Handler", "InlineEngine", "Work"]
+__all__ = ["Assignment", "Engine", "EngineMaker", "Event", "Handler", "InlineEngine", "Work", "handle_pending"]
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,15 @@ class Event:
 
 
 Handler = Callable[[Event], None]
+T = TypeVar("T")
+
+
+def handle_pending(inbox: "queue.SimpleQueue[T]", timeout_secs: float, handle: Callable[[T], None]) -> None:
+    """Handle all that is queued; if that is nothing, wait for the next until the timeout."""
+    with suppress(queue.Empty):
+        handle(inbox.get(timeout=timeout_secs))
+        while True:
+            handle(inbox.get_nowait())
 
 
 class Engine(Protocol):

@@ -16,7 +16,7 @@ from typing import Any
 
 from fakeface_lab.search.run.attempt import as_event
 from fakeface_lab.search.run.checkpoint_storage import CheckpointStorage
-from fakeface_lab.search.run.engine import Assignment, Event, Handler
+from fakeface_lab.search.run.engine import Assignment, Event, Handler, handle_pending
 
 __all__ = ["LocalEngine"]
 
@@ -104,12 +104,7 @@ class LocalEngine:
 
     def wait(self, timeout_secs: float) -> None:
         """Handle all pending messages, deaths and hangs."""
-        try:
-            self._receive(*self._inbox.get(timeout=timeout_secs))
-            while True:
-                self._receive(*self._inbox.get_nowait())
-        except queue.Empty:
-            pass
+        handle_pending(self._inbox, timeout_secs, lambda received: self._receive(*received))
         for worker in list(self._workers):
             is_silent = worker.key is not None and time.monotonic() - worker.last_heard > self._hang_secs
             # Handling one may have discarded another.

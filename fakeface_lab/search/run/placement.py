@@ -20,7 +20,7 @@ from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.run.checkpoint_storage import CheckpointStorage
 from fakeface_lab.search.run.engine import EngineMaker, InlineEngine, Work
 from fakeface_lab.search.run.local_engine import LocalEngine
-from fakeface_lab.search.run.ray_engine import RayEngine
+from fakeface_lab.search.run.ray_engine import RayEngine, share
 from fakeface_lab.terminal import console, say
 
 __all__ = ["EngineKind", "EngineSettings", "connect", "make_engine"]
@@ -40,7 +40,7 @@ class EngineSettings:
         ray_address: of the cluster; None for `RAY_ADDRESS`, and else one that is started here.
         cpus_per_trial: for Ray's scheduling; None for the number of threads.
         gpus_per_trial: 0 to 1; None for one, if there are any.
-        memory_per_trial_bytes: a trial that uses more is ended; None for no limit.
+        memory_per_trial: GB; a trial that uses more is ended; None for no limit.
         checkpoint_storage: place for checkpoints that all nodes can reach; None: a lost node's trials start again.
     """
 
@@ -51,7 +51,7 @@ class EngineSettings:
     ray_address: str | None = None
     cpus_per_trial: float | None = None
     gpus_per_trial: float | None = None
-    memory_per_trial_bytes: int | None = None
+    memory_per_trial: float | None = None
     checkpoint_storage: str | None = None
 
     def __post_init__(self) -> None:
@@ -60,9 +60,14 @@ class EngineSettings:
             if value is not None and self.kind != "ray":
                 raise ConfigError(f"{name} = {value}: only for engine ray, not {self.kind}; leave it out")
         if self.kind == "inline":
-            for name in ("gpus_per_trial", "memory_per_trial_bytes", "checkpoint_storage"):
+            for name in ("gpus_per_trial", "memory_per_trial", "checkpoint_storage"):
                 if getattr(self, name) is not None:
-                    raise ConfigError(f"{name.removesuffix('_bytes')}: not with engine inline; use local or ray")
+                    raise ConfigError(f"{name}: not with engine inline; use local or ray")
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """What a trial may use; None for no limit."""
+        return None if self.memory_per_trial is None else int(1e9 * self.memory_per_trial)
 
 
 def make_engine(settings: EngineSettings, work: Work, ledger: Ledger) -> EngineMaker:
@@ -78,7 +83,7 @@ def make_engine(settings: EngineSettings, work: Work, ledger: Ledger) -> EngineM
     """
     if settings.kind == "inline":
         return lambda handler: InlineEngine(work, handler)
-    place, memory_bytes = settings.checkpoint_storage, settings.memory_per_trial_bytes
+    place, memory_bytes = settings.checkpoint_storage, settings.memory_bytes
     if settings.kind == "ray":
         connect(settings.ray_address)
     storage = CheckpointStorage.open(place, ledger.parent.run_id) if place else None
@@ -91,8 +96,9 @@ def make_engine(settings: EngineSettings, work: Work, ledger: Ledger) -> EngineM
     num_cpus = settings.cpus_per_trial or settings.num_threads
     num_gpus = _default_num_gpus() if settings.gpus_per_trial is None else settings.gpus_per_trial
     _note_room(num_cpus, num_gpus, memory_bytes)
+    shared = share(work)  # once for the engines of trials and of final trainings
     return lambda handler: RayEngine(
-        work, handler, num_trials=settings.workers, num_threads=settings.num_threads, hang_secs=settings.hang_secs,
+        shared, handler, num_trials=settings.workers, num_threads=settings.num_threads, hang_secs=settings.hang_secs,
         num_cpus=num_cpus, num_gpus=num_gpus, memory_bytes=memory_bytes, storage=storage,
     )  # fmt: skip
 

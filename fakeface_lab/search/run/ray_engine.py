@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fakeface_lab.search.run.checkpoint_storage import CheckpointStorage
-from fakeface_lab.search.run.engine import Assignment, Event, Handler, Work
+from fakeface_lab.search.run.engine import Assignment, Event, Handler, Work, handle_pending
 
-__all__ = ["RayEngine"]
+__all__ = ["RayEngine", "share"]
 
 # Each message is an object of Ray's, which costs about a millisecond.
 _STEP_SECS = 1.0
@@ -30,6 +30,15 @@ _PART_BYTES = 32 << 20
 _MAX_UNREAD = 16
 # Written last: it marks a training as finished. Before it the checkpoint, which needs its weights.
 _LAST = ("epoch.ckpt", "outcome.json")
+
+
+def share(work: Work) -> Any:
+    """Give a work to Ray, which sends it once to each node that needs it; return Ray's reference."""
+    import ray
+
+    # As plain arrays, which Ray shares among the processes of a node; of a mapped file each would get a copy.
+    ray.util.register_serializer(np.memmap, serializer=_as_plain, deserializer=_as_is)
+    return ray.put(work)
 
 
 @dataclass
@@ -47,7 +56,7 @@ class RayEngine:
     """Trains as tasks of Ray; the process is connected to a cluster, see `placement.connect`.
 
     Args:
-        work: what is trained; sent once to each node.
+        shared_work: what is trained, as `share` returns it.
         handler: is called with the events, within `wait` and `cancel`.
         num_trials: assignments that Ray is given at the same time; those that no node has room for wait.
         num_threads: of each.
@@ -60,7 +69,7 @@ class RayEngine:
 
     def __init__(
         self,
-        work: Work,
+        shared_work: Any,
         handler: Handler,
         *,
         num_trials: int,
@@ -76,9 +85,7 @@ class RayEngine:
         self._handler, self._num_trials, self._hang_secs, self.storage = handler, num_trials, hang_secs, storage
         self._tasks: dict[str, _Task] = {}
         self._inbox: queue.SimpleQueue[tuple[_Task, Mapping[str, Any]]] = queue.SimpleQueue()
-        # As plain arrays, which Ray shares among the processes of a node; of a mapped file each would get a copy.
-        ray.util.register_serializer(np.memmap, serializer=_as_plain, deserializer=_as_is)
-        self._work = ray.put(work)
+        self._work = shared_work
         self._settings = {
             "num_threads": num_threads,
             "memory_bytes": memory_bytes,
@@ -110,12 +117,7 @@ class RayEngine:
 
     def wait(self, timeout_secs: float) -> None:
         """Handle all pending messages, losses and hangs."""
-        try:
-            self._receive(*self._inbox.get(timeout=timeout_secs))
-            while True:
-                self._receive(*self._inbox.get_nowait())
-        except queue.Empty:
-            pass
+        handle_pending(self._inbox, timeout_secs, lambda received: self._receive(*received))
         for task in list(self._tasks.values()):
             if task.last_heard is not None and time.monotonic() - task.last_heard > self._hang_secs:
                 self.cancel(task.key, f"hung: no training step for {self._hang_secs:.0f} s")

@@ -178,11 +178,7 @@ class Trials(Driver[LedgerTrial]):
         store = self.ledger.parent.store
         before = self._on_disk
         self._on_disk = remove_work_folders(store, self.ledger.trials, before, self._template)
-        if self._engine.storage is not None:
-            left = {trial.run_id for trial in self._on_disk}
-            for trial in before:
-                if trial.run_id not in left:
-                    self._engine.storage.remove(trial.run_id)
+        self.remove_copies({trial.run_id for trial in before} - {trial.run_id for trial in self._on_disk})
         remove_models(self.ledger, self._keep_models)
 
     def _new(self) -> LedgerTrial | None:

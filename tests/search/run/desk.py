@@ -11,7 +11,7 @@ from fakeface_lab.search.run.checkpoint_storage import CheckpointStorage
 from fakeface_lab.search.run.engine import Assignment, Engine, Event, InlineEngine
 from fakeface_lab.search.run.local_engine import LocalEngine
 from fakeface_lab.search.run.placement import EngineKind, connect
-from fakeface_lab.search.run.ray_engine import RayEngine
+from fakeface_lab.search.run.ray_engine import RayEngine, share
 from tests.search import curve_work
 from tests.search.curve_work import CurveWork
 
@@ -46,8 +46,8 @@ class Desk:
             case "ray":
                 connect(None)
                 self.engine = RayEngine(
-                    work, self.events.append, num_trials=num_workers, num_threads=1, hang_secs=hang_secs, num_cpus=1,
-                    num_gpus=0, memory_bytes=memory_bytes, storage=storage,
+                    share(work), self.events.append, num_trials=num_workers, num_threads=1, hang_secs=hang_secs,
+                    num_cpus=1, num_gpus=0, memory_bytes=memory_bytes, storage=storage,
                 )  # fmt: skip
             case "inline":
                 self.engine = InlineEngine(work, self.events.append)

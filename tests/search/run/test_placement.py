@@ -26,7 +26,7 @@ from tests.search.run.desk import Desk
     [
         ("local", {"ray_address": "auto"}, "ray_address = auto: only for engine ray, not local; leave it out"),
         ("inline", {"cpus_per_trial": 2.0}, "cpus_per_trial = 2.0: only for engine ray, not inline; leave it out"),
-        ("inline", {"memory_per_trial_bytes": 9}, "memory_per_trial: not with engine inline; use local or ray"),
+        ("inline", {"memory_per_trial": 9.0}, "memory_per_trial: not with engine inline; use local or ray"),
         ("inline", {"checkpoint_storage": "x"}, "checkpoint_storage: not with engine inline; use local or ray"),
     ],
 )
