@@ -7,7 +7,8 @@ import signal
 import sys
 import sysconfig
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +27,8 @@ from fakeface_lab.terminal import console, say
 __all__ = ["EngineKind", "EngineSettings", "connect", "make_engine"]
 
 EngineKind = Literal["inline", "local", "ray"]
+
+_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 @dataclass(frozen=True)
@@ -139,17 +142,33 @@ def connect(address: str | None) -> None:
     """
     address = address or os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if address is None:
-        # Read on import. As on macOS and Windows, what is started here then listens on loopback only.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    with _on_loopback() if address is None else nullcontext():
+        _join(address)
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let the cluster that Ray starts in this block listen on loopback only, as it does on macOS and Windows."""
+    # Read when Ray is imported. Afterwards it is unset: a `ray start` of the user's would refuse several nodes.
+    is_given = _LOOPBACK in os.environ
+    os.environ.setdefault(_LOOPBACK, "0")
+    try:
+        yield
+    finally:
+        if not is_given:
+            del os.environ[_LOOPBACK]
+
+
+def _join(address: str | None) -> None:
+    """Connect to the cluster with this address, or start one; errors as in `connect`."""
+    if address is not None and address.startswith("ray://"):
+        raise ConfigError(f"ray_address = {address}: Ray's client cannot stream; give HOST:PORT, or run on a node")
     try:
         import ray
     except ImportError as err:
         raise ConfigError("engine ray: Ray is not installed; pip install 'fakeface-lab[ray]'") from err
     if ray.is_initialized():  # by the user's script, whose environment for the nodes then stands
         return
-    if address is not None and address.startswith("ray://"):
-        raise ConfigError(f"ray_address = {address}: Ray's client cannot stream; give HOST:PORT, or run on a node")
     own = {"address": "local", "include_dashboard": False}
     # Ray replaces the handler, and a search then ends without saying so in its runs.
     handler = signal.getsignal(signal.SIGTERM)
