@@ -66,6 +66,23 @@ class Mutant:
 
 MUTANTS = (
     Mutant(
+        "two drivers that begin a search at the same time are two searches",
+        "fakeface_lab/search/ledger/resume.py",
+        "key=_key(name, parents)",
+        "key=None",
+        (
+            "tests/search/ledger/test_resume.py"
+            "::test_of_two_drivers_that_begin_a_search_at_the_same_time_one_is_refused",
+        ),
+    ),
+    Mutant(
+        "a data set named by two runs at once is an error on PostgreSQL",
+        "fakeface_lab/tracking/writer.py",
+        '("IntegrityError", "UniqueViolation")',
+        '("IntegrityError",)',
+        ("tests/tracking/test_writer.py::test_errors_that_are_transient",),
+    ),
+    Mutant(
         "a driver is replaced because the server was away",
         "fakeface_lab/search/ledger/heartbeat.py",
         "            watched_since = time.monotonic()\n",

@@ -328,7 +328,12 @@ def most_complete(runs: Sequence[Run]) -> Run:
     # An arbitrary choice kept an empty one in 7 of 12 cases, and a finished trial was lost.
     return max(
         runs,
-        key=lambda run: (len(run.data.tags) + len(run.data.params) + len(run.data.metrics), -run.info.start_time),
+        # The id last, so that two processes choose the same one.
+        key=lambda run: (
+            len(run.data.tags) + len(run.data.params) + len(run.data.metrics),
+            -run.info.start_time,
+            run.info.run_id,
+        ),
     )
 
 

@@ -124,8 +124,12 @@ class TrackedRun(StoredRun):
         tags: Mapping[str, str],
         parent_run_id: str | None = None,
         existing_run_id: str | None = None,
+        key: str | None = None,
     ) -> "TrackedRun":
         """Create a run with its tags in one write, or open the existing one, in its own experiment.
+
+        Of several processes that create a run with the same `key`, all get the same one; its tag `owner` says whose it
+        is.
 
         Raises:
             TrackingError: the existing run (`MLFLOW_RUN_ID`) is not in the store, or another process is writing it.
@@ -136,7 +140,7 @@ class TrackedRun(StoredRun):
         if parent_run_id is not None:
             all_tags["mlflow.parentRunId"] = parent_run_id
         if existing_run_id is None:
-            all_tags[KEY_TAG] = uuid.uuid4().hex
+            all_tags[KEY_TAG] = key or uuid.uuid4().hex
             return cls._open(store, writer, find_or_create(store, writer, all_tags, KEY_TAG))
         try:
             run = writer.call(lambda: store.client.get_run(existing_run_id))
@@ -226,7 +230,13 @@ class TrackedRun(StoredRun):
 
     def require_owned(self) -> None:
         """Raise TrackingError if another process has taken over the run, because this one was suspended for long."""
-        tags = self.read().data.tags
+        run = self.read()
+        tags = run.data.tags
+        if run.info.lifecycle_stage == "deleted":
+            raise TrackingError(
+                f"run {self.name}: it was deleted, by a user or by another process that began it at the same time; "
+                f"this one stops"
+            )
         if tags.get(OWNER_TAG) != PROCESS:
             raise TrackingError(
                 f"run {self.name}: another process has taken it over ({tags.get('driver') or 'unnamed'}); this one "

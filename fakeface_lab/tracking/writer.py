@@ -70,6 +70,8 @@ _TRANSIENT_CODES = {
     )
 }
 
+_DUPLICATE_ROW = ("IntegrityError", "UniqueViolation")  # in the texts of sqlite and MySQL, and of PostgreSQL
+
 # So that a server that is back is noticed within seconds, however long it was away.
 _LONGEST_PAUSE_SECS = 10.0
 
@@ -79,7 +81,7 @@ def is_transient_error(err: Exception) -> bool:
     if isinstance(err, MlflowException):
         # MLflow looks for a data set, then inserts it: of two runs that name the same new one at the same time, one is
         # refused. The next try finds it.
-        return err.error_code in _TRANSIENT_CODES or "IntegrityError" in str(err)
+        return err.error_code in _TRANSIENT_CODES or any(name in str(err) for name in _DUPLICATE_ROW)
     if isinstance(err, requests.HTTPError):  # upload of an artifact
         # Any other answer in the 400s would be the same next time. Not 401: the password was right when the store was
         # opened, and MLflow answers so too while the database of its users is away.

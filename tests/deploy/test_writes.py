@@ -3,11 +3,12 @@
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import pytest
-from mlflow.entities import Metric
+from mlflow.entities import Dataset, DatasetInput, Metric
 
 from fakeface_lab.tracking.store import open_store
 from fakeface_lab.tracking.writer import PatientWriter
@@ -40,6 +41,22 @@ def test_uploads_wait_for_the_end_of_a_fault(fault: str, client_of: TrackingServ
     writer.drain()
     back = Path(store.client.download_artifacts(run_id, "", str(tmp_path / "back")))
     assert {path.name: path.read_bytes() for path in back.iterdir()} == contents
+
+
+def test_a_data_set_named_by_several_runs_at_once_is_there_once(client_of: TrackingServer, tmp_path: Path) -> None:
+    store = open_store(None, tmp_path, "data sets")
+    runs = [store.client.create_run(store.experiment_id).info.run_id for _ in range(8)]
+
+    def name(run_id: str, number: int) -> None:
+        dataset = Dataset("faces", f"digest {number}", "local", "{}")
+        PatientWriter(60).call(lambda: store.client.log_inputs(run_id, [DatasetInput(dataset)]))
+
+    for number in range(5):
+        with ThreadPoolExecutor(len(runs)) as pool:
+            list(pool.map(name, runs, [number] * len(runs)))
+    for run_id in runs:
+        inputs = store.client.get_run(run_id).inputs.dataset_inputs
+        assert sorted(one.dataset.digest for one in inputs) == [f"digest {number}" for number in range(5)]
 
 
 def test_writes_of_several_threads_survive_restarts_of_the_database(client_of: TrackingServer, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ def http_error(status_code: int) -> requests.HTTPError:
         MlflowException("API request failed with exception: connection refused"),
         MlflowException("database is locked", databricks_pb2.TEMPORARILY_UNAVAILABLE),
         MlflowException("(sqlite3.IntegrityError) UNIQUE constraint failed", databricks_pb2.BAD_REQUEST),
+        MlflowException("(psycopg.errors.UniqueViolation) duplicate key", databricks_pb2.BAD_REQUEST),
         RestException({"error_code": "REQUEST_LIMIT_EXCEEDED", "message": "slow down"}),
         requests.ConnectionError("refused"),
         requests.Timeout("too slow"),

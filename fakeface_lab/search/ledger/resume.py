@@ -1,8 +1,9 @@
 """Finds a search by its name, and opens it: a new one, or the existing one if its settings are the same."""
 
+import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fakeface_lab.errors import SearchError
@@ -10,6 +11,7 @@ from fakeface_lab.search.ledger.heartbeat import refuse_second_driver
 from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.tracking.duplicates import remove_duplicates
 from fakeface_lab.tracking.lookup import duplicates_of, most_complete
+from fakeface_lab.tracking.owner import OWNER_TAG, PROCESS
 from fakeface_lab.tracking.runs import Run, StoredRun, TrackedRun
 from fakeface_lab.tracking.store import Store, join_text, quote, split_text
 from fakeface_lab.tracking.writer import PatientWriter
@@ -22,15 +24,17 @@ THREADS_TAG = "num_threads"
 
 def find_search(store: Store, name: str) -> Run | None:
     """Return the parent run of the search called `name` that no restart has superseded; None if there is none."""
-    found = _current(store, name)
+    found = _current(_all_parents(store, name))
     return most_complete(found) if found else None
 
 
-def _current(store: Store, name: str) -> list[Run]:
+def _all_parents(store: Store, name: str) -> list[Run]:
+    return store.runs(f"tags.search = {quote(name)} and tags.role = 'search'", newest_first=True)
+
+
+def _current(parents: Sequence[Run]) -> list[Run]:
     """Return the newest parent run that no restart has superseded, and its duplicates."""
-    query = f"tags.search = {quote(name)} and tags.role = 'search'"
-    found = store.runs(query, newest_first=True)
-    current = [run for run in found if "superseded_by" not in run.data.tags]
+    current = [run for run in parents if "superseded_by" not in run.data.tags]
     return duplicates_of(current[0], current) if current else []
 
 
@@ -74,7 +78,8 @@ def open_search(
         SearchError: a search of that name has another identity (lists the differences), or another process drives it.
         TrackingError: another process of this project folder has the parent run open.
     """
-    duplicates = writer.call(lambda: _current(store, name))
+    parents = writer.call(lambda: _all_parents(store, name))
+    duplicates = _current(parents)
     text = json.dumps(identity, sort_keys=True, default=str)
     found = None
     if duplicates:
@@ -91,12 +96,26 @@ def open_search(
         parent = TrackedRun.reopen(store, writer, found)
     else:
         all_tags = {**tags, "role": "search", "search": name} | split_text("identity", text)
-        parent = TrackedRun.create(store, writer, name, all_tags, existing_run_id=os.environ.get("MLFLOW_RUN_ID"))
+        parent = TrackedRun.create(
+            store, writer, name, all_tags, existing_run_id=os.environ.get("MLFLOW_RUN_ID"), key=_key(name, parents)
+        )
+        if parent.run.data.tags[OWNER_TAG] != PROCESS:
+            parent.lock.release()
+            parent.remove_files()
+            raise SearchError(
+                f"search {name!r}: another process has just begun it; wait for that process, or stop it first"
+            )
         if found is not None:
             StoredRun(store, writer, found).set_tags({"superseded_by": parent.run_id})
     ledger = Ledger(parent)
     ledger.repair()
     return ledger
+
+
+def _key(name: str, parents: Sequence[Run]) -> str:
+    """Return a new run's key: equal in two processes that begin a search at the same time, so that one run remains."""
+    ids = sorted(str(run.info.run_id) for run in parents)
+    return hashlib.sha256(json.dumps([name, *ids]).encode()).hexdigest()[:32]
 
 
 def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,6 +72,50 @@ def test_of_parents_duplicated_by_a_lost_answer_the_one_in_use_remains(store: St
     again = reopened(ledger)
     assert (again.parent.run_id, len(again.trials)) == (ledger.parent.run_id, 1)
     assert len(store.client.search_runs([store.experiment_id], "tags.role = 'search'")) == 1
+
+
+BEGIN = """
+import sys
+from pathlib import Path
+from fakeface_lab.tracking.store import open_store
+from tests.search.curve_work import open_ledger
+print(open_ledger(open_store(sys.argv[1], Path(sys.argv[2]), sys.argv[3])).parent.run_id)
+"""
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_of_two_drivers_that_begin_a_search_at_the_same_time_one_is_refused(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restart: bool
+) -> None:
+    if restart:
+        open_ledger(store).parent.lock.release()
+    begun: list[str] = []
+    create_run = store.client.create_run
+
+    def create_run_later(*args: Any, **kwargs: Any) -> Any:
+        """The other driver has begun after this one has looked for the search."""
+        if not begun:
+            program = BEGIN.replace(", sys.argv[3])", ", sys.argv[3]), restart=True") if restart else BEGIN
+            words = [sys.executable, "-c", program, store.uri, str(tmp_path), store.experiment_name]
+            done = subprocess.run(words, check=True, capture_output=True, text=True, cwd=PROJECT)
+            begun.append(done.stdout.split()[-1])
+        return create_run(*args, **kwargs)
+
+    monkeypatch.setattr(store.client, "create_run", create_run_later)
+    with pytest.raises(SearchError, match="search 'curves': another process has just begun it; wait for that"):
+        open_ledger(store, restart=restart)
+    found = find_search(store, "curves")
+    assert found is not None
+    assert [found.info.run_id] == begun
+    assert len(store.runs("tags.role = 'search'")) == 1 + restart
+    assert [folder.name for folder in store.work_folder.glob("*/") if folder.name == begun[0]] == []
+
+
+def test_a_driver_whose_search_was_deleted_stops_and_says_why(store: Store) -> None:
+    ledger = open_ledger(store)
+    store.client.delete_run(ledger.parent.run_id)
+    with pytest.raises(TrackingError, match=r"run curves: it was deleted, by a user or by another process .* stops"):
+        ledger.create(Suggestion({"x": 0.0}), "t000", {})
 
 
 def test_threads_are_those_that_the_search_began_with(new_store: Callable[[str], Store]) -> None:
