@@ -229,18 +229,14 @@ class TrackedRun(StoredRun):
             client.log_batch(self.run_id, tags=as_entities(tags))
 
     def require_owned(self) -> None:
-        """Raise TrackingError if another process has taken over the run, because this one was suspended for long."""
+        """Raise TrackingError if the run is deleted, or another process has it because this one was suspended."""
         run = self.read()
-        tags = run.data.tags
         if run.info.lifecycle_stage == "deleted":
+            raise TrackingError(f"run {self.name}: deleted by a user, or in favour of one begun at the same time")
+        if run.data.tags.get(OWNER_TAG) != PROCESS:
             raise TrackingError(
-                f"run {self.name}: it was deleted, by a user or by another process that began it at the same time; "
-                f"this one stops"
-            )
-        if tags.get(OWNER_TAG) != PROCESS:
-            raise TrackingError(
-                f"run {self.name}: another process has taken it over ({tags.get('driver') or 'unnamed'}); this one "
-                f"stops, and what it has written is kept"
+                f"run {self.name}: another process has taken it over ({run.data.tags.get('driver') or 'unnamed'}); this "
+                f"one stops, and what it has written is kept"
             )
 
     def mirror_params(self, params: Mapping[str, object]) -> None:
