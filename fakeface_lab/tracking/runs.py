@@ -235,8 +235,8 @@ class TrackedRun(StoredRun):
             raise TrackingError(f"run {self.name}: deleted by a user, or in favour of one begun at the same time")
         if run.data.tags.get(OWNER_TAG) != PROCESS:
             raise TrackingError(
-                f"run {self.name}: another process has taken it over ({run.data.tags.get('driver') or 'unnamed'}); this "
-                f"one stops, and what it has written is kept"
+                f"run {self.name}: another process has taken it over ({run.data.tags.get('driver') or 'unnamed'}); "
+                f"this one stops, and what it has written is kept"
             )
 
     def mirror_params(self, params: Mapping[str, object]) -> None:
