@@ -94,7 +94,7 @@ MUTANTS = (
         "fakeface_lab/tracking/writer.py",
         " in (401, 429)",
         " == 429",
-        ("tests/deploy/test_writes.py::test_uploads_wait_for_the_end_of_a_fault[PostgreSQL killed]",),
+        ("tests/deploy/test_writes.py::test_an_upload_waits_while_its_user_cannot_be_looked_up",),
     ),
     Mutant(
         "a model is READY before its files are there",

@@ -43,6 +43,23 @@ def test_uploads_wait_for_the_end_of_a_fault(fault: str, client_of: TrackingServ
     assert {path.name: path.read_bytes() for path in back.iterdir()} == contents
 
 
+def test_an_upload_waits_while_its_user_cannot_be_looked_up(client_of: TrackingServer, tmp_path: Path) -> None:
+    store = open_store(None, tmp_path, "uploads")
+    run_id = store.client.create_run(store.experiment_id).info.run_id
+    store.client.log_text(run_id, "the client knows the place now", "first.txt")
+    with client_of.killed():
+        pass  # a new one remembers no user
+    notices: list[str] = []
+    writer = PatientWriter(120, notices.append)
+    with client_of.postgres.killed():
+        writer.submit(lambda: store.client.log_text(run_id, "arrived", "second.txt"))
+        time.sleep(2)
+    writer.drain()
+    assert any("401 Client Error" in notice for notice in notices), notices
+    back = store.client.download_artifacts(run_id, "second.txt", str(tmp_path))
+    assert Path(back).read_text() == "arrived"
+
+
 def test_a_data_set_named_by_several_runs_at_once_is_there_once(client_of: TrackingServer, tmp_path: Path) -> None:
     store = open_store(None, tmp_path, "data sets")
     runs = [store.client.create_run(store.experiment_id).info.run_id for _ in range(8)]
