@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.figure import Figure
 from rich.table import Table
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score
 
 from fakeface_lab.assess.application import explain_decisions
 from fakeface_lab.assess.inspection import headline, inspect_images, write_card
@@ -24,7 +24,7 @@ from fakeface_lab.detector.stress import is_collapse, stress_scores
 from fakeface_lab.errors import DataError
 from fakeface_lab.evaluation.audit.audit import AuditSettings
 from fakeface_lab.evaluation.audit.card import Card
-from fakeface_lab.evaluation.intervals import bootstrap_interval, metric_key, slice_accuracies
+from fakeface_lab.evaluation.intervals import bootstrap_interval, metric_key, roc_auc, slice_accuracies
 from fakeface_lab.evaluation.scores import calibration, detection_scores
 from fakeface_lab.evaluation.stress.suite import SEARCH_CONDITIONS, SUITE_VERSION, objective_values, stress_report
 from fakeface_lab.figures import FIGURE_DPI
@@ -176,7 +176,7 @@ def _add_detection(result: Assessment, scored: _Scored, part: str, caveat: str) 
     panel = detection_scores(truth, scores, names, scored.model.threshold)
     metrics = panel.metrics()
     ranked = []
-    for name, statistic in (("roc_auc", roc_auc_score), ("average_precision", average_precision_score)):
+    for name, statistic in (("roc_auc", roc_auc), ("average_precision", average_precision_score)):
         ranked.append(f"{name.replace('_', ' ')} {metrics[name]:.4f}")
         interval = bootstrap_interval(statistic, truth, scores) if len(truth) <= _MAX_BOOTSTRAPPED else None
         if interval is not None:

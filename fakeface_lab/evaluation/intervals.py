@@ -27,6 +27,7 @@ __all__ = [
     "check_mask",
     "metric_key",
     "positives",
+    "roc_auc",
     "slice_accuracies",
     "wilson",
 ]
@@ -185,6 +186,19 @@ def wilson(num_correct: int, num_total: int, confidence: float = 0.95) -> Rate:
     return Rate(num_correct, num_total, value, low, high, confidence)
 
 
+def roc_auc(is_positive: BoolArray, scores: FloatArray) -> float:
+    """Return the area under the ROC curve: scikit-learn's, without its checks of the input, which slow a bootstrap.
+
+    Args:
+        is_positive: bool (N,), with both classes.
+        scores: float64 (N,), any order-preserving scale.
+    """
+    num_positive = np.count_nonzero(is_positive)
+    # The statistic of Mann and Whitney: ranks of the positives above the lowest that they could have.
+    rank = stats.rankdata(scores)[is_positive].mean()
+    return float((rank - (num_positive + 1) / 2) / (len(scores) - num_positive))
+
+
 def bootstrap_interval(
     statistic: Callable[[BoolArray, FloatArray], float],
     is_positive: ArrayLike,
@@ -196,7 +210,7 @@ def bootstrap_interval(
     """Bias-corrected and accelerated bootstrap interval (Efron 1987, in SciPy), stratified by class.
 
     Positives and negatives are resampled separately, so that every resample has both classes. Meant for ROC AUC and
-    average precision: `bootstrap_interval(roc_auc_score, is_positive, scores)`. For rates use `wilson`, which stays
+    average precision: `bootstrap_interval(roc_auc, is_positive, scores)`. For rates use `wilson`, which stays
     valid without errors, where each resample of a bootstrap has the same value.
 
     Args:

@@ -16,6 +16,7 @@ from fakeface_lab.evaluation.intervals import (
     FloatArray,
     Interval,
     bootstrap_interval,
+    roc_auc,
     slice_accuracies,
     wilson,
 )
@@ -94,11 +95,20 @@ def delong_standard_error(truth: BoolArray, scores: FloatArray) -> float:
 
 def test_bootstrap_of_the_auc_is_as_wide_as_delong() -> None:
     truth, scores = simulated(seed=3, num_positive=140, num_negative=118)
-    interval = bootstrap_interval(roc_auc_score, truth, scores)
+    interval = bootstrap_interval(roc_auc, truth, scores)
     assert interval is not None
     width = 2 * 1.96 * delong_standard_error(truth, scores)
     assert interval.high - interval.low == pytest.approx(width, rel=0.12)
     assert interval.low < roc_auc_score(truth, scores) < interval.high
+
+
+@pytest.mark.parametrize("num_values", [2, 5, 1000], ids=["many ties", "ties", "hardly any"])
+def test_auc_is_that_of_scikit_learn(num_values: int) -> None:
+    rng = np.random.default_rng(num_values)
+    for num_positive, num_negative in ((1, 1), (3, 40), (200, 150)):
+        truth = np.arange(num_positive + num_negative) < num_positive
+        scores = rng.integers(num_values, size=truth.size) / num_values
+        assert roc_auc(truth, scores) == pytest.approx(roc_auc_score(truth, scores), abs=1e-12)
 
 
 def test_bootstrap_keeps_the_classes_and_the_seed() -> None:
@@ -125,7 +135,7 @@ def test_order_of_classes_in_the_input_does_not_matter() -> None:
     assert one == other
 
 
-@pytest.mark.parametrize("statistic", [roc_auc_score, average_precision_score])
+@pytest.mark.parametrize("statistic", [roc_auc, average_precision_score])
 @pytest.mark.parametrize(
     "scores",
     [[0.9, 0.8, 0.7, 0.1, 0.2, 0.3], [0.5] * 6],
