@@ -17,12 +17,12 @@ import platform
 import shutil
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from cell import FAULTS, SIDES, Fault, run_cell
-from curve import NUM_TRIALS
-from losses import Losses
+from curve import NUM_EPOCHS, NUM_TRIALS
+from losses import Losses, read_journal
 
 __all__: list[str] = []
 
@@ -40,11 +40,12 @@ _COLUMNS = {
     "longest pause, s": "longest_pause_secs",
 }
 Rounds = dict[Fault, list[Losses]]
+Trained = dict[tuple[str, Fault, int], set[float]]
 
 
 def _run(side: str, fault: Fault, number: int, folder: Path) -> Losses:
     """Run a cell, or return what an earlier program has left of it."""
-    place = folder / f"{side}-{fault}-{number + 1}"
+    place = _place(side, fault, number, folder)
     result = place / "losses.json"
     if not result.exists():
         shutil.rmtree(place, ignore_errors=True)
@@ -54,19 +55,31 @@ def _run(side: str, fault: Fault, number: int, folder: Path) -> Losses:
     return Losses(**json.loads(result.read_text()))
 
 
-def _table(fault: Fault, sides: dict[str, Rounds]) -> str:
+def _place(side: str, fault: Fault, number: int, folder: Path) -> Path:
+    return folder / f"{side}-{fault}-{number + 1}"
+
+
+def _table(fault: Fault, sides: dict[str, Rounds], trained: Trained) -> str:
     """Return one fault's table in Markdown; a cell has one number, or one for each round if they differ."""
-    lines = [f"| {fault} | {' | '.join(_COLUMNS)} | same best |", f"|---|{'---|' * len(_COLUMNS)}---|"]
+    lines = [
+        f"| {fault} | {' | '.join(_COLUMNS)} | x never trained | same best |",
+        f"|---|{'---|' * len(_COLUMNS)}---|---|",
+    ]
     for side, rounds in sides.items():
-        values = [[getattr(losses, name) for losses in rounds[fault]] for name in _COLUMNS.values()]
-        same = [_is_same_best(losses, rounds["none"][0]) for losses in rounds[fault]]
-        cells = [", ".join(map(str, dict.fromkeys(some) if len(set(some)) == 1 else some)) for some in [*values, same]]
+        undisturbed = rounds["none"][0]
+        values: list[list[object]] = [[getattr(one, name) for one in rounds[fault]] for name in _COLUMNS.values()]
+        values.append(
+            [len(trained[side, "none", 0] - trained[side, fault, number]) for number in range(len(rounds[fault]))]
+        )
+        values.append(["yes" if one.best == undisturbed.best else "no" for one in rounds[fault]])
+        cells = [", ".join(map(str, some if len(set(some)) > 1 else some[:1])) for some in values]
         lines.append(f"| {side} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _is_same_best(losses: Losses, undisturbed: Losses) -> str:
-    return "yes" if (losses.best, losses.best_score) == (undisturbed.best, undisturbed.best_score) else "no"
+def _read_trained(journal: Path) -> set[float]:
+    """Return the values of x that were trained to their last epoch."""
+    return {epoch["x"] for epoch in read_journal(journal) if epoch["epoch"] == NUM_EPOCHS}
 
 
 def main() -> None:
@@ -79,6 +92,10 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="searches at the same time (default 2)")
     given = parser.parse_args()
     folder = given.folder.resolve()
+    try:
+        versions = {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+    except PackageNotFoundError as err:
+        parser.error(f"{err.name} is not installed; pip install -e '.[bench]'")
     faults: list[Fault] = ["none", *(fault for fault in given.faults if fault != "none")]
     # Fresh processes: the proxy forks, and threads do not survive that.
     with ProcessPoolExecutor(given.jobs, multiprocessing.get_context("spawn")) as pool:
@@ -93,8 +110,8 @@ def main() -> None:
     sides: dict[str, Rounds] = {side: {fault: [] for fault in faults} for side in given.sides}
     for (side, fault, _), future in futures.items():
         sides[side][fault].append(future.result())
-    versions = {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
-    tables = [f"{NUM_TRIALS} trials", *(_table(fault, sides) for fault in faults)]
+    trained = {key: _read_trained(_place(*key, folder) / "epochs.jsonl") for key in futures}
+    tables = [f"{NUM_TRIALS} trials", *(_table(fault, sides, trained) for fault in faults)]
     tables.append(", ".join(f"{name} {number}" for name, number in versions.items()))
     (folder / "faults.md").write_text("\n\n".join(tables) + "\n")
     cells = {
