@@ -1,0 +1,122 @@
+"""Does the documented CNN learn in bfloat16 as it does in float32? Hours; can be interrupted and continued.
+
+    python benchmarks/bfloat16_learning.py data/hardfakevsrealfaces --folder /tmp/bfloat16
+
+Five seeds of the documented configuration in both precisions, and five other configurations with the first seed: how
+far apart are loss and accuracy on the validation images, and how often do both precisions agree on the better one of
+two configurations? Each training is a run of `fakeface_lab.baseline` on the sealed split, as a search trains it. Runs
+that the folder's store has already are not trained again.
+"""
+
+import argparse
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from mlflow.tracking import MlflowClient
+
+__all__: list[str] = []
+
+PROJECT = Path(__file__).resolve().parents[1]
+PRECISIONS = ("float32", "mixed_bfloat16")
+# The documented one, and others of the default search space: smaller, larger, faster, slower, without dropout.
+CONFIGURATIONS: dict[str, dict[str, float]] = {
+    "documented": {},
+    "small": {"filters-1": 16, "filters-2": 32, "dense-units": 64},
+    "large dense": {"filters-1": 24, "filters-2": 48, "dense-units": 256},
+    "fast": {"filters-1": 24, "learning-rate": 3e-4},
+    "slow": {"filters-1": 16, "learning-rate": 3e-5},
+    "no dropout": {"filters-1": 24, "filters-2": 32, "conv-dropout": 0.0, "dense-dropout": 0.0},
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training."""
+
+    configuration: str
+    seed: int
+    precision: str
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return f"{self.configuration} {self.seed} {self.precision}"
+
+
+def _cells(num_seeds: int) -> Iterator[Cell]:
+    for seed, precision in itertools.product(range(num_seeds), PRECISIONS):
+        yield Cell("documented", seed, precision)
+    for name, precision in itertools.product(list(CONFIGURATIONS)[1:], PRECISIONS):
+        yield Cell(name, 0, precision)
+
+
+def _train(cell: Cell, data: Path, epochs: int, folder: Path) -> dict[str, float]:
+    """Return the last epoch's metrics of a cell's run, after training it unless the store has it whole."""
+    metrics = _read(cell, folder)
+    if not metrics:
+        words = ["--data", str(data), "--name", cell.name, "--seed", str(cell.seed), "--epochs", str(epochs)]
+        words += ["--split", "sealed", "--step", "fast", "--threads", "2", "--resume"]
+        values = CONFIGURATIONS[cell.configuration] | {"precision": cell.precision}
+        for name, value in values.items():
+            words += [f"--hyperparameters.{name}", str(value)]
+        environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+        log = (folder / f"{cell.name}.log").open("w")
+        command = [sys.executable, "-m", "fakeface_lab.baseline", *words]
+        subprocess.run(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT, check=True)
+        metrics = _read(cell, folder)
+    kept = {name: metrics[name] for name in ("val_loss", "val_accuracy", "loss")}
+    print(f"{cell.name}: " + ", ".join(f"{name} {value:.4f}" for name, value in kept.items()), flush=True)
+    return kept
+
+
+def _read(cell: Cell, folder: Path) -> dict[str, float]:
+    store = folder / "mlflow.db"
+    if not store.exists():
+        return {}
+    client = MlflowClient(f"sqlite:///{store}")
+    experiments = [one.experiment_id for one in client.search_experiments()]
+    query = f"attributes.run_name = '{cell.name}' and attributes.status = 'FINISHED'"
+    runs = client.search_runs(experiments, query)
+    return dict(runs[0].data.metrics) if runs else {}
+
+
+def _agreement(results: dict[Cell, dict[str, float]]) -> tuple[int, int]:
+    """Return in how many pairs of configurations both precisions call the same one better, and the number of pairs."""
+    losses = np.array([[results[Cell(name, 0, one)]["val_loss"] for one in PRECISIONS] for name in CONFIGURATIONS])
+    pairs = list(itertools.combinations(range(len(losses)), 2))
+    agreed = sum(np.ptp(np.sign(losses[a] - losses[b])) == 0 for a, b in pairs)
+    return agreed, len(pairs)
+
+
+def main() -> None:
+    """Train what is missing, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="holds fake/ and real/")
+    parser.add_argument("--folder", type=Path, required=True, help="where to work")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=5)
+    given = parser.parse_args()
+    folder = given.folder.resolve()
+    (folder / "experiments").mkdir(parents=True, exist_ok=True)
+    cells = list(_cells(given.seeds))
+    # bfloat16 first: it takes half the time, and if it collapses the question is answered.
+    in_order = sorted(cells, key=lambda cell: cell.precision, reverse=True)
+    results = {cell: _train(cell, given.data.resolve(), given.epochs, folder) for cell in in_order}
+    print(
+        "\n| configuration | seed | val_loss, float32 | bfloat16 | val_accuracy, float32 | bfloat16 |\n|" + "---|" * 6
+    )
+    for one, other in zip(cells[::2], cells[1::2], strict=True):
+        numbers = [results[cell][name] for name in ("val_loss", "val_accuracy") for cell in (one, other)]
+        print(f"| {one.configuration} | {one.seed} | " + " | ".join(f"{number:.4f}" for number in numbers) + " |")
+    agreed, total = _agreement(results)
+    print(f"\nthe same better one of two configurations in {agreed} of {total} pairs")
+
+
+if __name__ == "__main__":
+    main()
