@@ -66,6 +66,13 @@ class Mutant:
 
 MUTANTS = (
     Mutant(
+        "the best score of a search that goes on stays that of its first report",
+        "fakeface_lab/search/report/report.py",
+        "parent.log_metrics(metrics, len(ledger.trials),",
+        "parent.log_metrics(metrics, 0,",
+        ("tests/search/report/test_report.py::test_metrics_of_a_search_that_goes_on_are_those_of_its_last_report",),
+    ),
+    Mutant(
         "two drivers that begin a search at the same time are two searches",
         "fakeface_lab/search/ledger/resume.py",
         "key=_key(name, parents)",

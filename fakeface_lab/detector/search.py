@@ -205,11 +205,9 @@ def _publish_result(
     documented = ledger.trials[0].record.score
     scores = {"best_score": best.record.score, "documented_score": documented}
     metrics = {name: score for name, score in scores.items() if score is not None}
-    # A time from the store: written again after a restart, the points are the same.
-    parent.log_metrics(metrics | selection.metrics, 0, int(best.run.info.start_time))
     seal = _openings(ledger)
     text = " ".join([verdict, seal, *selection.sentences]).strip()
-    table = publish_report(ledger, template, text, write_best_settings)
+    table = publish_report(ledger, template, metrics | selection.metrics, text, write_best_settings)
     wide_console.print(trials_table(table, trial_0_name(parent.run)))
     logged = [trial.run_id for trial in ledger.trials if trial.tags.get("model") == "logged"]
     # float32 weights; a logged model has no optimizer.

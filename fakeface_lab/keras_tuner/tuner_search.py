@@ -206,8 +206,7 @@ def _publish_result(ledger: Ledger, template: keras_tuner.Oracle) -> None:
         worth += f". Picked as the best of {num_tried}, it looks better than it is: score it on held-out data"
     scores = {"best_score": score, "defaults_score": defaults}
     measured = {name: value for name, value in scores.items() if value is not None}
-    parent.log_metrics(measured, 0, int(parent.run.info.start_time))
-    table = publish_report(ledger, template, f"{worth}.")
+    table = publish_report(ledger, template, measured, f"{worth}.")
     if not console.quiet:
         wide_console.print(trials_table(table, trial_0_name(parent.run)))
         say("worth", f"{worth}.")

@@ -4,7 +4,7 @@ Everything is computed from what the store has recorded.
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -37,9 +37,13 @@ WriteBest = Callable[[Ledger, Run, Path], str]
 
 
 def publish_report(
-    ledger: Ledger, template: keras_tuner.Oracle, verdict: str = "", write_best: WriteBest | None = None
+    ledger: Ledger,
+    template: keras_tuner.Oracle,
+    metrics: Mapping[str, float],
+    verdict: str = "",
+    write_best: WriteBest | None = None,
 ) -> pd.DataFrame:
-    """Write the report to the parent run, as artifacts and as its description; repeated after each restart.
+    """Write the report to the parent run: metrics, artifacts, description; repeated after each restart.
 
     The artifacts are `leaderboard.csv`, `history.png`, `cost.png`, `summary.md` (the description) and, with four scored
     trials with different values, `importance.png`. They are made in the folder `report` of the parent run's files. The
@@ -48,6 +52,7 @@ def publish_report(
     Args:
         ledger: of the search.
         template: the oracle.
+        metrics: of the search so far; their step is its number of trials.
         verdict: what the best score is worth, in sentences; may be empty.
         write_best: called with the ledger, the best trial's run and the folder; leaves files about it there and
             returns a sentence about them.
@@ -56,6 +61,8 @@ def publish_report(
         The leaderboard.
     """
     parent, objective = ledger.parent, ledger.objective
+    # At a time that a restart does not change, so that the points stay the same.
+    parent.log_metrics(metrics, len(ledger.trials), int(parent.run.info.start_time))
     folder = parent.folder / "report"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()

@@ -27,7 +27,7 @@ def test_report_of_any_search_has_no_settings_of_the_detector(ledger: Ledger) ->
     for number in range(12):
         add(ledger, 0.5 - number / 100, secs=1, units=number)
     add(ledger, None, reason="NaN", units=99)
-    publish_report(ledger, template())
+    publish_report(ledger, template(), {})
     folder = ledger.parent.folder / "report"
     written = {path.name for path in folder.iterdir()}
     assert written == {"leaderboard.csv", "history.png", "importance.png", "cost.png", "summary.md"}
@@ -73,7 +73,7 @@ def test_saved_views_have_the_searched_hyperparameters_and_after_the_search_the_
         units, rate = int(rng.integers(1, 99)), float(rng.uniform(1e-4, 1e-1))
         values: dict[str, Any] = {"units": units, "depth": 3, "rate (log)": rate, "activation": "relu"}
         add(ledger, 10 * rate + units / 1000, **values)
-    publish_report(ledger, template())
+    publish_report(ledger, template(), {})
     columns, axes = columns_and_axes(ledger)
     assert columns == ["rate _log_", "units", "activation", "slope"]
     assert axes == ["rate _log_", "units", "activation"]
@@ -86,10 +86,22 @@ def test_saved_views_of_hyperband_have_the_epochs(ledger: Ledger) -> None:
 
 def test_report_before_any_trial_has_a_score(ledger: Ledger) -> None:
     add(ledger, None, reason="NaN", units=99)
-    publish_report(ledger, template())
+    publish_report(ledger, template(), {})
     folder = ledger.parent.folder / "report"
     assert not (folder / "importance.png").exists()
     assert "1 trials, 1 failed" in (folder / "summary.md").read_text()
+
+
+def test_metrics_of_a_search_that_goes_on_are_those_of_its_last_report(ledger: Ledger) -> None:
+    parent = ledger.parent
+    for num_trials, score in ((1, 0.5), (1, 0.5), (2, 0.4)):
+        if len(ledger.trials) < num_trials:
+            add(ledger, score, units=num_trials)
+        publish_report(ledger, template(), {"best_score": score})
+    parent.writer.drain()
+    assert parent.read().data.metrics["best_score"] == 0.4
+    points = parent.store.client.get_metric_history(parent.run_id, "best_score")
+    assert [(point.step, point.value) for point in points] == [(1, 0.5), (2, 0.4)]
 
 
 @pytest.fixture(scope="module")
