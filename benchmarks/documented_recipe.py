@@ -17,21 +17,21 @@ from sklearn.metrics import accuracy_score, f1_score
 __all__: list[str] = []
 
 
-def load(paths: list[Path]) -> npt.NDArray[np.float32]:
-    """Return float32 (num_images, 300, 300, 3) in [0, 1]."""
+def load(paths: list[Path], size_px: int = 300) -> npt.NDArray[np.float32]:
+    """Return float32 (num_images, size, size, 3) in [0, 1]."""
     pictures = []
     for path in paths:
-        picture = keras.utils.img_to_array(keras.utils.load_img(path, target_size=(300, 300)))
+        picture = keras.utils.img_to_array(keras.utils.load_img(path, target_size=(size_px, size_px)))
         picture /= 255
         pictures.append(picture)
     return np.array(pictures)
 
 
-def build() -> keras.Model:
+def build(size_px: int = 300) -> keras.Model:
     """Return the documented network, written out by hand."""
     layers = keras.layers
     model = keras.Sequential()
-    model.add(keras.Input((300, 300, 3)))
+    model.add(keras.Input((size_px, size_px, 3)))
     for filters in (32, 64):
         model.add(layers.Conv2D(filters, (3, 3), padding="same"))
         model.add(layers.Activation("relu"))
@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="holds fake/ and real/")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--image-size", type=int, default=300)
     options = parser.parse_args()
     labelled = [
         (path, label)
@@ -68,10 +69,10 @@ def main() -> None:
     keras.utils.set_random_seed(options.seed)
     cut = int(0.8 * len(labelled))
     train, test = labelled[:cut], labelled[cut:]
-    train_images, test_images = load([path for path, _ in train]), load([path for path, _ in test])
+    train_images, test_images = (load([path for path, _ in part], options.image_size) for part in (train, test))
     train_labels = keras.utils.to_categorical([label for _, label in train], 2)
     test_labels = keras.utils.to_categorical([label for _, label in test], 2)
-    model = build()
+    model = build(options.image_size)
     model.fit(
         train_images, train_labels, batch_size=32, epochs=options.epochs,
         validation_data=(test_images, test_labels), verbose=2,

@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 from mlflow.tracking import MlflowClient
-from side_by_side import measure
+from processes import measure
+from results import side_environment
 
 from fakeface_lab.backend import set_up_process
 from fakeface_lab.detector.fit import Training, training_batches
@@ -59,7 +60,7 @@ def measure_ours(data: Path, epochs: int, folder: Path) -> SearchCost:
         f'data = "{data}"\nsplit = "documented"\nalgorithm = "grid"\nepochs = {epochs}\ntrials = {NUM_TRIALS}\n'
         f"final_seeds = 0\n[space]\nlearning_rate = {{ values = [{', '.join(LEARNING_RATES)}] }}\n"
     )
-    measure([sys.executable, "-m", "fakeface_lab.tune", "--config", str(config)], folder)
+    measure([sys.executable, "-m", "fakeface_lab.tune", "--config", str(config)], folder, side_environment())
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     trials = list(client.search_runs(experiments, "tags.role = 'trial'"))
@@ -75,7 +76,7 @@ def measure_plain(data: Path, epochs: int, folder: Path) -> SearchCost:
     folder.mkdir()
     result = folder / "result.json"
     words = [str(BENCHMARKS / "plain_tuner.py"), str(data), str(result), "--epochs", str(epochs), "--learning-rates"]
-    measure([sys.executable, *words, *LEARNING_RATES], folder)
+    measure([sys.executable, *words, *LEARNING_RATES], folder, side_environment())
     return SearchCost(**json.loads(result.read_text()))
 
 
@@ -132,7 +133,6 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3)
     options = parser.parse_args()
     data = options.folder.resolve()
-    os.environ["PYTHONPATH"] = str(BENCHMARKS.parent)
     print(f"| pair | beside its epochs, s a trial | KerasTuner, s a trial | epoch, s | KerasTuner, s |\n|{'---|' * 5}")
     more_secs = []
     with tempfile.TemporaryDirectory() as scratch:
