@@ -2,9 +2,9 @@
 
 Private memory is `Pss_Anon + Pss_Shmem` of `/proc/PID/smaps_rollup`, summed over the process and all its descendants:
 pages that no file backs. `Pss` divides a page by the number of processes that map it, so one that is shared after a
-fork counts once. A page of a mapped file, such as the pixel cache, does not count however few processes map it: the system
-takes it back when it needs it. `Private_Clean` would count it, which is why that is not used. What was swapped out
-does not count.
+fork counts once. A page of a mapped file, such as the pixel cache, does not count however few processes map it: the
+system takes it back when it needs it. `Private_Clean` would count it, which is why that is not used. What was swapped
+out does not count.
 """
 
 import json

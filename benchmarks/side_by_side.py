@@ -4,9 +4,9 @@
     python benchmarks/side_by_side.py demo --image-size 64 --epochs 1 --rounds 1
 
 Time, memory and the first step of whole programs in fresh processes, all sides in turn, so that a machine whose speed
-drifts slows all; the ratios are what counts, each from the runs of one round. One run of the program comes first and is not counted: it makes the tracking
-store and warms the disk. `cold` is the time to the first step of a run with an empty pixel cache, which is ended then.
-The scripts decode the images in each run and track nothing. Needs the extra `bench`.
+drifts slows all; the ratios are what counts, each from the runs of one round. One run of the program comes first and is
+not counted: it makes the tracking store and warms the disk. *Cold* is a run with an empty pixel cache, which is ended
+after its first step. The scripts decode the images in each run and track nothing. Needs the extra `bench`.
 """
 
 import argparse

@@ -1,0 +1,160 @@
+"""A search here beside plain KerasTuner, Optuna and Ray Tune, each with its tracking in MLflow.
+
+    python benchmarks/search_side_by_side.py data/hardfakevsrealfaces --image-size 96 --output FOLDER
+    python benchmarks/search_side_by_side.py demo --trials 3 --epochs 2 --seeds 1
+
+The same network (`build_model`), space, images and threads on all sides; fresh processes and stores, all sides in turn.
+*Overhead* is the time from the end of one training to the begin of the next one: the suggestion, files, runs in MLflow,
+and the building of the next model; the median over a search. What is written beside a training counts as training, so
+*trials an hour* has all of it; it is measured from the begin of the first training to that of the last one. *Beaten
+after* is the time from the start of the process to the first epoch whose validation loss is below the best one of the
+documented configuration, trained once for as many epochs; - if none is. With `--algorithm random` all sides draw at
+random; with `model`, here and KerasTuner take Gaussian processes, the others Optuna's TPE. The model is a file of the
+run on the other sides, here it is packaged for MLflow as well. Needs the extra `bench`.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from processes import measure
+from results import need, side_environment, table, write_results
+
+__all__: list[str] = []
+
+HERE = Path(__file__).resolve().parent
+SIDES = ("here", "here, inline", "KerasTuner", "Optuna", "Ray Tune")
+
+
+@dataclass(frozen=True)
+class SearchCost:
+    """What a search took.
+
+    Attributes:
+        first_secs: from the start of its process to the begin of its first training.
+        overhead_secs: between two trainings, the median.
+        training_secs: of a training, the median.
+        trials_per_hour: from the begin of the first training to that of the last one.
+        beaten_secs: from the start of its process to the first epoch better than the documented configuration.
+        wall_secs: of the process.
+        peak_private_bytes: of the process and its workers.
+    """
+
+    first_secs: float
+    overhead_secs: float
+    training_secs: float
+    trials_per_hour: float
+    beaten_secs: float | None
+    wall_secs: float
+    peak_private_bytes: int
+
+
+def run(side: str, seed: int, options: argparse.Namespace, cache: Path) -> tuple[list[dict[str, Any]], float, Any]:
+    """Run one search in an empty folder; return its journal, the Unix time of its start, and what it took."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        (folder / "experiments").mkdir()
+        task = {
+            "side": side, "algorithm": options.algorithm, "data": options.data, "size_px": options.image_size,
+            "num_trials": options.trials, "num_epochs": options.epochs, "seed": seed,
+            "journal": str(folder / "journal.jsonl"),
+        }  # fmt: skip
+        (folder / "task.json").write_text(json.dumps(task))
+        began = time.time()
+        command = [sys.executable, str(HERE / "search_sides.py"), "task.json"]
+        try:
+            cost = measure(command, folder, side_environment(FAKEFACE_CACHE=str(cache)))
+        except SystemExit:
+            sys.exit(f"{side} failed:\n{(folder / 'output.log').read_text()[-3000:]}")
+        journal = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+    return journal, began, cost
+
+
+def measure_search(side: str, seed: int, target: float, options: argparse.Namespace, cache: Path) -> SearchCost:
+    """Run one search and read its journal."""
+    journal, began, cost = run(side, seed, options, cache)
+    begins = [line["at"] for line in journal if line["event"] == "begin"]
+    ends = [line["at"] for line in journal if line["event"] == "end"]
+    if len(ends) != options.trials:
+        sys.exit(f"{side}: {len(ends)} trainings, not {options.trials}")
+    beaten = [line["at"] - began for line in journal if line["event"] == "epoch" and line["val_loss"] < target]
+    return SearchCost(
+        first_secs=begins[0] - began,
+        overhead_secs=statistics.median(begin - end for end, begin in zip(ends, begins[1:], strict=False)),
+        training_secs=statistics.median(end - begin for begin, end in zip(begins, ends, strict=True)),
+        trials_per_hour=3600 / statistics.mean(after - before for before, after in pairwise(begins)),
+        beaten_secs=min(beaten, default=None),
+        wall_secs=cost.wall_secs,
+        peak_private_bytes=cost.peak_private_bytes,
+    )
+
+
+def row(side: str, searches: Sequence[SearchCost]) -> list[str]:
+    """Return a side's row: medians over the seeds."""
+
+    def median(name: str, digits: int, scale: float = 1.0) -> str:
+        return f"{statistics.median(getattr(one, name) for one in searches) * scale:.{digits}f}"
+
+    # A search that never beats it counts as infinitely long.
+    beaten = statistics.median(float("inf") if one.beaten_secs is None else one.beaten_secs for one in searches)
+    num_beaten = sum(one.beaten_secs is not None for one in searches)
+    return [
+        side,
+        median("overhead_secs", 2),
+        median("training_secs", 2),
+        median("trials_per_hour", 0),
+        "-" if beaten == float("inf") else f"{beaten:.0f}",
+        f"{num_beaten} of {len(searches)}",
+        median("first_secs", 1),
+        median("wall_secs", 0),
+        median("peak_private_bytes", 2, 1e-9),
+    ]
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", help="a folder with two class folders, or demo")
+    parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--algorithm", choices=("random", "model"), default="random")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
+    parser.add_argument("--output", type=Path, help="folder for the results as Markdown and JSON")
+    options = parser.parse_args()
+    if options.trials < 2:
+        parser.error("--trials: at least 2, for there is nothing between the trainings of one")
+    options.data = options.data if options.data == "demo" else str(Path(options.data).resolve())
+    need("optuna", "optuna-integration", "ray")
+    searches: dict[str, list[SearchCost]] = {side: [] for side in options.sides}
+    with tempfile.TemporaryDirectory() as cache:
+        journal, *_ = run("documented", 0, options, Path(cache))
+        target = min(line["val_loss"] for line in journal if line["event"] == "epoch")
+        for seed in range(options.seeds):
+            for side in options.sides:
+                searches[side].append(measure_search(side, seed, target, options, Path(cache)))
+                print(f"seed {seed}, {side}: {searches[side][-1]}", flush=True)
+    columns = (
+        "", "overhead of a trial, s", "training, s", "trials an hour", "documented beaten after, s", "beaten",
+        "first training begins after, s", "whole search, s", "peak private memory, GB",
+    )  # fmt: skip
+    text = (
+        f"{options.trials} trials of {options.epochs} epochs at {options.image_size} px, {options.algorithm}, medians "
+        f"of {options.seeds} searches; validation loss of the documented configuration: {target:.4f}\n\n"
+        + table(columns, [row(side, some) for side, some in searches.items()])
+    )
+    results = {"target": target, "searches": {side: [asdict(one) for one in some] for side, some in searches.items()}}
+    write_results(options.output, "search_side_by_side", text, results, ["optuna", "optuna-integration", "ray"])
+
+
+if __name__ == "__main__":
+    main()
