@@ -3,8 +3,8 @@
     python benchmarks/search_sides.py TASK.json
 
 Runs in the current folder; `search_side_by_side.py` writes TASK. Every training notes its begin, its epochs and its end
-in `journal.jsonl`. All sides write parameters, metrics by epoch and the model to an MLflow store in the folder, the three
-others by what they offer for it; for KerasTuner, which offers nothing, `run_trial` is overridden.
+in its journal. All sides write parameters, metrics by epoch and the model to an MLflow store in the folder, the others by
+what they offer for it; for KerasTuner, which offers nothing, `run_trial` is overridden.
 """
 
 import json
@@ -110,7 +110,7 @@ def search_here(task: Task) -> None:
 
     size_px = task.size_px
     kind = tuners.RandomSearch if task.algorithm == "random" else tuners.BayesianOptimization
-    own = {"engine": "inline"} if task.side == "here, inline" else {}
+    own: dict[str, Any] = {"engine": "inline"} if task.side == "here, inline" else {}
     tuner = kind(
         lambda hp: build(hp, size_px), "val_loss", max_trials=task.num_trials, seed=task.seed, project_name=EXPERIMENT,
         tracking_uri=STORE, defaults_first=False, **own,
@@ -122,7 +122,9 @@ def search_keras_tuner(task: Task) -> None:
     """Search with plain KerasTuner, tracked by hand."""
     import mlflow
 
-    class Tracked(keras_tuner.RandomSearch if task.algorithm == "random" else keras_tuner.BayesianOptimization):
+    kind: Any = keras_tuner.RandomSearch if task.algorithm == "random" else keras_tuner.BayesianOptimization
+
+    class Tracked(kind):
         def run_trial(self, trial: Any, *args: Any, callbacks: Any = (), **kwargs: Any) -> Any:
             with mlflow.start_run(run_name=trial.trial_id):
                 mlflow.log_params(trial.hyperparameters.values)
@@ -196,12 +198,8 @@ def search_ray(task: Task) -> None:
         model.fit(**data, callbacks=[Journal(task.journal), Report()])
 
     cores = os.cpu_count() or 1
-    ray.init(
-        "local",
-        num_cpus=cores,
-        include_dashboard=False,
-        runtime_env={"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}},
-    )
+    environment = {"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}}
+    ray.init("local", num_cpus=cores, include_dashboard=False, runtime_env=environment)
     random = BasicVariantGenerator(max_concurrent=1, random_state=task.seed)
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(train, data=load(task)), {"cpu": cores}),
