@@ -2,9 +2,9 @@
 
     python benchmarks/search_sides.py TASK.json
 
-Runs in the current folder; `search_side_by_side.py` writes TASK. Every training notes its begin, its epochs and its end
-in its journal. All sides write parameters, metrics by epoch and the model to an MLflow store in the folder, the others by
-what they offer for it; for KerasTuner, which offers nothing, `run_trial` is overridden.
+Runs in the current folder; `search_side_by_side.py` writes TASK. Every training notes its begin, epochs and end in a
+journal. All sides write parameters, metrics by epoch and the model to an MLflow store in the folder, the others by what
+they offer for it; for KerasTuner, which offers nothing, `run_trial` is overridden.
 """
 
 import json
