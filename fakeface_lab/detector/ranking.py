@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pandas as pd
 from rich.table import Table
 
 from fakeface_lab.errors import NotFoundError, SearchError
@@ -136,12 +137,15 @@ def require_same_images(configurations: Sequence[ScoredConfiguration]) -> None:
             )
 
 
-def finals_of(store: Store, search: Run) -> tuple[ScoredConfiguration | None, ScoredConfiguration | None]:
+def finals_of(
+    store: Store, search: Run, table: pd.DataFrame
+) -> tuple[ScoredConfiguration | None, ScoredConfiguration | None]:
     """Return the best and the documented configuration of a search on the opened test split, None for a missing one.
 
-    The best one is that of the best trial so far; both are the same runs if the documented configuration won.
+    The best one is that of the best trial in `table`, the search's leaderboard; both are the same runs if the
+    documented configuration won.
     """
-    best = _best_trial(store, search)
+    best = _best_trial(store, table)
     runs: dict[str, list[Run]] = {}
     for run in children_of(store, search, "final"):
         trial = re.fullmatch(r"final-trial-(\d+)-seed-\d+", run.data.tags["final_key"])
@@ -191,17 +195,18 @@ def _scored_configuration(store: Store, run: Run) -> ScoredConfiguration:
             f"give only this search to see its trials"
         )
     # Finals first: a trial's own scores are those that it was picked by.
-    finals, _ = finals_of(store, run)
+    # Read once: that of 10,000 trials takes many seconds.
+    table = read_leaderboard(store, run)
+    finals, _ = finals_of(store, run, table)
     if finals is not None:
         return finals
-    best = _best_trial(store, run)
+    best = _best_trial(store, table)
     if best is None:
         raise SearchError(f"search {run.info.run_name}: no trial has a score yet")
     return _of_runs(store, f"{run.info.run_name}: best trial", role, [best])
 
 
-def _best_trial(store: Store, search: Run) -> Run | None:
-    table = read_leaderboard(store, search)
+def _best_trial(store: Store, table: pd.DataFrame) -> Run | None:
     if table.empty or table["score"].isna().all():
         return None
     return get_run(store, table["run_id"].iloc[0])

@@ -1,11 +1,12 @@
 """MLflow's store: opening it with an experiment, its limits on texts and queries, searching it, its page's links."""
 
+import gc
 import os
 import re
 import shutil
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,19 +109,35 @@ def search_runs(
     runs: list[Run] = []
     token: str | None = None
     while limit is None or len(runs) < limit:
-        page = client.search_runs(
-            list(experiment_ids),
-            query,
-            ViewType.ALL if with_deleted else ViewType.ACTIVE_ONLY,
-            max_results=_PAGE_SIZE if limit is None else min(limit - len(runs), _PAGE_SIZE),
-            order_by=[f"attributes.start_time {'DESC' if newest_first else 'ASC'}"],
-            page_token=token,
-        )
+        with _collector_paused():
+            page = client.search_runs(
+                list(experiment_ids),
+                query,
+                ViewType.ALL if with_deleted else ViewType.ACTIVE_ONLY,
+                max_results=_PAGE_SIZE if limit is None else min(limit - len(runs), _PAGE_SIZE),
+                order_by=[f"attributes.start_time {'DESC' if newest_first else 'ASC'}"],
+                page_token=token,
+            )
         runs += page
         token = page.token
         if not token:
             break
     return runs
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Let Python look for no garbage: MLflow makes hundreds of objects per run, and each round looks at all.
+
+    Reading 1,000 trials takes 1.4 s of processor instead of 4.1 (docs/performance.md).
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def all_experiments(client: MlflowClient, *, with_deleted: bool = False) -> list[str]:

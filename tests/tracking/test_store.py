@@ -1,5 +1,6 @@
 """Which store a program writes to, and one clear line where it cannot."""
 
+import gc
 import os
 import shutil
 import sqlite3
@@ -9,6 +10,7 @@ import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -16,7 +18,7 @@ import pytest
 from fakeface_lab.errors import TrackingError
 from fakeface_lab.settings import BaselineSettings
 from fakeface_lab.terminal import print_places
-from fakeface_lab.tracking.store import Store, open_store, resolve_tracking_uri
+from fakeface_lab.tracking.store import Store, open_store, resolve_tracking_uri, search_runs
 from tests.mlflow_server import Server
 
 
@@ -185,3 +187,25 @@ def test_a_password_in_the_address_is_shown_nowhere(
     assert [text for text in shown if "secret" in text] == []
     assert "http://127.0.0.1:9/#/experiments/" in shown[1]
     assert settings.tracking_uri == uri
+
+
+def test_python_looks_for_no_garbage_while_runs_are_read(local_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, search = [], local_store.client.search_runs
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        seen.append(gc.isenabled())
+        return search(*args, **kwargs)
+
+    monkeypatch.setattr(local_store.client, "search_runs", noted)
+    search_runs(local_store.client, [local_store.experiment_id], "")
+    assert seen == [False]
+    assert gc.isenabled()
+    with pytest.raises(mlflow.MlflowException):
+        search_runs(local_store.client, [local_store.experiment_id], "not a query")
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        search_runs(local_store.client, [local_store.experiment_id], "")
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
