@@ -12,7 +12,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from fakeface_lab.tracking.store import Store
+from fakeface_lab.tracking.store import Store, search_runs
 from tests.scored_runs import NUM_IMAGES, output_of, record, scores_with_wrong
 from tests.tiny_store import TinyStore, tiny_store
 
@@ -125,6 +125,21 @@ def test_the_verdict_of_a_real_search_is_found_again(
     for name in ("leaderboard", "charts"):
         assert re.search(rf"^ +{name} +http://127.0.0.1:5000/\S+&viewStateShareKey={name}-", out, flags=re.M)
     assert output_of(capsys, tiny.search_run_id)[0] == out
+
+
+def test_the_trials_of_a_search_are_read_once(
+    tiny: TinyStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tiny.project)
+    queries: list[str] = []
+
+    def noted(client: Any, experiment_ids: Any, query: str, **kwargs: Any) -> list[Any]:
+        queries.append(query)
+        return search_runs(client, experiment_ids, query, **kwargs)
+
+    monkeypatch.setattr("fakeface_lab.tracking.lookup.search_runs", noted)
+    output_of(capsys, "tiny search")
+    assert sum("role = 'trial'" in query for query in queries) == 1
 
 
 def test_no_tensorflow_is_loaded(tiny: TinyStore) -> None:
