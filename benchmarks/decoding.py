@@ -4,9 +4,9 @@
     python benchmarks/decoding.py demo --image-size 64 --rounds 2
 
 In one process, all sides in turn; ratios are from the same round. The loop is the documented one: `load_img` with
-`target_size`, `img_to_array`; its float32 arrays are let go at once. `load_images` also hashes every file, checks it, and
-writes the pixels to the cache, or reads them all from it. The system has the files in memory from the first round on,
-which is not counted.
+`target_size`, `img_to_array`; its float32 arrays are let go at once. `load_images` also hashes every file and checks
+it; cold, it writes the pixels to the cache, warm, all are read from there. The system has the files in memory from the
+first round on, which is not counted.
 """
 
 import argparse

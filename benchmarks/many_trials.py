@@ -1,9 +1,9 @@
 """A search of thousands of trials in a store that MLflow reads, without the training.
 
 A search of three trials on drawn faces is run for real. Its trials' rows are then copied with SQL, table by table,
-with new ids, numbers, scores and learning rates; everything else of a copy is as the real search wrote it, down to models and
-points of curves. The files of the copies do not exist. Scores of copies are worse than the real best trial's, so that
-this one keeps its final trainings.
+with new ids, numbers, scores and learning rates; everything else of a copy is as the real search wrote it, down to
+models and points of curves. The files of the copies do not exist. Scores of copies are worse than the real best
+trial's, so that this one keeps its final trainings.
 """
 
 import random
@@ -55,7 +55,8 @@ _CHANGED = {
     "tags": (
         "value",
         "CASE old.key WHEN 'trial' THEN CAST(new.number AS TEXT) "
-        "WHEN 'created_order' THEN CAST(new.number * 2 AS TEXT) WHEN 'ended_order' THEN CAST(new.number * 2 + 1 AS TEXT) WHEN 'score' THEN CAST(new.score AS TEXT) "
+        "WHEN 'created_order' THEN CAST(new.number * 2 AS TEXT) "
+        "WHEN 'ended_order' THEN CAST(new.number * 2 + 1 AS TEXT) WHEN 'score' THEN CAST(new.score AS TEXT) "
         "WHEN 'mlflow.runName' THEN printf('t%03d copy', new.number) WHEN 'run_key' THEN new.run "
         "WHEN 'values' THEN json_set(old.value, '$.learning_rate', new.rate) ELSE old.value END",
     ),
