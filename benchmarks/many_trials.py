@@ -55,8 +55,8 @@ _CHANGED = {
     "tags": (
         "value",
         "CASE old.key WHEN 'trial' THEN CAST(new.number AS TEXT) "
-        "WHEN 'created_order' THEN CAST(new.number * 2 AS TEXT) "
-        "WHEN 'ended_order' THEN CAST(new.number * 2 + 1 AS TEXT) WHEN 'score' THEN CAST(new.score AS TEXT) "
+        "WHEN 'created_order' THEN CAST(new.number * 2 + 1 AS TEXT) "
+        "WHEN 'ended_order' THEN CAST(new.number * 2 + 2 AS TEXT) WHEN 'score' THEN CAST(new.score AS TEXT) "
         "WHEN 'mlflow.runName' THEN printf('t%03d copy', new.number) WHEN 'run_key' THEN new.run "
         "WHEN 'values' THEN json_set(old.value, '$.learning_rate', new.rate) ELSE old.value END",
     ),

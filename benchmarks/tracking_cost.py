@@ -4,10 +4,10 @@
     python benchmarks/tracking_cost.py --trials 100 1000 --runs 20
 
 Logging: whole runs of ten epochs on an SQLite store, with the project's writer and with MLflow's own functions, in
-turn, in one process; no training, no files. The stores of many trials are made by `many_trials.py`. *Reading the ledger* is
-what a search does when it is started again, *the next question* the oracle's first one after that, in CPU seconds
-(`suggestion_cost.py` has the later ones). `compare` is the whole program. The page is the saved view *leaderboard* of
-the largest store in a headless Chromium, from the request to the first rows.
+turn, in one process; no training, no files. The stores of many trials are made by `many_trials.py`. *Reading the
+ledger* is what a search does when it is started again, *the next question* the oracle's first one after that, in CPU
+seconds (`suggestion_cost.py` has the later ones). `compare` is the whole program. The page is the saved view
+*leaderboard* of the largest store in a headless Chromium, from the request to the first rows.
 """
 
 import argparse
