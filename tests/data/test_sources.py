@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -202,3 +203,18 @@ def test_importing_the_module_loads_no_tensorflow() -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     output = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert output.stdout.split() == ["False", "False"]
+
+
+def test_listing_takes_little_memory_beside_its_result(tmp_path: Path) -> None:
+    for name in ("fake", "real"):
+        (tmp_path / name).mkdir()
+        for number in range(1500):
+            (tmp_path / name / f"{number}.jpg").write_bytes(b"%d" % number)
+    source = find_source(str(tmp_path), None, tmp_path, SIZE_PX)
+    list_files(source)
+    tracemalloc.start()
+    files = list_files(source)
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(files) == 3000
+    assert peak < 1.6 * kept
