@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-real test-mlflow kills mutants check ui clean
+.PHONY: help setup demo test test-slow test-real test-mlflow kills mutants bench check ui clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -47,6 +47,14 @@ kills: $(READY)  ## kill a small search and a baseline after each of their write
 
 mutants: $(READY)  ## put faults into a copy of the code, which a test must notice: minutes
 	$(BIN)/python -m tests.mutants
+
+bench: $(READY)  ## short forms of the benchmarks beside other tools, on drawn faces: minutes; results in benchmarks/results
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,bench]'
+	$(BIN)/python benchmarks/side_by_side.py demo --image-size 64 --epochs 1 --rounds 1 --output benchmarks/results
+	$(BIN)/python benchmarks/search_side_by_side.py demo --trials 3 --epochs 2 --seeds 1 --output benchmarks/results
+	$(BIN)/python benchmarks/tracking_cost.py --trials 100 1000 --runs 20 --rounds 1 --output benchmarks/results
+	$(BIN)/python benchmarks/data_scale.py --images 1000 4000 --steps 20 --output benchmarks/results
+	$(BIN)/python benchmarks/decoding.py demo --image-size 64 --rounds 3 --output benchmarks/results
 
 check: $(READY)  ## run linters, type checker and tests
 	$(BIN)/ruff check .
