@@ -69,7 +69,8 @@ def param_name(name: str) -> str:
     return re.sub(r"[^\w\-. :/]", "_", name)
 
 
-_PAGE_SIZE = 500
+# SQLite finds and sorts all matches again for each page; an answer of a server has 15 kB for each run.
+_PAGE_SIZE, _LOCAL_PAGE_SIZE = 500, 10_000
 
 
 def quote(text: str) -> str:
@@ -107,6 +108,7 @@ def search_runs(
         with_deleted: also return deleted runs.
     """
     runs: list[Run] = []
+    page_size = _LOCAL_PAGE_SIZE if client.tracking_uri.startswith("sqlite:") else _PAGE_SIZE
     token: str | None = None
     while limit is None or len(runs) < limit:
         with _collector_paused():
@@ -114,7 +116,7 @@ def search_runs(
                 list(experiment_ids),
                 query,
                 ViewType.ALL if with_deleted else ViewType.ACTIVE_ONLY,
-                max_results=_PAGE_SIZE if limit is None else min(limit - len(runs), _PAGE_SIZE),
+                max_results=page_size if limit is None else min(limit - len(runs), page_size),
                 order_by=[f"attributes.start_time {'DESC' if newest_first else 'ASC'}"],
                 page_token=token,
             )

@@ -42,7 +42,7 @@ def test_openings_are_counted_by_test_set(store: Store) -> None:
 
 
 def test_more_runs_than_a_page_are_counted(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fakeface_lab.tracking.store._PAGE_SIZE", 2)
+    monkeypatch.setattr("fakeface_lab.tracking.store._LOCAL_PAGE_SIZE", 2)
     for _ in range(5):
         opened(store, KEY, "evaluation")
     assert num_openings(store, KEY) == 5
