@@ -7,8 +7,10 @@ import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 __all__ = ["Service"]
 
@@ -64,6 +66,15 @@ class Service(ABC):
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
+
+    def memory_bytes(self) -> int:
+        """Return the memory of its processes; what several of them share counts once."""
+        assert self._process is not None
+        parent, total = psutil.Process(self._process.pid), 0
+        for process in (parent, *parent.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                total += process.memory_full_info().pss
+        return total
 
     @contextmanager
     def killed(self) -> Iterator[None]:

@@ -6,6 +6,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import tempfile
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +18,7 @@ import requests
 from tests.mlflow_server import Server
 from tests.service import Service
 
-__all__ = ["S3", "PostgreSQL", "TrackingServer", "find_postgresql"]
+__all__ = ["S3", "PostgreSQL", "TrackingServer", "deployed", "find_postgresql"]
 
 PROJECT = Path(__file__).resolve().parents[2]
 _CLEAN = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "PYTHONPATH") if name in os.environ}
@@ -186,3 +187,28 @@ class TrackingServer(Server):
         passwords = {"ana": self.password, "admin": self._admin_password}
         headers = [b64encode(f"{user}:{password}".encode()).decode() for user, password in passwords.items()]
         return [*passwords.values(), *headers, self._key, self.postgres.password, self.s3.secret]
+
+
+@contextmanager
+def deployed(folder: Path) -> Iterator[TrackingServer]:
+    """Start all of it for a program, with the user `ana`; the databases' files are elsewhere and deleted."""
+    programs = find_postgresql()
+    assert programs is not None, "PostgreSQL is not installed; with Debian: apt-get install postgresql"
+    places = {name: folder / name for name in ("s3", "tracking")}
+    for place in places.values():
+        place.mkdir(parents=True)
+    # The user that PostgreSQL runs as must reach it.
+    elsewhere = Path(tempfile.mkdtemp(prefix="postgres-"))
+    postgres, s3 = PostgreSQL(elsewhere, programs), S3(places["s3"])
+    tracking = TrackingServer(places["tracking"], postgres, s3)
+    try:
+        postgres.make()
+        for service in (postgres, s3, tracking):
+            service.start()
+        tracking.add_user()
+        yield tracking
+    finally:
+        tracking.kill()
+        s3.close()
+        postgres.kill()
+        shutil.rmtree(elsewhere)
