@@ -12,9 +12,21 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["Service"]
+__all__ = ["Service", "listening"]
 
 _START_SECS = 120
+
+
+def listening(pid: int) -> set[tuple[str, int]]:
+    """Return the addresses at which a process and those it has started listen, with IPv4 written as such."""
+    parent, found = psutil.Process(pid), set[tuple[str, int]]()
+    for process in (parent, *parent.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            sockets = process.net_connections("inet")
+            # One that is bound and not connected takes anybody's datagrams.
+            is_open = (one for one in sockets if one.status == psutil.CONN_LISTEN or (one.laddr and not one.raddr))
+            found |= {(one.laddr.ip.removeprefix("::ffff:"), one.laddr.port) for one in is_open}
+    return found
 
 
 class Service(ABC):
@@ -75,6 +87,11 @@ class Service(ABC):
             with suppress(psutil.NoSuchProcess):
                 total += process.memory_full_info().pss
         return total
+
+    def listening(self) -> set[tuple[str, int]]:
+        """Return the addresses at which its processes listen."""
+        assert self._process is not None
+        return listening(self._process.pid)
 
     @contextmanager
     def killed(self) -> Iterator[None]:
