@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
@@ -18,7 +19,7 @@ MODELS = """
 import keras
 
 def build(hp):
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(hp.Choice("units", [2, 4, 8]), "relu"),
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(hp.Int("units", 2, 40), "relu"),
                               keras.layers.Dropout(0.2), keras.layers.Dense(1, "sigmoid")])
     model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
     return model
@@ -33,9 +34,9 @@ from my_models import build
 rng = np.random.default_rng(0)
 x = rng.normal(size=(400, 4)).astype("float32")
 y = (x.sum(axis=1) > 0).astype("float32")
-engine = sys.argv[1]
-tuner = keras_tuner.RandomSearch(build, "val_accuracy", max_trials=3, seed=1, project_name=engine, engine=engine,
-                                 workers=2, threads=1)
+engine, num_trials = sys.argv[1], int(sys.argv[2])
+tuner = keras_tuner.RandomSearch(build, "val_accuracy", max_trials=num_trials, seed=1, project_name=engine,
+                                 engine=engine, workers=2, threads=1)
 tuner.search(x, y, epochs=2, validation_split=0.25, verbose=0)
 model = tuner.get_best_models()[0]
 loss, accuracy = model.evaluate(x[300:], y[300:], verbose=0)
@@ -44,9 +45,10 @@ print(json.dumps({"scores": {trial.trial_id: trial.score for trial in tuner.orac
 """
 
 
-def run(folder: Path, *words: str) -> str:
-    """Run Python in a folder and return what it prints."""
+def run(folder: Path, *words: str, **variables: str) -> str:
+    """Run Python in a folder and return what it prints; no store or cluster is set but by the variables."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
+    environment |= variables
     done = subprocess.run(
         [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=280, check=False
     )
@@ -54,11 +56,19 @@ def run(folder: Path, *words: str) -> str:
     return done.stdout
 
 
+def searched(folder: Path, engine: str, num_trials: int, **variables: str) -> dict[str, Any]:
+    """Run the script with an engine and return what it has found."""
+    folder.mkdir(exist_ok=True)
+    (folder / "my_models.py").write_text(MODELS)
+    (folder / "script.py").write_text(SCRIPT)
+    found: dict[str, Any] = json.loads(run(folder, "script.py", engine, str(num_trials), **variables).splitlines()[-1])
+    assert len(found["scores"]) == num_trials
+    return found
+
+
 @pytest.mark.slow
 def test_a_script_and_the_module_beside_it_run_on_ray_with_the_same_scores(tmp_path: Path) -> None:
-    (tmp_path / "my_models.py").write_text(MODELS)
-    (tmp_path / "script.py").write_text(SCRIPT)
-    local, ray = (json.loads(run(tmp_path, "script.py", engine).splitlines()[-1]) for engine in ("local", "ray"))
+    local, ray = (searched(tmp_path, engine, 3) for engine in ("local", "ray"))
     assert ray["scores"] == local["scores"]
     assert ray["accuracy"] == pytest.approx(ray["best"])
 
