@@ -45,7 +45,7 @@ def note_costs(path: Path) -> None:
         with lock, path.open("a") as file:
             file.write(json.dumps(asdict(Cost(what, time.monotonic() - began, secs, num_bytes, threads))) + "\n")
 
-    ask: Callable[..., Any] = trials.suggest
+    ask: Callable[..., Any] = getattr(trials, "suggest")  # noqa: B009
     send: Callable[..., Any] = requests.adapters.HTTPAdapter.send
 
     def timed_ask(*words: Any) -> Any:
@@ -66,8 +66,8 @@ def note_costs(path: Path) -> None:
                 under_way[0] -= 1
             note(f"{request.method} {_without_ids(request.url or '')}", time.monotonic() - started, size, threads)
 
-    trials.suggest = timed_ask  # type: ignore[assignment]
-    requests.adapters.HTTPAdapter.send = timed_send  # type: ignore[method-assign]
+    setattr(trials, "suggest", timed_ask)  # noqa: B010
+    setattr(requests.adapters.HTTPAdapter, "send", timed_send)  # noqa: B010
 
 
 def read_costs(path: Path) -> list[Cost]:
