@@ -1,12 +1,12 @@
 """Program: many tiny trials through Ray while nodes die: all finished, nothing twice, memory and costs over time.
 
     python -m tests.cluster.soak --trials 1000 --kill-every-secs 120 --out FOLDER
-    python -m tests.cluster.soak --trials 30 --kill-every-secs 60 --store sqlite --out FOLDER
+    python -m tests.cluster.soak --trials 150 --kill-every-secs 20 --epoch-secs 0.5 --out FOLDER
 
 The search is recorded in the server of `deploy/`, on PostgreSQL and S3, or in a SQLite file. The cluster has a head, on
-which nothing trains, and nodes of one core each. One of them is killed each time that so many seconds have passed since
-the replacement of the last one began to train; otherwise a slow machine would do nothing but start nodes. In FOLDER are
-`soak.json` (samples of finished trials and memory), `costs.jsonl` (each question and each request of the driver) and
+which nothing trains, and nodes of one core each. One that trains is killed each time that so many seconds have passed
+since the replacement of the last one began to train; otherwise a slow machine would do nothing but start nodes. In
+FOLDER are `soak.json` (samples of finished trials and memory), `costs.jsonl` (each question and each request of the driver) and
 two pictures. It ends with 1 if a trial is missing, failed or has a point twice, or if no trial has ended for 300 s.
 """
 
@@ -41,6 +41,7 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--kill-every-secs", type=float, default=120)
+    parser.add_argument("--epoch-secs", type=float, default=0.05)
     parser.add_argument("--store", choices=["server", "sqlite"], default="server")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
@@ -82,7 +83,7 @@ class _Soak:
     ) -> None:
         self.samples, self.deaths = list[Sample](), list[float]()
         self._given, self._project, self._nodes, self._server = given, project, nodes, server
-        self._victim, self._trains_since = 1, time.monotonic()
+        self._living, self._trains_since = list(range(1, len(nodes.processes))), time.monotonic()
         self._newest: int | None = len(nodes.processes) - 1  # None while it trains
         self._began = time.monotonic()
 
@@ -90,7 +91,7 @@ class _Soak:
         """Run until the driver has ended, or nothing happens any more; return what went wrong."""
         given, costs = self._given, self._given.out / "costs.jsonl"
         costs.unlink(missing_ok=True)
-        words = ["--trials", str(given.trials), "--workers", str(given.nodes), "--epoch-secs", "0.05"]
+        words = ["--trials", str(given.trials), "--workers", str(given.nodes), "--epoch-secs", str(given.epoch_secs)]
         command = [sys.executable, "-m", "tests.cluster.curves", str(self._project), self._nodes.address, *words]
         with (given.out / "driver.log").open("wb") as log:
             driver = subprocess.Popen(
@@ -115,15 +116,17 @@ class _Soak:
             if self._newest is not None and trainings(self._nodes, self._newest):
                 self._newest, self._trains_since = None, time.monotonic()
             if self._newest is None and time.monotonic() - self._trains_since > self._given.kill_every_secs:
-                self._kill()
-            time.sleep(0.2)
+                self._kill_one_that_trains()
+            time.sleep(0.1)
 
-    def _kill(self) -> None:
-        """Kill the oldest node and start another one."""
-        self.deaths.append(time.monotonic() - self._began)
-        self._nodes.kill(self._victim)
-        self._newest = self._nodes.add()
-        self._victim += 1
+    def _kill_one_that_trains(self) -> None:
+        """Kill the oldest node that trains just now, if one does, and start another one."""
+        victim = next((number for number in self._living if trainings(self._nodes, number)), None)
+        if victim is not None:
+            self.deaths.append(time.monotonic() - self._began)
+            self._nodes.kill(victim)
+            self._newest = self._nodes.add()
+            self._living = [number for number in self._living if number != victim] + [self._newest]
 
     def _sample(self, pid: int) -> Sample:
         trained, log = self._project / "trained.txt", self._given.out / "driver.log"

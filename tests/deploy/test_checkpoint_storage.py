@@ -73,4 +73,5 @@ def test_a_lost_node_costs_its_trial_at_most_an_epoch_with_checkpoints_in_s3(
     assert len(again) == 1
     assert again[0].endswith((" 3", " 4"))
     assert "its node was lost" in driver.log.read_text()
+    assert "raylet" not in driver.log.read_text(), "Ray's own paragraphs"
     assert objects(CheckpointStorage("s3://artifacts/lost-node")) == []

@@ -143,7 +143,7 @@ def connect(address: str | None) -> None:
     address = address or os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray would print a paragraph for each lost node: the search has a line for each attempt that it has cost.
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^The node with node id: ")
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^(The node with node id: |Raylet is terminated)")
     with _on_loopback() if address is None else nullcontext():
         _join(address)
 
