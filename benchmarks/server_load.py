@@ -1,16 +1,19 @@
 """What a search asks of the tracking server of `deploy/`, what that server answers, and what many recorded trials cost.
 
     python -m benchmarks.server_load requests
+    python -m benchmarks.server_load detector
     python -m benchmarks.server_load capacity --server-workers 1 --clients 1 4 16
     python -m benchmarks.server_load recorded --trials 100000
 
 It needs PostgreSQL and the extras `server` and `dev`: the server runs here, on PostgreSQL and a small S3 server, with
 its clients on the same machine. *requests*: the requests of a trial that trains nothing and leaves a small model, with
-2 and with 10 epochs. *capacity*: clients that send nothing but an epoch's requests, for some seconds. *recorded*:
-copies of a finished trial are written into the database, as many as asked, then the search is opened and goes on.
+2 and with 10 epochs. *detector*: those of a trial of the documented network on small drawn faces, with 2 epochs.
+*capacity*: clients that send nothing but an epoch's requests, for some seconds. *recorded*: copies of a finished trial
+are written into the database, as many as asked, then the search is opened and goes on.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -27,6 +30,7 @@ import psutil
 import psycopg
 from requests import adapters
 
+from fakeface_lab import tune
 from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.run.engine import InlineEngine
 from fakeface_lab.search.run.trials import Trials
@@ -46,9 +50,9 @@ _NUM_FIRST, _NUM_MORE = 3, 20
 
 
 def main() -> None:
-    """Measure one of the three."""
+    """Measure one of the four."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["requests", "capacity", "recorded"])
+    parser.add_argument("what", choices=["requests", "detector", "capacity", "recorded"])
     parser.add_argument("--server-workers", type=int, default=1)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--trials", type=int, default=100_000)
@@ -56,6 +60,8 @@ def main() -> None:
     with _served(options.server_workers) as (server, project):
         if options.what == "requests":
             _count_requests(project)
+        elif options.what == "detector":
+            _count_requests_of_detector(project)
         elif options.what == "capacity":
             _measure_capacity(project, options.clients)
         else:
@@ -106,6 +112,26 @@ def _count_requests(project: Path) -> None:
         if abs(epoch) > 0.01 or abs(trial) > 0.05:
             print(f"| {what} | {epoch:.2f} | {trial:.2f} |")
     print(f"| together | {sums[0]:.2f} | {sums[1]:.2f} |")
+
+
+def _count_requests_of_detector(project: Path) -> None:
+    """Print the requests of a trial: those of a search of four less those of a search of one, by three."""
+    words = "--data demo --image-size 32 --epochs 2 --algorithm random --final-seeds 1 --threads 2 --engine inline"
+    path, counts, sent_bytes = project / "costs.jsonl", [], []
+    note_costs(path)
+    with contextlib.chdir(project):
+        for num_trials in (1, 4):
+            before = len(read_costs(path))
+            code = tune.main([*words.split(), "--trials", str(num_trials), "--name", f"trials {num_trials}"])
+            assert code == 0
+            costs = [cost for cost in read_costs(path)[before:] if cost.what != QUESTION]
+            counts.append(Counter(cost.what for cost in costs))
+            sent_bytes.append(sum(cost.num_bytes for cost in costs))
+    print("| request | a trial |\n|---|---|")
+    for what, count in sorted(counts[1].items()):
+        print(f"| {what} | {(count - counts[0][what]) / 3:.1f} |")
+    print(f"| together | {(counts[1].total() - counts[0].total()) / 3:.1f} |")
+    print(f"{(sent_bytes[1] - sent_bytes[0]) / 3e6:.2f} MB sent for a trial")
 
 
 def _measure_capacity(project: Path, numbers: list[int]) -> None:

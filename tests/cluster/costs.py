@@ -77,5 +77,6 @@ def read_costs(path: Path) -> list[Cost]:
 
 
 def _without_ids(url: str) -> str:
-    path = url.partition("?")[0].partition("/api/2.0/")[2] or url.partition("/ajax-api/")[2] or url
-    return re.sub(r"(m-)?[0-9a-f]{32}|artifacts/[0-9]+/.*", "...", path.removeprefix("mlflow/"))
+    address = url.partition("?")[0]
+    path = re.sub(r"^\w+://[^/]+/(ajax-)?(api/[0-9.]+/(mlflow/)?)?", "", address)
+    return re.sub(r"(m-)?[0-9a-f]{32}|artifacts/([0-9]+|mlflow)/.*", "...", path)

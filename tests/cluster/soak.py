@@ -6,8 +6,9 @@
 The search is recorded in the server of `deploy/`, on PostgreSQL and S3, or in a SQLite file. The cluster has a head, on
 which nothing trains, and nodes of one core each. One that trains is killed each time that so many seconds have passed
 since the replacement of the last one began to train; otherwise a slow machine would do nothing but start nodes. In
-FOLDER are `soak.json` (samples of finished trials and memory), `costs.jsonl` (each question and each request of the driver) and
-two pictures. It ends with 1 if a trial is missing, failed or has a point twice, or if no trial has ended for 300 s.
+FOLDER are `soak.json` (samples of finished trials and memory), `costs.jsonl` (each question and each request of the
+driver) and two pictures. It ends with 1 if a trial is missing, failed or has a point twice, or if nothing has been
+trained for 300 s.
 """
 
 import argparse
