@@ -136,7 +136,7 @@ class _Soak:
             secs=time.monotonic() - self._began,
             num_trained=sum(line.endswith(" 4") for line in lines),
             num_lost=log.read_text(errors="replace").count("its node was lost"),
-            driver_bytes=psutil.Process(pid).memory_full_info().pss,
+            driver_bytes=psutil.Process(pid).memory_full_info().uss,
             server_bytes=self._server.memory_bytes() if self._server else 0,
             database_bytes=self._server.postgres.memory_bytes() if self._server else 0,
         )

@@ -19,7 +19,10 @@ _NUM_WINDOWS = 40
 
 @dataclass(frozen=True)
 class Sample:
-    """The state at one time; memory counts what processes share once."""
+    """The state at one time.
+
+    The driver's memory is what it shares with no other process, that of the servers counts what they share once.
+    """
 
     secs: float
     num_trained: int
