@@ -7,12 +7,26 @@ import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["Service"]
+import psutil
+
+__all__ = ["Service", "listening"]
 
 _START_SECS = 120
+
+
+def listening(pid: int) -> set[tuple[str, int]]:
+    """Return the addresses at which a process and those it has started listen, with IPv4 written as such."""
+    parent, found = psutil.Process(pid), set[tuple[str, int]]()
+    for process in (parent, *parent.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            sockets = process.net_connections("inet")
+            # One that is bound and not connected takes anybody's datagrams.
+            is_open = (one for one in sockets if one.status == psutil.CONN_LISTEN or (one.laddr and not one.raddr))
+            found |= {(one.laddr.ip.removeprefix("::ffff:"), one.laddr.port) for one in is_open}
+    return found
 
 
 class Service(ABC):
@@ -64,6 +78,20 @@ class Service(ABC):
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
+
+    def memory_bytes(self) -> int:
+        """Return the memory of its processes; what several of them share counts once."""
+        assert self._process is not None
+        parent, total = psutil.Process(self._process.pid), 0
+        for process in (parent, *parent.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                total += process.memory_full_info().pss
+        return total
+
+    def listening(self) -> set[tuple[str, int]]:
+        """Return the addresses at which its processes listen."""
+        assert self._process is not None
+        return listening(self._process.pid)
 
     @contextmanager
     def killed(self) -> Iterator[None]:

@@ -180,6 +180,8 @@ def train(
 ) -> TrainingRecorder:
     """Train `model`, or resume from the checkpoint in `folder`; it ends with the kept weights.
 
+    The recorder that is returned may still be writing the last checkpoint; its `finish` waits for it.
+
     Args:
         model: compiled, as `build_model` returns it.
         training: the configuration.

@@ -127,6 +127,7 @@ def _write_outcome(
     # Every metric is a chart in MLflow's page; what is read once stays in the artifact.
     charted = {name: value for name, value in metrics.items() if "_ppv_at_" not in name}
     outcome = Outcome(list(recorder.records), recorder.kept_epoch, charted, explanation)
+    recorder.finish()
     write_outcome(outcome, folder)
     return outcome
 

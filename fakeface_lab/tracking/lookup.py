@@ -6,7 +6,7 @@ Nothing here writes to the store. Loads no TensorFlow.
 import difflib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from mlflow.models import get_model_info
 from mlflow.tracking import MlflowClient
 
 from fakeface_lab.errors import ModelError, NotFoundError, TrackingError
+from fakeface_lab.tracking.duplicates import duplicates_of, most_complete
 from fakeface_lab.tracking.store import (
     Store,
     all_experiments,
@@ -30,13 +31,11 @@ from fakeface_lab.tracking.store import (
 from fakeface_lab.tracking.writer import as_tracking_error, is_transient_error
 
 __all__ = [
-    "KEY_TAG",
     "MODEL_NAME",
     "NETWORK_KEY",
     "FoundModel",
     "Run",
     "children_of",
-    "duplicates_of",
     "fetch_artifact",
     "find_evaluations",
     "find_latest",
@@ -46,7 +45,6 @@ __all__ = [
     "latest_runs",
     "load_keras_model",
     "logged_models",
-    "most_complete",
     "open_for_models",
     "open_for_reading",
 ]
@@ -317,30 +315,6 @@ def logged_models(
     found = store.client.search_logged_models([experiment_id or store.experiment_id], query)
     # `log_model` keeps the first and deletes the others, so a complete model must come first.
     return sorted(found, key=lambda model: (model.status != LoggedModelStatus.READY, model.creation_timestamp))
-
-
-# Chosen by the creator of a run, so that the run is found again if the store's answer is lost.
-KEY_TAG = "run_key"
-
-
-def most_complete(runs: Sequence[Run]) -> Run:
-    """Return the run that was written to among the duplicates of one run; the others are empty."""
-    # An arbitrary choice kept an empty one in 7 of 12 cases, and a finished trial was lost.
-    return max(
-        runs,
-        # The id last, so that two processes choose the same one.
-        key=lambda run: (
-            len(run.data.tags) + len(run.data.params) + len(run.data.metrics),
-            -run.info.start_time,
-            run.info.run_id,
-        ),
-    )
-
-
-def duplicates_of(run: Run, runs: Sequence[Run]) -> list[Run]:
-    """Return the duplicates of a run among `runs`, itself included: a lost answer of the store created it twice."""
-    key = run.data.tags.get(KEY_TAG)
-    return [run] if key is None else [other for other in runs if other.data.tags.get(KEY_TAG) == key]
 
 
 def find_latest(store: Store, fingerprint: str) -> Run | None:

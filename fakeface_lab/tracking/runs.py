@@ -15,8 +15,7 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
 from fakeface_lab.errors import FakefaceLabError, TrackingError, without_credentials
-from fakeface_lab.tracking.duplicates import find_or_create
-from fakeface_lab.tracking.lookup import KEY_TAG
+from fakeface_lab.tracking.duplicates import KEY_TAG, find_or_create
 from fakeface_lab.tracking.owner import CODE_TAGS, OWNER_TAG, PROCESS, code_tags, lock_of, note_owner, remove_folder
 from fakeface_lab.tracking.store import MAX_TAG_CHARS, Store, as_entities
 from fakeface_lab.tracking.writer import PatientWriter

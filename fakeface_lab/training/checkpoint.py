@@ -59,6 +59,11 @@ class Snapshot:
         self.slots = _copy(getattr(getattr(model, "optimizer", None), "variables", []), self.slots)
         return self
 
+    def restore_weights(self, model: keras.Model) -> None:
+        """Give the variables of `model` the values that they had."""
+        for variable, value in zip(model.variables, self.weights, strict=True):
+            variable.assign(value)
+
 
 class BackgroundWriter:
     """Does one write at a time on its own thread, and reports its completion on the training's thread.

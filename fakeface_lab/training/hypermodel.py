@@ -208,6 +208,7 @@ def train_hypermodel(
     _write_artifacts(model, {**values, **found["found_values"]}, fit.example(), metadata, folder)
     records, kept_epoch = list(recorder.records), recorder.kept_epoch
     outcome = Outcome(records, kept_epoch, end_metrics(records, kept_epoch, model), **found)
+    recorder.finish()
     write_outcome(outcome, folder)
     return outcome
 

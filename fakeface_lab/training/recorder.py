@@ -85,7 +85,7 @@ class TrainingRecorder(keras.callbacks.Callback):
         self._callback_states = CallbackStates(()) if callback_states is None else callback_states
         self._journal = None if has_checkpoints else EpochJournal(folder, listener)
         self._progress = _Progress()
-        self._snapshot = Snapshot()
+        self._snapshot, self._snapshot_epoch = Snapshot(), 0
         self._writer = BackgroundWriter()
         self._started = time.perf_counter()
 
@@ -139,8 +139,13 @@ class TrainingRecorder(keras.callbacks.Callback):
 
     def load_kept_weights(self, model: keras.Model) -> None:
         """Load the kept weights into `model`, even if a callback has changed them after the last epoch."""
-        self._writer.flush()  # a user's own training loop may never report its end
-        if self._keep == "best" and self.records:
+        if self._keep == "last" or not self.records:
+            return
+        if self._snapshot_epoch == self.kept_epoch:
+            # Its file is still being written.
+            self._snapshot.restore_weights(model)
+        else:
+            self._writer.flush()
             load_weights(self._kept_path(self.kept_epoch), model)
 
     def set_model(self, model: keras.Model) -> None:
@@ -173,8 +178,8 @@ class TrainingRecorder(keras.callbacks.Callback):
         self._write(previous)
         self._started = time.perf_counter()
 
-    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Wait for the last epoch's checkpoint."""
+    def finish(self) -> None:
+        """Wait until the last epoch is on disk, and report it; other files of the run can be written meanwhile."""
         self._writer.flush()
 
     def add(self, metrics: Mapping[str, float]) -> None:
@@ -186,7 +191,8 @@ class TrainingRecorder(keras.callbacks.Callback):
             record = EpochRecord(last.epoch, last.ended_at_ms, {**last.metrics, **plain})
         else:
             record = self._as_reported(EpochRecord(1, time.time_ns() // 1_000_000, plain))
-        save_weights(self._kept_path(record.epoch), Snapshot().take(self.model))
+        self._take(record.epoch)
+        save_weights(self._kept_path(record.epoch), self._snapshot)
         self._progress.records.append(record)
         self._progress.kept_epoch = record.epoch
         self._report(record)
@@ -252,7 +258,7 @@ class TrainingRecorder(keras.callbacks.Callback):
         record, kept_epoch, state = self.records[-1], self.kept_epoch, asdict(self._progress)
         has_weights = self._keep == "best" and kept_epoch == record.epoch
         if has_weights or self._has_checkpoints:
-            self._snapshot.take(self.model)
+            self._take(record.epoch)
         callbacks, arrays = self._callback_states.capture() if self._has_checkpoints else ([], [])
 
         def write() -> None:
@@ -266,6 +272,10 @@ class TrainingRecorder(keras.callbacks.Callback):
 
         # During the next epoch, which then takes 23.28 s instead of 22.45 s (docs/search.md).
         self._writer.submit(write, lambda: self._report(record))
+
+    def _take(self, epoch: int) -> None:
+        self._snapshot.take(self.model)
+        self._snapshot_epoch = epoch
 
     def _report(self, record: EpochRecord) -> None:
         if self._journal is None:

@@ -19,6 +19,7 @@ from fakeface_lab.tracking.writer import PatientWriter
 from fakeface_lab.training.epochs import EpochRecord, Listener
 from fakeface_lab.training.objective import VAL_LOSS
 from fakeface_lab.training.outcome import Outcome
+from tests.cluster.costs import note_costs
 from tests.search.curve_work import Algorithm, CurveWork, template
 
 EPOCHS = 4
@@ -56,8 +57,11 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--epoch-secs", type=float, default=1.0)
     parser.add_argument("--algorithm", default="random")
+    parser.add_argument("--costs", type=Path, help="note there what each question and each request has taken")
     given = parser.parse_args()
     algorithm: Algorithm = given.algorithm
+    if given.costs is not None:
+        note_costs(given.costs)
     try:
         store = open_store(None, given.project, "curves")
         tags = {**VAL_LOSS.tags(), "algorithm": algorithm}

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+
+from tests.cluster.machines import Machine
 
 RAY = str(Path(sys.executable).with_name("ray"))
 
@@ -27,19 +29,26 @@ class RayNodes:
     address: str
     sockets: str
     environment: dict[str, str]
+    machines: Sequence[Machine] = ()
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def add(self, num_cpus: int = 1) -> int:
         """Start a node and return its number; the first one is the head."""
         number = len(self.processes)
         port, store = self.address.rpartition(":")[2], f"--temp-dir={self.sockets}"
+        machine = self.machines[number] if self.machines else Machine("", ())
         where = [f"--address={self.address}"] if number else [
             "--head", f"--port={port}", store, "--include-dashboard=false"
         ]  # fmt: skip
+        if machine.address:
+            where.append(f"--node-ip-address={machine.address}")
         with (self.folder / f"node-{number}.log").open("wb") as output:
             self.processes.append(
                 subprocess.Popen(
-                    [RAY, "start", *where, f"--num-cpus={num_cpus}", "--object-store-memory=200000000", "--block"],
+                    [
+                        *machine.prefix, RAY, "start", *where, f"--num-cpus={num_cpus}",
+                        "--object-store-memory=200000000", "--block",
+                    ],
                     env=self.environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL,
                     start_new_session=True,
                 )
@@ -62,22 +71,21 @@ class RayNodes:
         program = f"import ray; ray.init('{self.address}', log_to_driver=False, logging_level=40)\n" + (
             f"import time\nwhile sum(node['Alive'] for node in ray.nodes()) != {num_nodes}: time.sleep(0.2)"
         )
+        command = [*(self.machines[0].prefix if self.machines else ()), sys.executable, "-c", program]
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             ended = [process for process in self.processes if process.poll() not in (None, -signal.SIGKILL)]
             assert not ended, f"a node ended, see {self.folder}"
             with suppress(subprocess.TimeoutExpired):
-                done = subprocess.run(
-                    [sys.executable, "-c", program], env=self.environment, timeout=20, check=False, capture_output=True
-                )
+                done = subprocess.run(command, env=self.environment, timeout=20, check=False, capture_output=True)
                 if done.returncode == 0:
                     return
         raise TimeoutError(f"{num_nodes} nodes, see {self.folder}")
 
 
 @contextmanager
-def ray_nodes(folder: Path, num_nodes: int, head_cpus: int = 1) -> Iterator[RayNodes]:
-    """A cluster of this many nodes with one core each, ended with all its processes."""
+def ray_nodes(folder: Path, num_nodes: int, head_cpus: int = 1, machines: Sequence[Machine] = ()) -> Iterator[RayNodes]:
+    """A cluster of this many nodes with one core each, ended with all its processes; each on a machine, if given."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -88,7 +96,8 @@ def ray_nodes(folder: Path, num_nodes: int, head_cpus: int = 1) -> Iterator[RayN
     }
     # Paths of sockets are at most 107 bytes long.
     sockets = tempfile.mkdtemp(prefix="ray-")
-    nodes = RayNodes(folder, f"127.0.0.1:{port}", sockets, environment)
+    host = machines[0].address if machines else "127.0.0.1"
+    nodes = RayNodes(folder, f"{host}:{port}", sockets, environment, machines)
     try:
         # One after another: two that start at once may choose the same port.
         for number in range(num_nodes):

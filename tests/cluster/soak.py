@@ -1,29 +1,39 @@
 """Program: many tiny trials through Ray while nodes die: all finished, nothing twice, memory and costs over time.
 
-    python -m tests.cluster.soak --trials 1000 --kill-every-secs 120 --tracking-uri URI --out FOLDER
+    python -m tests.cluster.soak --trials 1000 --kill-every-secs 120 --out FOLDER
+    python -m tests.cluster.soak --trials 150 --kill-every-secs 20 --epoch-secs 0.5 --out FOLDER
 
-The cluster has a head, on which nothing trains, and nodes of one core each. Every so often one of them is killed and a
-new one started. In FOLDER are `soak.json` (a sample each few seconds: finished trials, memory of the driver and of the
-processes of the server) and `soak.png`. It ends with 1 if a trial is missing, failed or has a point twice.
+The search is recorded in the server of `deploy/`, on PostgreSQL and S3, or in a SQLite file. The cluster has a head, on
+which nothing trains, and nodes of one core each. One that trains is killed each time that so many seconds have passed
+since the replacement of the last one began to train; otherwise a slow machine would do nothing but start nodes. In
+FOLDER are `soak.json` (samples of finished trials and memory), `costs.jsonl` (each question and each request of the
+driver) and two pictures. It ends with 1 if a trial is missing, failed or has a point twice, or if nothing has been
+trained for 300 s.
 """
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from unittest import mock
 
 import psutil
-from matplotlib.figure import Figure
 from mlflow.tracking import MlflowClient
 
+from tests.cluster.costs import read_costs
+from tests.cluster.driven import ROOT, trainings
 from tests.cluster.ray_nodes import RayNodes, ray_nodes
+from tests.cluster.soak_report import Sample, draw_costs, draw_memory, summary
+from tests.deploy.servers import TrackingServer, deployed
 
 _SAMPLE_SECS = 5.0
+_STILL_SECS = 300.0
 
 
 def main() -> int:
@@ -32,91 +42,109 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--kill-every-secs", type=float, default=120)
-    parser.add_argument("--tracking-uri", help="default: a SQLite file")
-    parser.add_argument("--server-name", default="mlflow", help="text in the command lines of the server's processes")
+    parser.add_argument("--epoch-secs", type=float, default=0.05)
+    parser.add_argument("--store", choices=["server", "sqlite"], default="server")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="soak-") as scratch:
         project = Path(scratch, "project")
         (project / "experiments").mkdir(parents=True)
-        uri = given.tracking_uri or f"sqlite:///{project / 'mlflow.db'}"
-        with ray_nodes(Path(scratch), given.nodes + 1, head_cpus=0) as nodes:
-            samples, code = _run(given, project, uri, nodes)
-    (given.out / "soak.json").write_text(json.dumps(samples))
-    _draw(samples, given.out / "soak.png")
-    problems = _problems(MlflowClient(uri), given.trials) if code == 0 else [f"the driver ended with {code}"]
-    num_kills = sum(sample["killed"] for sample in samples)
-    print(
-        f"{given.trials} trials, {num_kills} nodes killed, {samples[-1]['secs']:.0f} s; problems: {problems or 'none'}"
-    )
+        with _store(given.store, Path(scratch)) as (address, server):
+            with ray_nodes(Path(scratch), given.nodes + 1, head_cpus=0) as nodes:
+                soak = _Soak(given, project, nodes, server)
+                problems = soak.run(address)
+            with mock.patch.dict("os.environ", address):
+                problems += _problems(MlflowClient(address["MLFLOW_TRACKING_URI"]), given.trials)
+    costs = read_costs(given.out / "costs.jsonl")
+    samples = [sample for sample in soak.samples if sample.driver_bytes]  # without those of a driver that has ended
+    seen = {"deaths": soak.deaths, "samples": [asdict(sample) for sample in samples], "problems": problems}
+    (given.out / "soak.json").write_text(json.dumps(seen))
+    draw_memory(samples, soak.deaths, given.out / "soak-memory.png")
+    draw_costs(costs, soak.deaths, given.out / "soak-costs.png")
+    print(summary(samples, soak.deaths, costs), f"problems: {problems or 'none'}", sep="\n")
     return 1 if problems else 0
 
 
-def _run(given: argparse.Namespace, project: Path, uri: str, nodes: RayNodes) -> tuple[list[dict[str, Any]], int]:
-    words = ["--trials", str(given.trials), "--workers", str(given.nodes), "--epoch-secs", "0.05"]
-    command = [sys.executable, "-m", "tests.cluster.curves", str(project), nodes.address, *words]
-    began, last_kill, victim = time.monotonic(), time.monotonic(), 1
-    samples: list[dict[str, Any]] = []
-    with (given.out / "driver.log").open("wb") as log:
-        driver = subprocess.Popen(
-            command, env={**os.environ, **nodes.environment, "MLFLOW_TRACKING_URI": uri}, stdout=log, stderr=log
-        )
+@contextmanager
+def _store(kind: str, scratch: Path) -> Iterator[tuple[Mapping[str, str], TrackingServer | None]]:
+    """Yield what the driver's environment says of the store, and the server if there is one."""
+    if kind == "sqlite":
+        yield {"MLFLOW_TRACKING_URI": f"sqlite:///{scratch / 'project' / 'mlflow.db'}"}, None
+        return
+    with deployed(scratch / "servers") as server:
+        yield server.address, server
+
+
+class _Soak:
+    """The search, and the deaths of its nodes."""
+
+    def __init__(
+        self, given: argparse.Namespace, project: Path, nodes: RayNodes, server: TrackingServer | None
+    ) -> None:
+        self.samples, self.deaths = list[Sample](), list[float]()
+        self._given, self._project, self._nodes, self._server = given, project, nodes, server
+        self._living, self._trains_since = list(range(1, len(nodes.processes))), time.monotonic()
+        self._newest: int | None = len(nodes.processes) - 1  # None while it trains
+        self._began = time.monotonic()
+
+    def run(self, address: Mapping[str, str]) -> list[str]:
+        """Run until the driver has ended, or nothing happens any more; return what went wrong."""
+        given, costs = self._given, self._given.out / "costs.jsonl"
+        costs.unlink(missing_ok=True)
+        words = ["--trials", str(given.trials), "--workers", str(given.nodes), "--epoch-secs", str(given.epoch_secs)]
+        command = [sys.executable, "-m", "tests.cluster.curves", str(self._project), self._nodes.address, *words]
+        with (given.out / "driver.log").open("wb") as log:
+            driver = subprocess.Popen(
+                [*command, "--costs", str(costs)], cwd=ROOT, env={**self._nodes.environment, **address},
+                stdout=log, stderr=log,
+            )  # fmt: skip
         try:
             while driver.poll() is None:
-                killed = time.monotonic() - last_kill > given.kill_every_secs
-                if killed:
-                    nodes.kill(victim)
-                    nodes.add()
-                    victim, last_kill = victim + 1, time.monotonic()
-                ended = project / "trained.txt"
-                lines = set(ended.read_text().splitlines()) if ended.exists() else set()
-                samples.append(
-                    {
-                        "secs": time.monotonic() - began,
-                        "num_begun": sum(line.endswith(" 4") for line in lines),
-                        "driver_bytes": psutil.Process(driver.pid).memory_info().rss,
-                        "server_bytes": _memory_bytes(given.server_name) if given.tracking_uri else 0,
-                        "killed": killed,
-                    }
-                )
-                time.sleep(_SAMPLE_SECS)
+                self.samples.append(self._sample(driver.pid))
+                if self._is_still():
+                    return [f"no trial has ended for {_STILL_SECS:.0f} s"]
+                self._watch_nodes()
         finally:
             driver.kill()
-    return samples, driver.wait()
+            driver.wait()
+        return [] if driver.returncode == 0 else [f"the driver ended with {driver.returncode}"]
 
+    def _watch_nodes(self) -> None:
+        """Until the next sample is due, wait for a new node to train, or for the time of the next death."""
+        until = time.monotonic() + _SAMPLE_SECS
+        while time.monotonic() < until:
+            if self._newest is not None and trainings(self._nodes, self._newest):
+                self._newest, self._trains_since = None, time.monotonic()
+            if self._newest is None and time.monotonic() - self._trains_since > self._given.kill_every_secs:
+                self._kill_one_that_trains()
+            time.sleep(0.1)
 
-def _memory_bytes(name: str) -> int:
-    total = 0
-    for process in psutil.process_iter(["cmdline", "memory_info"]):
-        if process.pid != os.getpid() and name in " ".join(process.info["cmdline"] or []):
-            total += process.info["memory_info"].rss
-    return total
+    def _kill_one_that_trains(self) -> None:
+        """Kill the oldest node that trains just now, if one does, and start another one."""
+        victim = next((number for number in self._living if trainings(self._nodes, number)), None)
+        if victim is not None:
+            self.deaths.append(time.monotonic() - self._began)
+            self._nodes.kill(victim)
+            self._newest = self._nodes.add()
+            self._living = [number for number in self._living if number != victim] + [self._newest]
 
+    def _sample(self, pid: int) -> Sample:
+        trained, log = self._project / "trained.txt", self._given.out / "driver.log"
+        lines = set(trained.read_text().splitlines()) if trained.exists() else set()
+        return Sample(
+            secs=time.monotonic() - self._began,
+            num_trained=sum(line.endswith(" 4") for line in lines),
+            num_lost=log.read_text(errors="replace").count("its node was lost"),
+            driver_bytes=psutil.Process(pid).memory_full_info().uss,
+            server_bytes=self._server.memory_bytes() if self._server else 0,
+            database_bytes=self._server.postgres.memory_bytes() if self._server else 0,
+        )
 
-def _draw(samples: list[dict[str, Any]], path: Path) -> None:
-    """Draw memory, and the time that a trial takes, over the trials."""
-    figure = Figure(figsize=(9, 6), layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True)
-    done = [sample["num_begun"] for sample in samples]
-    upper.plot(done, [sample["driver_bytes"] / 1e6 for sample in samples], label="driver")
-    if any(sample["server_bytes"] for sample in samples):
-        upper.plot(done, [sample["server_bytes"] / 1e6 for sample in samples], label="tracking server")
-    upper.set_ylabel("memory, MB")
-    upper.set_ylim(bottom=0)
-    upper.legend()
-    step = max(1, len(samples) // 40)
-    pairs = [(a, b) for a, b in zip(samples[:-step:step], samples[step::step], strict=False)
-             if b["num_begun"] > a["num_begun"]]  # fmt: skip
-    rates = [(b["secs"] - a["secs"]) / (b["num_begun"] - a["num_begun"]) for a, b in pairs]
-    lower.plot([b["num_begun"] for _, b in pairs], rates)
-    for sample in samples:
-        if sample["killed"]:
-            lower.axvline(sample["num_begun"], color="grey", linestyle=":")
-    lower.set_ylabel("seconds a trial")
-    lower.set_xlabel("trials trained (dotted: a node was killed)")
-    lower.set_ylim(bottom=0)
-    figure.savefig(path, dpi=100)
+    def _is_still(self) -> bool:
+        now = self.samples[-1]
+        before = next((sample for sample in self.samples if now.secs - sample.secs < _STILL_SECS), now)
+        return now.secs > _STILL_SECS and now.num_trained == before.num_trained
 
 
 def _problems(client: MlflowClient, num_trials: int) -> list[str]:

@@ -65,6 +65,7 @@ def test_a_lost_node_costs_its_trial_at_most_an_epoch_or_its_beginning(
     nodes.kill(node_of_a_training(nodes))
     assert driver.end() == 0, driver.log.read_text()
     assert "its node was lost" in driver.log.read_text()
+    assert "raylet" not in driver.log.read_text(), "Ray's own paragraphs"
     assert found(project) == expected
     again = [line for line, times in driver.trained().items() if times > 1]
     if has_storage:

@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
@@ -12,13 +14,15 @@ from mlflow.tracking import MlflowClient
 from fakeface_lab.errors import ConfigError
 from fakeface_lab.keras_tuner.tuner import Tuner
 from fakeface_lab.tune import main
+from tests.cluster.machines import can_make_machines, machines
+from tests.cluster.ray_nodes import ray_nodes
 from tests.keras_tuner.tiny_tuner import random_oracle, small
 
 MODELS = """
 import keras
 
 def build(hp):
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(hp.Choice("units", [2, 4, 8]), "relu"),
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(hp.Int("units", 2, 40), "relu"),
                               keras.layers.Dropout(0.2), keras.layers.Dense(1, "sigmoid")])
     model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
     return model
@@ -33,9 +37,9 @@ from my_models import build
 rng = np.random.default_rng(0)
 x = rng.normal(size=(400, 4)).astype("float32")
 y = (x.sum(axis=1) > 0).astype("float32")
-engine = sys.argv[1]
-tuner = keras_tuner.RandomSearch(build, "val_accuracy", max_trials=3, seed=1, project_name=engine, engine=engine,
-                                 workers=2, threads=1)
+engine, num_trials = sys.argv[1], int(sys.argv[2])
+tuner = keras_tuner.RandomSearch(build, "val_accuracy", max_trials=num_trials, seed=1, project_name=engine,
+                                 engine=engine, workers=2, threads=1)
 tuner.search(x, y, epochs=2, validation_split=0.25, verbose=0)
 model = tuner.get_best_models()[0]
 loss, accuracy = model.evaluate(x[300:], y[300:], verbose=0)
@@ -44,21 +48,47 @@ print(json.dumps({"scores": {trial.trial_id: trial.score for trial in tuner.orac
 """
 
 
-def run(folder: Path, *words: str) -> str:
-    """Run Python in a folder and return what it prints."""
+def run(folder: Path, *words: str, prefix: Sequence[str] = (), **variables: str) -> str:
+    """Run Python in a folder and return what it prints; no store or cluster is set but by the variables."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
+    environment |= variables
     done = subprocess.run(
-        [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=280, check=False
-    )
+        [*prefix, sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=280,
+        check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
+def searched(
+    folder: Path, engine: str, num_trials: int, prefix: Sequence[str] = (), **variables: str
+) -> dict[str, Any]:
+    """Run the script with an engine and return what it has found."""
+    folder.mkdir(exist_ok=True)
+    (folder / "my_models.py").write_text(MODELS)
+    (folder / "script.py").write_text(SCRIPT)
+    printed = run(folder, "script.py", engine, str(num_trials), prefix=prefix, **variables)
+    found: dict[str, Any] = json.loads(printed.splitlines()[-1])
+    assert len(found["scores"]) == num_trials
+    return found
+
+
 @pytest.mark.slow
 def test_a_script_and_the_module_beside_it_run_on_ray_with_the_same_scores(tmp_path: Path) -> None:
-    (tmp_path / "my_models.py").write_text(MODELS)
-    (tmp_path / "script.py").write_text(SCRIPT)
-    local, ray = (json.loads(run(tmp_path, "script.py", engine).splitlines()[-1]) for engine in ("local", "ray"))
+    local, ray = (searched(tmp_path, engine, 3) for engine in ("local", "ray"))
+    assert ray["scores"] == local["scores"]
+    assert ray["accuracy"] == pytest.approx(ray["best"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not can_make_machines(), reason="needs root, and `ip` and `unshare` of Linux")
+def test_a_script_runs_on_nodes_that_share_no_network_stack_and_no_temporary_files(tmp_path: Path) -> None:
+    local = searched(tmp_path / "local", "local", 8)
+    (tmp_path / "nodes").mkdir()
+    with machines(3) as made, ray_nodes(tmp_path / "nodes", 3, head_cpus=0, machines=made) as nodes:
+        variables = {name: value for name, value in nodes.environment.items() if name.startswith("RAY_")}
+        ray = searched(tmp_path / "ray", "ray", 8, made[0].prefix, **variables, RAY_ADDRESS=nodes.address)
     assert ray["scores"] == local["scores"]
     assert ray["accuracy"] == pytest.approx(ray["best"])
 

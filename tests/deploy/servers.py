@@ -6,6 +6,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import tempfile
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +18,7 @@ import requests
 from tests.mlflow_server import Server
 from tests.service import Service
 
-__all__ = ["S3", "PostgreSQL", "TrackingServer", "find_postgresql"]
+__all__ = ["S3", "PostgreSQL", "TrackingServer", "deployed", "find_postgresql"]
 
 PROJECT = Path(__file__).resolve().parents[2]
 _CLEAN = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "PYTHONPATH") if name in os.environ}
@@ -144,13 +145,19 @@ class S3(Service):
             "AWS_DEFAULT_REGION": "us-east-1",
         }
 
+    @property
+    def client_variables(self) -> dict[str, str]:
+        """What a program needs that uses it directly, without a tracking server."""
+        own = {name: value for name, value in self.address.items() if name.startswith("AWS_")}
+        return own | {"AWS_ENDPOINT_URL": self.address["MLFLOW_S3_ENDPOINT_URL"]}
+
 
 class TrackingServer(Server):
     """The server of `deploy/server.sh`."""
 
-    def __init__(self, folder: Path, postgres: PostgreSQL, s3: S3) -> None:
+    def __init__(self, folder: Path, postgres: PostgreSQL, s3: S3, num_workers: int = 1) -> None:
         super().__init__(folder)
-        self.postgres, self.s3 = postgres, s3
+        self.postgres, self.s3, self._num_workers = postgres, s3, num_workers
         self.password, self._admin_password, self._key = (secrets.token_urlsafe(24) for _ in range(3))
 
     def command(self) -> list[str]:
@@ -161,7 +168,7 @@ class TrackingServer(Server):
         return _CLEAN | self.postgres.address | self.s3.address | {
             "PATH": path,
             "MLFLOW_PORT": str(self.port),
-            "MLFLOW_WORKERS": "1",
+            "MLFLOW_WORKERS": str(self._num_workers),
             "MLFLOW_AUTH_ADMIN_PASSWORD": self._admin_password,
             "MLFLOW_FLASK_SERVER_SECRET_KEY": self._key,
         }  # fmt: skip
@@ -186,3 +193,28 @@ class TrackingServer(Server):
         passwords = {"ana": self.password, "admin": self._admin_password}
         headers = [b64encode(f"{user}:{password}".encode()).decode() for user, password in passwords.items()]
         return [*passwords.values(), *headers, self._key, self.postgres.password, self.s3.secret]
+
+
+@contextmanager
+def deployed(folder: Path, num_workers: int = 1) -> Iterator[TrackingServer]:
+    """Start all of it for a program, with the user `ana`; the databases' files are elsewhere and deleted."""
+    programs = find_postgresql()
+    assert programs is not None, "PostgreSQL is not installed; with Debian: apt-get install postgresql"
+    places = {name: folder / name for name in ("s3", "tracking")}
+    for place in places.values():
+        place.mkdir(parents=True)
+    # The user that PostgreSQL runs as must reach it.
+    elsewhere = Path(tempfile.mkdtemp(prefix="postgres-"))
+    postgres, s3 = PostgreSQL(elsewhere, programs), S3(places["s3"])
+    tracking = TrackingServer(places["tracking"], postgres, s3, num_workers)
+    try:
+        postgres.make()
+        for service in (postgres, s3, tracking):
+            service.start()
+        tracking.add_user()
+        yield tracking
+    finally:
+        tracking.kill()
+        s3.close()
+        postgres.kill()
+        shutil.rmtree(elsewhere)

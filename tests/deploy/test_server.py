@@ -5,6 +5,7 @@ import re
 import subprocess
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import boto3
 import psutil
@@ -55,9 +56,7 @@ def test_a_request_without_credentials_is_refused(path: str, tracking_server: Tr
 
 
 def test_it_listens_on_this_machine_only(tracking_server: TrackingServer) -> None:
-    connections = psutil.net_connections("tcp")
-    places = {one.laddr.ip for one in connections if one.status == "LISTEN" and one.laddr.port == tracking_server.port}
-    assert places == {"127.0.0.1"}
+    assert tracking_server.listening() == {("127.0.0.1", tracking_server.port)}
 
 
 @pytest.mark.parametrize("password", [None, "wrong password"])
@@ -89,6 +88,26 @@ def test_a_user_without_permission_is_told_so(
     assert of_ben.client.get_run(run_id).info.run_id == run_id, "may read"
     with pytest.raises(AccessError, match=r"^tracking store: this user has no permission; ask the experiment's"):
         PatientWriter(5).call(lambda: of_ben.client.set_tag(run_id, "a", "b"))
+
+
+def test_files_go_and_come_through_the_server_alone(
+    client_of: TrackingServer, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places, send = set[str](), requests.adapters.HTTPAdapter.send
+
+    def noted(adapter: Any, request: requests.PreparedRequest, *words: Any, **named: Any) -> Any:
+        places.add(str(request.url).rpartition("/api/")[0] or str(request.url))
+        return send(adapter, request, *words, **named)
+
+    monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", noted)
+    # Larger files MLflow would send to the store itself, at an address that the server signs.
+    monkeypatch.setenv("MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE", "1")
+    store = open_store(None, project, "files")
+    run_id = store.client.create_run(store.experiment_id).info.run_id
+    store.client.log_text(run_id, "through the server", "file.txt")
+    found = store.client.download_artifacts(run_id, "file.txt", str(tmp_path))
+    assert Path(found).read_text() == "through the server"
+    assert places == {client_of.uri}
 
 
 @pytest.mark.slow

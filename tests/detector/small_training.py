@@ -69,6 +69,7 @@ def run(
         folder,
         listener or Heard(),
     )
+    recorder.finish()
     return model, recorder
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from fakeface_lab.errors import ModelError, NotFoundError
-from fakeface_lab.tracking.lookup import KEY_TAG, find_latest, find_model, find_run, get_run, open_for_models
+from fakeface_lab.tracking.duplicates import KEY_TAG
+from fakeface_lab.tracking.lookup import find_latest, find_model, find_run, get_run, open_for_models
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.tracking.writer import PatientWriter

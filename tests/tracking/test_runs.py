@@ -17,8 +17,8 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from fakeface_lab.errors import TrackingError, TrainingDivergedError
-from fakeface_lab.tracking.duplicates import find_or_create
-from fakeface_lab.tracking.lookup import KEY_TAG, find_latest
+from fakeface_lab.tracking.duplicates import KEY_TAG, find_or_create
+from fakeface_lab.tracking.lookup import find_latest
 from fakeface_lab.tracking.owner import sweep_dead_runs
 from fakeface_lab.tracking.runs import PARTIAL_UPLOAD, TrackedRun
 from fakeface_lab.tracking.store import Store

@@ -132,7 +132,7 @@ def test_a_checkpoint_of_an_earlier_version_has_no_scores(after_two_epochs: Path
     recorder._progress.scores.clear()
     recorder.set_model(model)
     recorder._write(recorder.kept_epoch)
-    recorder.on_train_end()
+    recorder.finish()
     _, resumed = run(RESUMABLE["best"], folder)
     assert (len(resumed.records), resumed.epoch_scores) == (3, None)
 

@@ -16,8 +16,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from fakeface_lab.search.ledger.executions import SEARCH_RUN
 from fakeface_lab.search.suggest.suggestion import Suggestion, TrialRecord
-from fakeface_lab.tracking.duplicates import find_or_create, remove_duplicates
-from fakeface_lab.tracking.lookup import most_complete
+from fakeface_lab.tracking.duplicates import find_or_create, most_complete, remove_duplicates
 from fakeface_lab.tracking.owner import OWNER_TAG, PROCESS, code_tags
 from fakeface_lab.tracking.runs import (
     Run,

@@ -9,8 +9,7 @@ from typing import Any
 from fakeface_lab.errors import SearchError
 from fakeface_lab.search.ledger.heartbeat import refuse_second_driver
 from fakeface_lab.search.ledger.ledger import Ledger
-from fakeface_lab.tracking.duplicates import remove_duplicates
-from fakeface_lab.tracking.lookup import duplicates_of, most_complete
+from fakeface_lab.tracking.duplicates import duplicates_of, most_complete, remove_duplicates
 from fakeface_lab.tracking.owner import OWNER_TAG, PROCESS
 from fakeface_lab.tracking.runs import Run, StoredRun, TrackedRun
 from fakeface_lab.tracking.store import Store, join_text, quote, split_text

@@ -138,10 +138,12 @@ def connect(address: str | None) -> None:
             cluster of this machine alone, which is started and ends with this process.
 
     Raises:
-        ConfigError: Ray is not installed, or no cluster answers.
+        ConfigError: Ray is not installed, no cluster answers, or it refuses the token.
     """
     address = address or os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray would print a paragraph for each lost node: the search has a line for each attempt that it has cost.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^(The node with node id: |Raylet is terminated)")
     with _on_loopback() if address is None else nullcontext():
         _join(address)
 
@@ -152,9 +154,15 @@ def _on_loopback() -> Iterator[None]:
     # Read when Ray is imported. Afterwards it is unset: a `ray start` of the user's would refuse several nodes.
     is_given = _LOOPBACK in os.environ
     os.environ.setdefault(_LOOPBACK, "0")
+    read = sys.modules.get("ray._private.ray_constants")  # of a script that has imported Ray itself
+    before = getattr(read, "ENABLE_RAY_CLUSTER", None)
+    if read is not None and not is_given:
+        setattr(read, "ENABLE_RAY_CLUSTER", False)  # noqa: B010
     try:
         yield
     finally:
+        if read is not None:
+            setattr(read, "ENABLE_RAY_CLUSTER", before)  # noqa: B010
         if not is_given:
             del os.environ[_LOOPBACK]
 
@@ -180,6 +188,10 @@ def _join(address: str | None) -> None:
             runtime_env={"py_modules": _modules_to_send()},
         )
     except Exception as err:  # Ray's are of many kinds
+        if "AuthenticationError" in f"{err!r} {err.__cause__} {err.__context__}":
+            raise ConfigError(
+                f"ray_address = {address}: wrong or no token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+            ) from err
         text = without_credentials(str(err).partition("\n")[0])
         raise ConfigError(
             f"ray_address = {address}: no cluster answers ({text}); `ray start --head` starts one, and without an "

@@ -83,7 +83,7 @@ print(open_ledger(open_store(sys.argv[1], Path(sys.argv[2]), sys.argv[3])).paren
 """
 
 
-@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("restart", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_of_two_drivers_that_begin_a_search_at_the_same_time_one_is_refused(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restart: bool
 ) -> None:
