@@ -82,7 +82,8 @@ def _show_search(store: "Store", search: "Run") -> CompareResult:
 
     for label, line in store.how_to_open(view_links(store, search)):
         say(label, line)
-    wide_console.print(trials_table(table := read_leaderboard(store, search), trial_0_name(search)))
+    table = read_leaderboard(store, search)
+    wide_console.print(trials_table(table, trial_0_name(search)))
     if not is_of_detector(search):
         say("verdict", "none: its test data are not in the store; evaluate the best model on held-out data")
         return CompareResult()
