@@ -30,6 +30,7 @@ class RayNodes:
     sockets: str
     environment: dict[str, str]
     machines: Sequence[Machine] = ()
+    num_gpus: int = 0
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def add(self, num_cpus: int = 1) -> int:
@@ -40,6 +41,8 @@ class RayNodes:
         where = [f"--address={self.address}"] if number else [
             "--head", f"--port={port}", store, "--include-dashboard=false"
         ]  # fmt: skip
+        if self.num_gpus:
+            where.append(f"--num-gpus={self.num_gpus}")
         if machine.address:
             where.append(f"--node-ip-address={machine.address}")
         with (self.folder / f"node-{number}.log").open("wb") as output:
@@ -84,8 +87,18 @@ class RayNodes:
 
 
 @contextmanager
-def ray_nodes(folder: Path, num_nodes: int, head_cpus: int = 1, machines: Sequence[Machine] = ()) -> Iterator[RayNodes]:
-    """A cluster of this many nodes with one core each, ended with all its processes; each on a machine, if given."""
+def ray_nodes(
+    folder: Path, num_nodes: int, head_cpus: int = 1, machines: Sequence[Machine] = (), num_gpus: int = 0
+) -> Iterator[RayNodes]:
+    """A cluster of this many nodes with one core each, ended with all its processes.
+
+    Args:
+        folder: for the nodes' logs.
+        num_nodes: to begin with.
+        head_cpus: cores of the first node.
+        machines: one for each node; none: all are processes beside this one.
+        num_gpus: what each node claims to have.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -97,7 +110,7 @@ def ray_nodes(folder: Path, num_nodes: int, head_cpus: int = 1, machines: Sequen
     # Paths of sockets are at most 107 bytes long.
     sockets = tempfile.mkdtemp(prefix="ray-")
     host = machines[0].address if machines else "127.0.0.1"
-    nodes = RayNodes(folder, f"{host}:{port}", sockets, environment, machines)
+    nodes = RayNodes(folder, f"{host}:{port}", sockets, environment, machines, num_gpus)
     try:
         # One after another: two that start at once may choose the same port.
         for number in range(num_nodes):

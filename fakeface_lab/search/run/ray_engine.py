@@ -91,14 +91,18 @@ class RayEngine:
             "memory_bytes": memory_bytes,
             "checkpoints": storage.url if storage else None,
         }
-        self._remote = ray.remote(_train).options(
+        # TensorFlow takes a number of threads once per process: Ray gives each environment its own processes.
+        variables = {"FAKEFACE_NUM_THREADS": str(num_threads)}
+        if not num_gpus:  # Ray would leave all GPUs visible
+            variables["CUDA_VISIBLE_DEVICES"] = ""
+        # TensorFlow keeps the GPU that its process has begun with: the next trial may get another one.
+        self._remote = ray.remote(max_calls=1 if num_gpus else 0)(_train).options(
             num_returns="streaming",
             max_retries=0,
             num_cpus=num_cpus,
             num_gpus=num_gpus,
             memory=memory_bytes,
-            # TensorFlow takes a number of threads once per process: Ray gives each environment its own processes.
-            runtime_env={"env_vars": {"FAKEFACE_NUM_THREADS": str(num_threads)}},
+            runtime_env={"env_vars": variables},
             _generator_backpressure_num_objects=_MAX_UNREAD,
         )
 
