@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CompareResult", "main", "run_compare"]
 
-# Not 2, which is a user error.
-EXIT_NOT_BETTER = 3
+EXIT_NOT_BETTER = 3  # not 2, which is a user error
 
 
 @dataclass(frozen=True)
