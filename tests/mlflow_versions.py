@@ -27,7 +27,7 @@ NEWEST = "newest"
 def oldest_version() -> str:
     """The lower limit in `pyproject.toml`."""
     requirements = [Requirement(text) for text in metadata.requires("fakeface-lab") or ()]
-    (mlflow,) = (one for one in requirements if one.name == "mlflow")
+    (mlflow,) = (one for one in requirements if one.name == "mlflow" and one.marker is None)  # not that of an extra
     (limit,) = mlflow.specifier
     return limit.version
 
