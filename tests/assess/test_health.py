@@ -115,13 +115,15 @@ def test_a_store_that_works(store: Store) -> None:
     assert (tag.state, artifact.state) == ("ok", "ok")
     assert not any(name.startswith("doctor") for name in store.client.get_experiment(store.experiment_id).tags)
     assert sorted(store.project.rglob("*")) == before
-    assert check_runs(store) == [Finding("runs", "ok", "none is unfinished")]
+    if store.is_local:  # the server has the runs of other tests too
+        assert check_runs(store) == [Finding("runs", "ok", "none is unfinished")]
 
 
 def test_nothing_is_left_on_the_server(server: Server, project: Path) -> None:
     store = open_store(server.uri, project, "left over")
+    before = {path for path in server.artifacts.rglob("*") if path.is_file()}
     check_writing(store)
-    assert [path for path in server.artifacts.rglob("*") if "doctor" in str(path)] == []
+    assert {path for path in server.artifacts.rglob("*") if path.is_file()} == before
 
 
 def problem_of(uri: str, project: Path) -> Finding:
