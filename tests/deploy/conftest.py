@@ -61,7 +61,8 @@ def client_of(tracking_server: TrackingServer, monkeypatch: pytest.MonkeyPatch) 
     return tracking_server
 
 
-@pytest.fixture(scope="module")
+# Of the whole session, as the server is: a second one would find the first one's search there.
+@pytest.fixture(scope="session")
 def whole_searches(
     tracking_server: TrackingServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Searches, State]]:
