@@ -10,7 +10,6 @@ that the folder's store has already are not trained again.
 
 import argparse
 import itertools
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 from mlflow.tracking import MlflowClient
+from results import side_environment, table
 
 __all__: list[str] = []
 
-PROJECT = Path(__file__).resolve().parents[1]
 PRECISIONS = ("float32", "mixed_bfloat16")
 # The documented one, and others of the default search space: smaller, larger, faster, slower, without dropout.
 CONFIGURATIONS: dict[str, dict[str, float]] = {
@@ -65,7 +64,7 @@ def _train(cell: Cell, data: Path, epochs: int, folder: Path) -> dict[str, float
         values = CONFIGURATIONS[cell.configuration] | {"precision": cell.precision}
         for name, value in values.items():
             words += [f"--hyperparameters.{name}", str(value)]
-        environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+        environment = side_environment(FAKEFACE_CACHE=str(folder / "cache"))
         log = (folder / f"{cell.name}.log").open("w")
         command = [sys.executable, "-m", "fakeface_lab.baseline", *words]
         subprocess.run(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT, check=True)
@@ -108,12 +107,12 @@ def main() -> None:
     # bfloat16 first: it takes half the time, and if it collapses the question is answered.
     in_order = sorted(cells, key=lambda cell: cell.precision, reverse=True)
     results = {cell: _train(cell, given.data.resolve(), given.epochs, folder) for cell in in_order}
-    print(
-        "\n| configuration | seed | val_loss, float32 | bfloat16 | val_accuracy, float32 | bfloat16 |\n|" + "---|" * 6
-    )
+    columns = ("configuration", "seed", "val_loss, float32", "bfloat16", "val_accuracy, float32", "bfloat16")
+    rows = []
     for one, other in zip(cells[::2], cells[1::2], strict=True):
         numbers = [results[cell][name] for name in ("val_loss", "val_accuracy") for cell in (one, other)]
-        print(f"| {one.configuration} | {one.seed} | " + " | ".join(f"{number:.4f}" for number in numbers) + " |")
+        rows.append((one.configuration, one.seed, *(f"{number:.4f}" for number in numbers)))
+    print("\n" + table(columns, rows))
     agreed, total = _agreement(results)
     print(f"\nthe same better one of two configurations in {agreed} of {total} pairs")
 

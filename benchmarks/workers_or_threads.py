@@ -7,7 +7,6 @@ the first epoch to the end of the last trial, so that the start of processes and
 """
 
 import argparse
-import os
 import statistics
 import subprocess
 import sys
@@ -15,10 +14,10 @@ import tempfile
 from pathlib import Path
 
 from mlflow.tracking import MlflowClient
+from results import side_environment, table
 
 __all__: list[str] = []
 
-PROJECT = Path(__file__).resolve().parents[1]
 # Name to workers, threads of each, and engine.
 SIDES = {
     "1 worker, 2 threads": ("1", "2", "local"),
@@ -35,7 +34,7 @@ def _search_secs(side: str, data: str, image_size: int, num_trials: int, epochs:
     words += ["--epochs", str(epochs), "--algorithm", "random", "--final-seeds", "0", "--name", "search"]
     words += ["--workers", workers, "--threads", threads, "--engine", engine]
     command = [sys.executable, "-m", "fakeface_lab.tune", *words]
-    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    environment = side_environment(FAKEFACE_CACHE=str(folder.parent / "cache"))
     with (folder / "output.log").open("w") as log:
         subprocess.run(command, cwd=folder, env=environment, stdout=log, stderr=log, check=True)
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
@@ -64,11 +63,13 @@ def main() -> None:
                 secs[side].append(_search_secs(side, data, given.image_size, given.trials, given.epochs, folder))
             line = ", ".join(f"{side} {secs[side][-1]:.0f} s" for side in SIDES)
             print(f"round {number + 1}: {line}", flush=True)
-    print(f"\n| side | {given.trials} trials, s, median of {given.rounds} | to the first side |\n|---|---|---|")
     base = secs[next(iter(SIDES))]
-    for side, own in secs.items():
-        ratio = statistics.median(one / first for one, first in zip(own, base, strict=True))
-        print(f"| {side} | {statistics.median(own):.1f} | {ratio:.2f} |")
+    ratios = [statistics.median(one / first for one, first in zip(own, base, strict=True)) for own in secs.values()]
+    rows = [
+        (side, f"{statistics.median(own):.1f}", f"{ratio:.2f}")
+        for (side, own), ratio in zip(secs.items(), ratios, strict=True)
+    ]
+    print("\n" + table(("side", f"{given.trials} trials, s, median of {given.rounds}", "to the first side"), rows))
 
 
 if __name__ == "__main__":

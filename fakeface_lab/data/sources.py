@@ -133,7 +133,7 @@ def list_files(source: Source) -> list[ImageFile]:
     found = [(path, label) for label, folder in enumerate(source.class_folders) for path in _walk(folder)]
     files: list[ImageFile] = []
     with ThreadPoolExecutor() as threads:
-        # In chunks, because `map` makes 1.5 kB of a file that waits for its turn.
+        # In chunks, because `map` keeps 1.5 kB for each file that waits for its turn.
         for first in range(0, len(found), _CHUNK_NUM_FILES):
             chunk = found[first : first + _CHUNK_NUM_FILES]
             # Threads suffice, because reading and hashing release the interpreter's lock.

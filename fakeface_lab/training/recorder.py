@@ -85,7 +85,7 @@ class TrainingRecorder(keras.callbacks.Callback):
         self._callback_states = CallbackStates(()) if callback_states is None else callback_states
         self._journal = None if has_checkpoints else EpochJournal(folder, listener)
         self._progress = _Progress()
-        self._snapshot, self._snapshot_epoch = Snapshot(), 0
+        self._snapshot = Snapshot()
         self._writer = BackgroundWriter()
         self._started = time.perf_counter()
 
@@ -141,8 +141,8 @@ class TrainingRecorder(keras.callbacks.Callback):
         """Load the kept weights into `model`, even if a callback has changed them after the last epoch."""
         if self._keep == "last" or not self.records:
             return
-        if self._snapshot_epoch == self.kept_epoch:
-            # Its file is still being written.
+        if self.kept_epoch == len(self.records) and self._snapshot.weights:
+            # Of the last epoch, trained in this process; its file may not be complete yet.
             self._snapshot.restore_weights(model)
         else:
             self._writer.flush()
@@ -191,8 +191,7 @@ class TrainingRecorder(keras.callbacks.Callback):
             record = EpochRecord(last.epoch, last.ended_at_ms, {**last.metrics, **plain})
         else:
             record = self._as_reported(EpochRecord(1, time.time_ns() // 1_000_000, plain))
-        self._take(record.epoch)
-        save_weights(self._kept_path(record.epoch), self._snapshot)
+        save_weights(self._kept_path(record.epoch), self._snapshot.take(self.model))
         self._progress.records.append(record)
         self._progress.kept_epoch = record.epoch
         self._report(record)
@@ -258,7 +257,7 @@ class TrainingRecorder(keras.callbacks.Callback):
         record, kept_epoch, state = self.records[-1], self.kept_epoch, asdict(self._progress)
         has_weights = self._keep == "best" and kept_epoch == record.epoch
         if has_weights or self._has_checkpoints:
-            self._take(record.epoch)
+            self._snapshot.take(self.model)
         callbacks, arrays = self._callback_states.capture() if self._has_checkpoints else ([], [])
 
         def write() -> None:
@@ -272,10 +271,6 @@ class TrainingRecorder(keras.callbacks.Callback):
 
         # During the next epoch, which then takes 23.28 s instead of 22.45 s (docs/search.md).
         self._writer.submit(write, lambda: self._report(record))
-
-    def _take(self, epoch: int) -> None:
-        self._snapshot.take(self.model)
-        self._snapshot_epoch = epoch
 
     def _report(self, record: EpochRecord) -> None:
         if self._journal is None:
