@@ -60,7 +60,7 @@ def main() -> int:
     samples = [sample for sample in soak.samples if sample.driver_bytes]  # without those of a driver that has ended
     seen = {"deaths": soak.deaths, "samples": [asdict(sample) for sample in samples], "problems": problems}
     (given.out / "soak.json").write_text(json.dumps(seen))
-    draw_memory(samples, soak.deaths, given.out / "soak-memory.png")
+    draw_memory(samples, costs, soak.deaths, given.out / "soak-memory.png")
     draw_costs(costs, soak.deaths, given.out / "soak-costs.png")
     print(summary(samples, soak.deaths, costs), f"problems: {problems or 'none'}", sep="\n")
     return 1 if problems else 0

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tests.cluster.costs import QUESTION, Cost
+from tests.cluster.costs import FREED, QUESTION, Cost
 
 __all__ = ["Sample", "draw_costs", "draw_memory", "summary"]
 
@@ -32,7 +33,7 @@ class Sample:
     database_bytes: int
 
 
-def draw_memory(samples: Sequence[Sample], deaths: Sequence[float], path: Path) -> None:
+def draw_memory(samples: Sequence[Sample], costs: Sequence[Cost], deaths: Sequence[float], path: Path) -> None:
     """Draw the memory of driver, server and database over time, and the progress of the search."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
@@ -41,6 +42,8 @@ def draw_memory(samples: Sequence[Sample], deaths: Sequence[float], path: Path) 
         values = [getattr(sample, f"{name}_bytes") / 1e6 for sample in samples]
         if any(values):
             upper.plot(minutes, values, label=label)
+    in_use = [driver / 1e6 for driver in _in_use_bytes(samples, costs)]
+    upper.plot(minutes, in_use, label="driver, less what malloc keeps", color="C0", linestyle="--")
     upper.set_ylabel("memory, MB")
     upper.legend(loc="center right")
     lower.plot(minutes, [sample.num_trained for sample in samples])
@@ -68,6 +71,14 @@ def draw_costs(costs: Sequence[Cost], deaths: Sequence[float], path: Path) -> No
     figure.savefig(path, dpi=90)
 
 
+def _in_use_bytes(samples: Sequence[Sample], costs: Sequence[Cost]) -> list[float]:
+    """Return the driver's memory at each sample without what it has freed and the C library keeps."""
+    freed = [(cost.at, cost.num_bytes) for cost in costs if cost.what == FREED]
+    at, num_bytes = zip(*freed, strict=True)
+    kept = np.interp([sample.secs for sample in samples], at, num_bytes)
+    return [float(sample.driver_bytes - one) for sample, one in zip(samples, kept, strict=True)]
+
+
 def _finish(axes: Sequence[Axes], deaths: Sequence[float]) -> None:
     for one in axes:
         one.set_ylim(bottom=0)
@@ -83,11 +94,17 @@ def summary(samples: Sequence[Sample], deaths: Sequence[float], costs: Sequence[
         f"{last.num_lost} attempts lost with them"
     ]
     tenth = max(1, len(samples) // 10)
-    for name in ("driver", "server", "database"):
-        values = [getattr(sample, f"{name}_bytes") / 1e6 for sample in samples]
+    memory: dict[str, list[float]] = {
+        "driver": [sample.driver_bytes for sample in samples],
+        "driver, less what malloc keeps": _in_use_bytes(samples, costs),
+        "server": [sample.server_bytes for sample in samples],
+        "database": [sample.database_bytes for sample in samples],
+    }
+    for name, values in memory.items():
         parts = [statistics.median(values[at : at + tenth]) for at in (tenth, len(values) // 2, len(values) - tenth)]
-        lines.append(f"memory of the {name}, MB, second tenth, middle, last tenth: {_texts(parts, 0)}")
-    for what, count in Counter(cost.what for cost in costs).most_common():
+        text = _texts([part / 1e6 for part in parts], 0)
+        lines.append(f"memory of the {name}, MB, second tenth, middle, last tenth: {text}")
+    for what, count in Counter(cost.what for cost in costs if cost.what != FREED).most_common():
         chosen = [cost for cost in costs if cost.what == what]
         tenth = max(1, len(chosen) // 10)
         medians = [1e3 * statistics.median(cost.secs for cost in part) for part in (chosen[:tenth], chosen[-tenth:])]
