@@ -44,8 +44,8 @@ def test_two_drivers_started_by_mistake_are_one(begins: str, searches: Searches,
         # One that has only watched the other until its end shows the result, as after any finished search.
         refusals = ("; wait for that process, or stop it first", "has taken it over", "begun at the same time")
         assert code == 0 or any(refusal in log for refusal in refusals), log
-    assert sum("trial 1/3 (" in log for log in logs) == 1, "one has trained"
-    assert differences(undisturbed, searches.state(name, machines[codes.index(0)])) == []
+    assert sum("trial 1/3 (" in log for log in logs) == 1, logs  # one has trained
+    assert differences(undisturbed, searches.state(name, machines[codes.index(0)])) == [], logs
 
 
 def test_a_clock_set_back_changes_nothing(searches: Searches, undisturbed: State, tmp_path: Path) -> None:
