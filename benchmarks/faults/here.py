@@ -70,7 +70,7 @@ def _search() -> None:
     ledger = open_search(store, PatientWriter(600.0), EXPERIMENT, {}, tags, restart=False)
     work = CurveWork()
     engine = make_engine(EngineSettings("local", 1, 1, 600.0), work, ledger)
-    with ledger.parent.ending():
+    with ledger.driving():
         run_trials(ledger, oracle, work, engine, epochs=NUM_EPOCHS, seed=SEED)
 
 

@@ -125,7 +125,7 @@ def search_detector(settings: TuneSettings) -> SearchResult:
         },
         restart=settings.restart,
     )
-    with ledger.parent.ending():
+    with ledger.driving():
         _describe(ledger, settings, images, num_threads)
         ledger.parent.writer.call(lambda: sweep_dead_runs(store))
         result = _search(settings, ledger, template, work, num_threads)

@@ -177,7 +177,7 @@ def run_tuner_search(
         TrackingError: the store was unreachable for too long; run the same script again later.
     """
     parent = ledger.parent
-    with parent.ending():
+    with ledger.driving():
         sweep_dead_runs(parent.store)
         epochs = work.fit.epochs or 1
         run_trials(

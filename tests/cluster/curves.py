@@ -71,7 +71,7 @@ def main() -> int:
         )
         work = SlowCurve(given.project / "trained.txt", {}, given.epoch_secs)
         oracle = template(algorithm, given.trials, EPOCHS)
-        with ledger.parent.ending():
+        with ledger.driving():
             run_trials(ledger, oracle, work, make_engine(settings, work, ledger), epochs=EPOCHS, seed=3)
     except FakefaceLabError as err:
         print(err, file=sys.stderr)

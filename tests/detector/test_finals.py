@@ -15,6 +15,7 @@ from fakeface_lab.search.run.engine import InlineEngine
 from fakeface_lab.tracking.datasets import num_openings, seal_key
 from fakeface_lab.tracking.lookup import Run, get_run, logged_models
 from fakeface_lab.tracking.models import model_of_run
+from fakeface_lab.tracking.owner import OWNER_TAG
 from fakeface_lab.tracking.serving import SERVED_NAME
 from fakeface_lab.tracking.store import Store
 from tests.scored_runs import record, scores_with_wrong
@@ -218,6 +219,15 @@ def test_a_champion_of_other_images_or_without_scores_stays(side: Side) -> None:
     client.set_registered_model_alias("faces", "champion", "2")
     found = register(fourth.parent, side.finals(fourth, [FEW] * 3, [MANY] * 3), "faces", "worst_stress")
     assert "has no stress_scores.csv" in found.reason
+
+
+def test_a_process_that_was_replaced_registers_nothing(side: Side) -> None:
+    ledger = side.search("replaced")
+    finals = side.finals(ledger, [FEW] * 3, [MANY] * 3)
+    side.store.client.set_tag(ledger.parent.run_id, OWNER_TAG, "another process")
+    with pytest.raises(TrackingError, match="another process has taken it over"):
+        register(ledger.parent, finals, "faces", "val_loss")
+    assert not side.store.client.search_registered_models()
 
 
 def test_without_a_documented_final_nobody_is_champion(side: Side) -> None:

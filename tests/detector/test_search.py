@@ -1,6 +1,8 @@
 """A search for what survives, to its verdict: scores under each change, from the training to the store and back."""
 
 import csv
+import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -20,6 +22,8 @@ from fakeface_lab.compare import main as compare_main
 from fakeface_lab.data.images import load_images
 from fakeface_lab.data.sources import find_source
 from fakeface_lab.data.splits import make_split
+from fakeface_lab.detector import search as detector_search
+from fakeface_lab.detector.finals import Registration, register
 from fakeface_lab.detector.search import SearchResult
 from fakeface_lab.detector.stress import stress_scores as score_under_stress
 from fakeface_lab.errors import NotFoundError, SearchError
@@ -28,6 +32,7 @@ from fakeface_lab.evaluation.stress.objective import stress_selection_corrected
 from fakeface_lab.evaluation.stress.suite import SEARCH_CONDITIONS
 from fakeface_lab.settings import Range, TuneSettings
 from fakeface_lab.tracking.lookup import children_of, find_model, find_run, open_for_models, open_for_reading
+from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.scores import read_stress_scores
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.tune import run_search
@@ -45,6 +50,7 @@ class Searched:
     result: SearchResult
     trials: list[Run]
     finals: list[Run]
+    driver: str  # what its parent run said of its process while models were registered
 
 
 def settings(images: Path, **changes: Any) -> TuneSettings:
@@ -74,13 +80,20 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Searched]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root / "project")
         patch.setenv("FAKEFACE_CACHE", str(root / "cache"))
+        drivers = list[str]()
+
+        def noted(parent: TrackedRun, *words: Any) -> Registration:
+            drivers.append(parent.read().data.tags["driver"])
+            return register(parent, *words)
+
+        patch.setattr(detector_search, "register", noted)
         result = run_search(settings(root / "images"))
         assert result is not None
         store = open_for_reading(None, root / "project")
         parent = find_run(store, result.run_id)
         yield Searched(
             root / "project", root / "images", store, result,
-            children_of(store, parent, "trial"), children_of(store, parent, "final"),
+            children_of(store, parent, "trial"), children_of(store, parent, "final"), drivers[0],
         )  # fmt: skip
 
 
@@ -89,6 +102,10 @@ def rows_of(searched: Searched, run: Run) -> tuple[list[str], list[list[str]]]:
     with Path(path).open(newline="") as file:
         heading, *rows = csv.reader(file)
     return heading, rows
+
+
+def test_another_process_is_kept_out_until_the_end(searched: Searched) -> None:
+    assert json.loads(searched.driver)["pid"] == os.getpid()
 
 
 def test_each_trial_keeps_its_scores_under_each_change(searched: Searched) -> None:

@@ -1,10 +1,11 @@
 """A heartbeat in the tags of the parent run: at most one driver per search, and how long the search has run.
 
 A lock file (`tracking.owner`) stops a second driver in the same project folder; the heartbeat stops one in another
-folder, or on another machine that shares the store. A second driver watches whether the heartbeat changes; clocks are
-never compared. A driver that was suspended for so long that it was replaced notices before its next write of an event
-(`TrackedRun.require_owned`) and stops. If two drivers find the same search silent, the later claim wins in the same
-way. A race remains between reading the claim and the write that follows: some milliseconds.
+folder, or on another machine that shares the store. It beats until everything is written (`Ledger.driving`), so also
+while models are judged and registered. A second driver watches whether it changes; clocks are never compared. A driver
+that was suspended for so long that it was replaced notices before its next write of an event, or before it registers a
+model (`TrackedRun.require_owned`), and stops. If two drivers find the same search silent, the later claim wins in the
+same way. A race remains between reading the claim and the write that follows: some milliseconds.
 """
 
 import json

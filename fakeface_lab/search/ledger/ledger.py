@@ -15,6 +15,7 @@ from itertools import takewhile
 from typing import Any, Literal, Self, TypeVar
 
 from fakeface_lab.search.ledger.executions import SEARCH_RUN
+from fakeface_lab.search.ledger.heartbeat import Heartbeat
 from fakeface_lab.search.suggest.suggestion import Suggestion, TrialRecord
 from fakeface_lab.tracking.duplicates import find_or_create, most_complete, remove_duplicates
 from fakeface_lab.tracking.owner import OWNER_TAG, PROCESS, code_tags
@@ -118,6 +119,7 @@ class Ledger:
 
     def __init__(self, parent: StoredRun) -> None:
         self._parent = parent
+        self._heartbeat: Heartbeat | None = None
         self._code_tags = code_tags()
         self._duplicates: dict[int, list[Run]] = {}
         for run in self.children("tags.role = 'trial'"):
@@ -266,6 +268,21 @@ class Ledger:
         """Write tags that are not an event of the search."""
         self.stored(child).set_tags(tags)
         return self._updated(child, tags)
+
+    @contextmanager
+    def driving(self) -> Iterator[None]:
+        """End the parent run with the block, whatever happens; until then it says that this process drives the search.
+
+        All that writes belongs into one block, trials, final trainings and the report: between two blocks another
+        process would believe that nobody drives the search.
+        """
+        with self.parent.ending(), Heartbeat(self.parent) as self._heartbeat:
+            yield
+
+    def used_secs(self) -> float:
+        """Return how long the search has been driven, earlier processes included, s; only within `driving`."""
+        assert self._heartbeat is not None, "nobody drives this search"
+        return self._heartbeat.used_secs()
 
     @contextmanager
     def killing_open_runs(self) -> Iterator[None]:

@@ -12,7 +12,6 @@ from typing import Generic, Protocol, TypeVar
 from fakeface_lab.backend import keras_tuner
 from fakeface_lab.errors import SearchError
 from fakeface_lab.search.ledger.executions import execution_run
-from fakeface_lab.search.ledger.heartbeat import Heartbeat
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerRun
 from fakeface_lab.search.run.engine import Assignment, EngineMaker, Event, Work
 from fakeface_lab.search.run.uploads import Uploads
@@ -84,7 +83,7 @@ class Driver(Generic[Child]):
 
     def __init__(self, ledger: Ledger, work: Work, make_engine: EngineMaker, observer: Observer[Child]) -> None:
         self.ledger, self.work, self.observer = ledger, work, observer
-        self.heartbeat, self.uploads = Heartbeat(ledger.parent), Uploads(ledger, work)
+        self.uploads = Uploads(ledger, work)
         self._engine = make_engine(self._handle)
         self._running: dict[str, _Job[Child]] = {}
         self._deferred: list[Event] = []
@@ -123,13 +122,13 @@ class Driver(Generic[Child]):
         """Remove what is no longer needed, now that these runs are closed."""
 
     def run(self) -> None:
-        """Run until nothing is left.
+        """Run until nothing is left, within the ledger's `driving`.
 
         Raises:
             SearchError: the machine keeps failing; the same command resumes once the cause is gone.
             TrackingError: the store was unreachable for too long, or another process has taken over the search.
         """
-        with self.ledger.killing_open_runs(), self.heartbeat:
+        with self.ledger.killing_open_runs():
             try:
                 self.clean_up(())
                 while self._fill() or self._running or self.uploads.num_ended:

@@ -193,7 +193,7 @@ class Trials(Driver[LedgerTrial]):
     def _suggest(self) -> Suggestion | Wait | Exhausted | None:
         """Return what to try next; None while it is being computed, when time is up, or if nothing can have changed."""
         if self._pending is None:
-            is_out_of_time = self._hours is not None and self.heartbeat.used_secs() >= 3600 * self._hours
+            is_out_of_time = self._hours is not None and self.ledger.used_secs() >= 3600 * self._hours
             if is_out_of_time or self.ledger.num_events == self._num_events_without_more:
                 return None
             records = self.ledger.records

@@ -27,7 +27,7 @@ def run(
     """Run or resume a search to its end in this process."""
     ledger = open_ledger(store, **identity)
     work = work or CurveWork(store.project / "trained.txt", dict(faults or {}))
-    try:
+    with ledger.driving():
         Trials(
             ledger,
             oracle or template(algorithm),
@@ -39,9 +39,7 @@ def run(
             hours=hours,
             keep_models=keep_models,
         ).run()
-        return ledger
-    finally:
-        ledger.parent.lock.release()
+    return ledger
 
 
 Facts = list[tuple[Any, ...]]

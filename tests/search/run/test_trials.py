@@ -1,16 +1,21 @@
 """Searches of a cheap curve: interrupted at every event, with promotions, repeats and limits."""
 
+import json
+import os
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import keras_tuner
 import pytest
 
 from fakeface_lab.errors import AllTrialsFailedError
+from fakeface_lab.search.run.engine import InlineEngine
+from fakeface_lab.search.run.trials import Trials
 from fakeface_lab.tracking.owner import sweep_dead_runs
 from fakeface_lab.tracking.store import Store
-from tests.search.curve_work import Algorithm, Notes, open_ledger, template
+from tests.search.curve_work import Algorithm, CurveWork, Notes, open_ledger, template
 from tests.search.run.curve_search import Facts, facts, run
 
 
@@ -129,6 +134,20 @@ def test_a_configuration_finished_at_the_same_budget_is_not_trained_again(new_st
     for repeat, original in ((2, 0), (3, 1)):
         assert rows[repeat][0].score == rows[original][0].score
         assert rows[repeat][1:] == rows[original][1:]
+
+
+def test_the_search_says_who_drives_it_until_all_is_written(new_store: Callable[[str], Store]) -> None:
+    store = new_store("driven")
+    ledger, work = open_ledger(store), CurveWork(store.project / "trained.txt")
+
+    def driver() -> str:
+        return str(store.client.get_run(ledger.parent.run_id).data.tags["driver"])
+
+    with ledger.driving():
+        make_engine = partial(InlineEngine, work)
+        Trials(ledger, template("random", 1), work, make_engine, Notes(), epochs=4, seed=3).run()
+        assert json.loads(driver())["pid"] == os.getpid()  # as if final trainings and a report followed
+    assert driver() == ""
 
 
 def test_hours_are_counted_over_restarts_and_a_search_can_be_extended(new_store: Callable[[str], Store]) -> None:
