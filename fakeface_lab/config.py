@@ -53,7 +53,7 @@ class Settings(BaseSettings):
     )
     debug: bool = Field(False, description="print the traceback of an error")
 
-    @field_serializer("tracking_uri")
+    @field_serializer("tracking_uri", "checkpoint_storage", check_fields=False)  # the second one is `TuneSettings`'s
     def _without_credentials(self, uri: str | None) -> str | None:
         # Dumped settings are logged with every run.
         return None if uri is None else without_credentials(uri)

@@ -45,6 +45,14 @@ def test_defaults_are_the_documented_recipe() -> None:
 
 
 @pytest.mark.usefixtures("project")
+def test_dumped_settings_hold_no_password() -> None:
+    places = ["--tracking-uri", "http://ann:pass1@host:5000", "--checkpoint-storage", "ftp://ann:pass2@host/folder"]
+    dumped = load_settings(TuneSettings, places, "python -m fakeface_lab.tune").model_dump(mode="json")
+    assert dumped["tracking_uri"] == "http://***@host:5000"
+    assert dumped["checkpoint_storage"] == "ftp://***@host/folder"
+
+
+@pytest.mark.usefixtures("project")
 @pytest.mark.parametrize("settings_class", FROZEN_FLAGS)
 def test_flags_that_others_build_on_are_still_there(
     settings_class: type[Settings], capsys: pytest.CaptureFixture[str]

@@ -25,7 +25,14 @@ from fakeface_lab.training.epochs import EpochRecord, Listener
 from fakeface_lab.training.executions import train_trial
 from fakeface_lab.training.fit_arguments import array_facts, pass_through
 from fakeface_lab.training.hypermodel import ModelRecipe, found_in
-from fakeface_lab.training.outcome import MODEL, Outcome, empty_artifacts, peak_rss_bytes, read_outcome, write_outcome
+from fakeface_lab.training.outcome import (
+    MODEL,
+    Outcome,
+    empty_artifacts,
+    peak_rss_bytes,
+    read_whole_outcome,
+    write_outcome,
+)
 
 __all__ = ["SklearnTuner", "SklearnWork"]
 
@@ -64,7 +71,7 @@ class SklearnWork(HypermodelWork):
         def train(number: int, folder: Path, listener: Listener) -> Outcome:
             # Many models draw from NumPy's global state.
             keras.utils.set_random_seed(assignment.seed)
-            return read_outcome(folder) or self._fit(assignment.values, number, folder, listener)
+            return read_whole_outcome(folder) or self._fit(assignment.values, number, folder, listener)
 
         return train_trial(train, len(self.folds), self.objective, folder, listener)
 

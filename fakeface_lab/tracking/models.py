@@ -245,6 +245,7 @@ def log_form(
         description.artifact_path = model.artifact_location
         # Beside it first: rewritten in place and killed in between, an empty `MLmodel` failed a fully trained trial.
         description.save(str(folder / "MLmodel.partial"))
+        sync(folder / "MLmodel.partial")
         os.replace(folder / "MLmodel.partial", folder / "MLmodel")
         entities = [
             Metric(point.key, point.value, point.timestamp, point.step, model.model_id, point.dataset_name,

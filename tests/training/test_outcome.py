@@ -1,11 +1,22 @@
 """What every training shares: the order of its data, the time of its end figures, its history."""
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakeface_lab.training.epochs import EpochRecord
-from fakeface_lab.training.outcome import Outcome, epoch_order, history_of
+from fakeface_lab.training.outcome import (
+    MODEL,
+    Outcome,
+    epoch_order,
+    history_of,
+    read_outcome,
+    read_whole_outcome,
+    write_outcome,
+)
 
 
 @settings(max_examples=50, deadline=None)
@@ -32,3 +43,23 @@ def test_history_has_gaps_where_an_epoch_was_not_validated() -> None:
     assert history["loss"] == [1.0, 0.5]
     assert np.isnan(history["val_loss"][0])
     assert history["val_loss"][1] == 0.75
+
+
+@pytest.mark.parametrize("left", ["", "{", "[]", '{"records": 3}'])
+def test_a_damaged_outcome_is_none_and_the_training_goes_on(tmp_path: Path, left: str) -> None:
+    write_outcome(Outcome([EpochRecord(1, 5, {"loss": 0.5})], 1, {}), tmp_path)
+    (written,) = tmp_path.iterdir()
+    whole = read_outcome(tmp_path)
+    assert whole is not None
+    assert whole.records == [EpochRecord(1, 5, {"loss": 0.5})]
+    written.write_text(left)
+    assert read_outcome(tmp_path) is None
+
+
+def test_an_outcome_whose_model_is_damaged_is_none_after_a_restart(tmp_path: Path) -> None:
+    write_outcome(Outcome([EpochRecord(1, 5, {"loss": 0.5})], 1, {}), tmp_path)
+    (tmp_path / MODEL).mkdir()
+    (tmp_path / MODEL / "MLmodel").write_text("flavors: {keras: {}}")
+    assert read_whole_outcome(tmp_path) is not None
+    (tmp_path / MODEL / "MLmodel").write_text("")
+    assert read_whole_outcome(tmp_path) is None
