@@ -8,7 +8,7 @@ import pytest
 
 PROJECT = Path(__file__).parents[1]
 
-# In the order of a search's life: each kills one life of the same search.
+# In the order of a search's life: each kills one life of the same search. Every second one is for `make test-slow`.
 MOMENTS = [
     r"INSERT experiments ",
     r"INSERT runs .* find_or_create <- runs",  # the search's own
@@ -38,8 +38,9 @@ def cut(*words: str) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_a_search_killed_at_its_critical_moments_is_the_same() -> None:
-    cut("--trials", "2", "--chain", *(f"--match={match}" for match in MOMENTS))
+@pytest.mark.parametrize("first", [1, pytest.param(0, marks=pytest.mark.slow)])
+def test_a_search_killed_at_its_critical_moments_is_the_same(first: int) -> None:
+    cut("--trials", "2", "--chain", *(f"--match={match}" for match in MOMENTS[first::2]))
 
 
 @pytest.mark.slow
@@ -70,5 +71,6 @@ def test_a_baseline_killed_at_some_writes_and_resumed_is_the_same(kind: str) -> 
     cut("--program", "baseline", "--kind", kind, "--sample", "8")
 
 
+@pytest.mark.slow
 def test_a_baseline_killed_after_its_last_write_leaves_nothing() -> None:
     cut("--program", "baseline", "--match", "UPDATE runs .* end <- runs")

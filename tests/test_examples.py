@@ -21,7 +21,7 @@ SEARCHES = {
     "sklearn_models": ("iris", 6),
     "cross_validation": ("wine", 3),
 }
-_SLOW = ("dense_digits", "hypermodel_fit", "cross_validation")
+_SLOW = ("dense_digits", "hypermodel_fit", "sklearn_models", "cross_validation")
 
 
 def test_every_example_is_run() -> None:

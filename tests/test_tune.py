@@ -39,7 +39,9 @@ def scratch(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_search_to_its_verdict_then_shown_again_then_continued(scratch: Path) -> None:
+def test_a_search_to_its_verdict_then_shown_again_then_continued(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = write_project(scratch, "random", workers=1, final_seeds=1, num_trials=3)
     first = tune(scratch, config, "--engine", "inline")
     assert first.returncode == 0, first.stderr
@@ -65,19 +67,23 @@ def test_a_search_to_its_verdict_then_shown_again_then_continued(scratch: Path) 
     artifacts = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert {"leaderboard.csv", "best.toml", "history.png"} <= artifacts
 
-    again = tune(scratch, config, "--engine", "inline")
-    assert again.returncode == 0, again.stderr
-    assert [line for line in again.stdout.splitlines() if line.startswith("verdict")] == [
+    # In this process, with worker processes that are not needed: nothing is trained.
+    monkeypatch.chdir(scratch)
+    for variable in ("FAKEFACE_CACHE", "COLUMNS"):
+        monkeypatch.setenv(variable, environment(config)[variable])
+    assert main(["--config", str(config)]) == 0
+    again = capsys.readouterr().out
+    assert [line for line in again.splitlines() if line.startswith("verdict")] == [
         line for line in first.stdout.splitlines() if line.startswith("verdict")
     ]
-    assert "final trial" not in again.stdout
+    assert "final trial" not in again
     _, parent, trials, _ = read_search(scratch)
     assert (len(trials), parent.data.tags["test_openings"]) == (3, "1")
 
-    other = tune(scratch, config, "--engine", "inline", "--epochs", "4")
-    assert other.returncode == 2
-    assert "search 'kill test' exists with other settings (epochs: 3 recorded, 4 given)" in other.stderr
-    assert other.stderr.count("\n") == 1
+    assert main(["--config", str(config), "--epochs", "4"]) == 2
+    refused = capsys.readouterr().err
+    assert "search 'kill test' exists with other settings (epochs: 3 recorded, 4 given)" in refused
+    assert refused.count("\n") == 1
 
 
 def test_a_dry_run_writes_nothing_and_a_wrong_setting_is_refused(

@@ -260,8 +260,9 @@ class Cut(TrackingError):
     """The process is gone."""
 
 
-def test_cut_after_each_write_it_ends_the_same(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every write of a registration is the last one once; started again, aliases, tags and versions are the same."""
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_cut_after_each_write_it_ends_the_same(side: Side, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Each write of a registration is the last one once; started again, aliases, tags and versions are the same."""
     writes = ("create_registered_model", "create_logged_model", "log_model_artifacts", "finalize_logged_model",
               "create_model_version", "set_model_version_tag", "update_model_version", "set_registered_model_alias",
               "log_batch")  # fmt: skip
@@ -303,8 +304,8 @@ def test_cut_after_each_write_it_ends_the_same(side: Side, monkeypatch: pytest.M
         ), num_cuts
         if not was_cut:
             break
-        num_cuts += 1
-    assert num_cuts == 21
+        num_cuts += step
+    assert num_cuts - step < 21 <= num_cuts
 
 
 def test_a_plan_that_another_search_has_overtaken_is_made_anew(side: Side) -> None:
