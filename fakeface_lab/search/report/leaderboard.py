@@ -25,6 +25,8 @@ __all__ = [
 ]
 
 _BEFORE_VALUES = ("trial", "run", "score")
+# More rows than anybody reads in a terminal; 10,000 would take half of the time of `compare`.
+_MAX_SHOWN = 100
 _AFTER_VALUES = ("epochs", "epochs_planned", "kept_epoch", "train_secs", "num_params", "status", "reason", "run_id")
 
 
@@ -119,12 +121,20 @@ def _secs_spent(run: Run, by_trial: Mapping[str, Run]) -> float:
 
 
 def trials_table(trials: pd.DataFrame, trial_0: str) -> Table:
-    """Return a leaderboard for the terminal, with the hyperparameters that differ; `trial_0` names trial 0."""
+    """Return a leaderboard for the terminal, with the hyperparameters that differ; `trial_0` names trial 0.
+
+    Of many trials it has the best ones and trial 0, and says how many are left out.
+    """
     if trials.empty:
         return plain_table("trial")
     names = searched_names(trials)
     table = plain_table("rank", "trial", "score", *names, "epoch", "training", "parameters", "status", "run id")
-    for row in trials.to_dict("records"):
+    left_out = trials.iloc[_MAX_SHOWN:].query("trial != 0")
+    if len(left_out):
+        num_failed = int((left_out["status"] == "failed").sum())
+        table.caption = f"and {len(left_out):,} more, {num_failed:,} of them failed: all are in MLflow's leaderboard"
+        table.caption_justify = "left"
+    for row in trials.drop(left_out.index).to_dict("records"):
         has_score = pd.notna(row["score"])
         status = f"{row['status']}: {row['reason']}" if row["reason"] else row["status"]
         table.add_row(

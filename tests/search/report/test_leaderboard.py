@@ -57,6 +57,27 @@ def test_columns_of_values_that_appear_late_or_have_the_name_of_another_column(l
     assert [cells[1] for cells in parts] == ["1", "0 defaults", "2"]
 
 
+def test_of_many_trials_the_best_ones_and_trial_0_are_shown() -> None:
+    def trials(num: int) -> pd.DataFrame:
+        facts = {"run": "", "epochs": 1, "epochs_planned": 1, "kept_epoch": 1, "train_secs": 1.0, "num_params": 5}
+        rows = [
+            {"rank": number, "trial": num - number, "score": number / 1000, "units": number, **facts,
+             "status": "failed" if number % 50 == 0 else "finished", "reason": "", "run_id": f"run{number}"}
+            for number in range(1, num + 1)
+        ]  # fmt: skip
+        columns = ("rank", "trial", "run", "score", "units", "epochs", "epochs_planned", "kept_epoch", "train_secs",
+                   "num_params", "status", "reason", "run_id")  # fmt: skip
+        return pd.DataFrame(rows, columns=list(columns))
+
+    table = trials_table(trials(1500), "defaults")
+    assert [cells[0] for cells in _cells(table)] == [*map(str, range(1, 101)), "1500"]
+    assert _cells(table)[-1][1] == "0 defaults"
+    # Of 101 to 1,499 the multiples of 50.
+    assert table.caption == "and 1,399 more, 27 of them failed: all are in MLflow's leaderboard"
+    assert len(_cells(trials_table(trials(100), "defaults"))) == 100
+    assert trials_table(trials(101), "defaults").caption is None
+
+
 def _cells(table: Table) -> list[list[str]]:
     """Return the displayed cells of a table, row by row."""
     return [list(map(str, row)) for row in zip(*(column.cells for column in table.columns), strict=True)]
