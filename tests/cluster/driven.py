@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,9 +84,12 @@ def found(project: Path) -> Facts:
 
 
 def trainings(nodes: RayNodes, number: int) -> list[psutil.Process]:
-    """The processes of a node that train."""
-    children = psutil.Process(nodes.processes[number].pid).children(recursive=True)
-    return [child for child in children if "ray::_train" in " ".join(child.cmdline())]
+    """The processes of a node that train; one that ends while it is looked at is none."""
+    found = []
+    for child in psutil.Process(nodes.processes[number].pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # a zombie too
+            found += [child] if "ray::_train" in " ".join(child.cmdline()) else []
+    return found
 
 
 def node_of_a_training(nodes: RayNodes) -> int:
