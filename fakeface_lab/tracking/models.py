@@ -3,7 +3,6 @@
 Scikit-learn's are in a format that runs no code when it is read, where there is one.
 """
 
-import os
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ from mlflow.types import Schema, TensorSpec
 from sklearn.base import BaseEstimator
 
 from fakeface_lab.backend import keras
-from fakeface_lab.files import sync
+from fakeface_lab.files import replace_text, sync
 from fakeface_lab.tracking.lookup import MODEL_NAME, load_keras_model, logged_models
 from fakeface_lab.tracking.owner import package_versions
 from fakeface_lab.tracking.runs import StoredRun, TrackedRun
@@ -243,10 +242,8 @@ def log_form(
         description.run_id = run.run_id
         description.model_id = description.model_uuid = model.model_id
         description.artifact_path = model.artifact_location
-        # Beside it first: rewritten in place and killed in between, an empty `MLmodel` failed a fully trained trial.
-        description.save(str(folder / "MLmodel.partial"))
-        sync(folder / "MLmodel.partial")
-        os.replace(folder / "MLmodel.partial", folder / "MLmodel")
+        # Not in place: killed in between, an empty `MLmodel` failed a fully trained trial.
+        replace_text(folder / "MLmodel", description.to_yaml())
         entities = [
             Metric(point.key, point.value, point.timestamp, point.step, model.model_id, point.dataset_name,
                    point.dataset_digest)
