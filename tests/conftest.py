@@ -39,6 +39,14 @@ def _without_waiting_for_the_disk(connection: object, record: object) -> None:
         connection.execute("PRAGMA synchronous=OFF")
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Run one process more than there are cores, unless the tests are slow ones.
+
+    Some wait for a server, a browser or a heartbeat. Slow ones start several processes each.
+    """
+    return (os.cpu_count() or 1) + ("not slow" in config.option.markexpr)
+
+
 def pytest_runtest_setup() -> None:
     """Leave what earlier tests have left out of garbage collections.
 
