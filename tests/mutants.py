@@ -251,8 +251,8 @@ MUTANTS = (
     Mutant(
         "a driver that was replaced registers its models",
         "fakeface_lab/detector/finals.py",
-        "    parent.require_owned()  # versions",
-        "    # versions",
+        "    parent.require_owned()  # creating",
+        "    # creating",
         ("tests/detector/test_finals.py::test_a_process_that_was_replaced_registers_nothing",),
     ),
     Mutant(

@@ -227,7 +227,7 @@ def register(parent: TrackedRun, finals: Finals, name: str, objective: str) -> R
     Raises:
         SearchError: a model is no longer in the store.
     """
-    parent.require_owned()  # versions are no writes of this run: a process that was replaced would make them as well
+    parent.require_owned()  # creating a version writes nothing to this run: a replaced process would not be stopped
     tags = parent.read().data.tags
     done, plan = (json.loads(tags.get(tag, "{}")) for tag in (_DONE_TAG, _PLAN_TAG))
     these = _fingerprint([*finals.best, *finals.documented])

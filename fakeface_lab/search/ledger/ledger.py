@@ -273,7 +273,7 @@ class Ledger:
     def driving(self) -> Iterator[None]:
         """End the parent run with the block, whatever happens; until then it says that this process drives the search.
 
-        All that writes belongs into one block, trials, final trainings and the report: between two blocks another
+        Everything that writes belongs in one block: trials, final trainings and the report. Between two blocks another
         process would believe that nobody drives the search.
         """
         with self.parent.ending(), Heartbeat(self.parent) as self._heartbeat:
