@@ -3,9 +3,10 @@
 A lock file (`tracking.owner`) stops a second driver in the same project folder; the heartbeat stops one in another
 folder, or on another machine that shares the store. It beats until everything is written (`Ledger.driving`), so also
 while models are judged and registered. A second driver watches whether it changes; clocks are never compared. A driver
-that was suspended for so long that it was replaced notices before its next write of an event, or before it registers a
-model (`TrackedRun.require_owned`), and stops. If two drivers find the same search silent, the later claim wins in the
-same way. A race remains between reading the claim and the write that follows: some milliseconds.
+that was suspended for so long that it was replaced notices before its next write of an event, before it registers a
+model and before it ends the search (`TrackedRun.require_owned`), and stops. If two drivers find the same search silent,
+the later claim wins in the same way. A race remains between reading the claim and the write that follows: some
+milliseconds.
 """
 
 import json
@@ -49,6 +50,8 @@ class Heartbeat:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.stop_beating()
         if kind is None:
+            # Suspended and replaced after its last event, it would say that nobody drives the search, and end its run.
+            self._parent.require_owned()
             self._parent.set_tags(self._tags(""))
         else:
             with suppress(Exception):  # one try only: the program is ending, and its own error is the one to report

@@ -10,10 +10,10 @@ from typing import Any
 import keras_tuner
 import pytest
 
-from fakeface_lab.errors import AllTrialsFailedError
+from fakeface_lab.errors import AllTrialsFailedError, TrackingError
 from fakeface_lab.search.run.engine import InlineEngine
 from fakeface_lab.search.run.trials import Trials
-from fakeface_lab.tracking.owner import sweep_dead_runs
+from fakeface_lab.tracking.owner import OWNER_TAG, sweep_dead_runs
 from fakeface_lab.tracking.store import Store
 from tests.search.curve_work import Algorithm, CurveWork, Notes, open_ledger, template
 from tests.search.run.curve_search import Facts, facts, run
@@ -148,6 +148,17 @@ def test_the_search_says_who_drives_it_until_all_is_written(new_store: Callable[
         Trials(ledger, template("random", 1), work, make_engine, Notes(), epochs=4, seed=3).run()
         assert json.loads(driver())["pid"] == os.getpid()  # as if final trainings and a report followed
     assert driver() == ""
+
+
+def test_a_process_that_was_replaced_leaves_the_search_to_its_successor(new_store: Callable[[str], Store]) -> None:
+    store = new_store("replaced")
+    ledger = open_ledger(store)
+    successor = {OWNER_TAG: "successor", "driver": "its heartbeat"}
+    with pytest.raises(TrackingError, match="another process has taken it over"), ledger.driving():
+        ledger.parent.set_tags(successor)
+    run = store.client.get_run(ledger.parent.run_id)
+    assert run.data.tags["driver"] == "its heartbeat"
+    assert run.info.status == "RUNNING"
 
 
 def test_hours_are_counted_over_restarts_and_a_search_can_be_extended(new_store: Callable[[str], Store]) -> None:
