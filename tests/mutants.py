@@ -243,10 +243,7 @@ MUTANTS = (
         "fakeface_lab/search/ledger/ledger.py",
         "with self.parent.ending(), Heartbeat(self.parent) as self._heartbeat:",
         "self._heartbeat = Heartbeat(self.parent)\n        with self.parent.ending():",
-        (
-            "tests/search/run/test_trials.py::test_the_search_says_who_drives_it_until_all_is_written",
-            "tests/detector/test_search.py::test_another_process_is_kept_out_until_the_end",
-        ),
+        ("tests/search/run/test_trials.py::test_the_search_says_who_drives_it_until_all_is_written",),
     ),
     Mutant(
         "a driver that was replaced registers its models",

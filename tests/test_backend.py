@@ -3,6 +3,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+
 # TensorFlow with one card, as its own code sees it, that refuses to be set up once TensorFlow is at work.
 FAKE_CARD = """
 import tensorflow as tf
@@ -19,6 +21,7 @@ tf.config.experimental.set_memory_growth = set_memory_growth
 """
 
 
+@pytest.mark.slow
 def test_a_card_is_shared_before_the_first_model_is_built(tmp_path: Path) -> None:
     program = FAKE_CARD + textwrap.dedent("""
         import keras, keras_tuner, numpy as np, fakeface_lab

@@ -14,11 +14,8 @@ CRITICAL = [
     r"INSERT runs .* child",
     r"INSERT tags .* end <- trials",  # the score is there, the files are not
     r"log_artifacts .* log_model",
-    r"UPDATE logged_models ",
     r"INSERT params .* log_start",  # of a final: those of the trials are there
     r"INSERT model_versions",
-    r"INSERT registered_model_aliases",
-    r"UPDATE runs .* ending",
 ]
 OTHERS = [
     r"INSERT experiments ",
@@ -28,8 +25,11 @@ OTHERS = [
     r"INSERT inputs .* _link",
     r"INSERT tags .* close <- uploads",
     r"UPDATE runs .* close <- uploads",
+    r"UPDATE logged_models ",
     r"log_artifacts .* log_served_form",
     r"INSERT tags .* _apply <- finals",
+    r"INSERT registered_model_aliases",
+    r"UPDATE runs .* ending",
 ]
 
 

@@ -32,6 +32,7 @@ def test_program_of_planted_faults_prints_tables_and_ends_with_0(
     assert clean_sets[:2] == ["| 1", "0"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("project")
 def test_program_of_planted_faults_ends_with_1_if_one_is_missed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -42,6 +43,7 @@ def test_program_of_planted_faults_ends_with_1_if_one_is_missed(
     assert "red +0, blue -0 levels | **no** |" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("project")
 def test_program_of_planted_faults_ends_with_1_if_a_clean_set_raises_an_alarm(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -253,6 +253,7 @@ def test_warnings_are_those_of_the_moment_when_it_is_loaded(
     assert example["decisions"][0]["file"] == "gray.png"
 
 
+@pytest.mark.slow
 def test_its_requirements_are_what_its_code_imports(registered: TrackedProject) -> None:
     code = "import sys, fakeface_lab.assess.served_model\nprint(*{name.partition('.')[0] for name in sys.modules})"
     settings = os.environ | {"PYTHONPATH": str(PROJECT)}

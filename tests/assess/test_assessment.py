@@ -47,6 +47,7 @@ def test_figure_on_a_folder_whose_classes_were_saved_differently_is_void(
     assert {"card.md", "card.json"} <= {artifact.path for artifact in client.list_artifacts(result.run_id)}
 
 
+@pytest.mark.slow
 def test_figure_on_a_folder_without_findings_has_no_caveat(tracked: TrackedProject, tmp_path: Path) -> None:
     result = run_evaluation(EvaluateSettings(model="tiny", data=str(save_noise(tmp_path / "other", 4, (95, 95)))))
     (accuracy,) = [sentence for sentence in result.sentences if sentence.startswith("Accuracy ")]
@@ -64,6 +65,7 @@ def test_folder_too_small_for_probes_is_evaluated(tracked: TrackedProject, tmp_p
     assert "no probe was run" in tags["external_audit_verdict"]
 
 
+@pytest.mark.slow
 def test_stress_shows_the_fall(tracked: TrackedProject, capsys: pytest.CaptureFixture[str]) -> None:
     result = run_evaluation(EvaluateSettings(model="tiny", stress=True))
     store = open_for_models(None, tracked.project)

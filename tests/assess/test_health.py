@@ -282,6 +282,7 @@ def test_artifacts_in_s3(local_store: Store, bucket: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_killed_baseline_and_a_running_one(local_store: Store, project: Path) -> None:
     process, run_id = start_program(project)
     try:

@@ -63,8 +63,9 @@ def test_fault_is_found_in_drawn_faces_of_one_source(fault: Fault, dealt: Path) 
     assert try_fault(fault, dealt, SIZE_PX, fault.strength).finding is not None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("project")
-@pytest.mark.parametrize("name", ["hardly blurred", pytest.param("EXIF content", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["hardly blurred", "EXIF content"])
 def test_dealt_faults_are_found_and_the_clean_deal_is_not(name: str, dealt: Path) -> None:
     fault = DEALT_FAULTS[name]
     outcome = try_fault(fault, dealt, SIZE_PX, fault.strength)
@@ -114,7 +115,9 @@ def test_wrong_labels_are_found_in_the_real_images(real_images: Path) -> None:
 
 
 @pytest.mark.usefixtures("project")
-@pytest.mark.parametrize("name", ["tint", "quality", "framing", "watermark"])
+@pytest.mark.parametrize(
+    "name", ["tint", "quality", *(pytest.param(name, marks=pytest.mark.slow) for name in ("framing", "watermark"))]
+)
 def test_saving_again_without_the_fault_raises_no_alarm(name: str, faces: Path) -> None:
     outcome = try_fault(FAULTS[name], faces, SIZE_PX, FAULTS[name].sweep[0])
     assert outcome.finding is None

@@ -27,6 +27,7 @@ def test_card_says_what_is_used_and_what_is_not(
     assert lines[-1].startswith("split sealed, seed 3: ")
 
 
+@pytest.mark.slow
 def test_drawn_faces_come_with_their_notice(
     project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -331,6 +331,7 @@ def test_process_killed_while_writing_leaves_no_entry(make_images: MakeImages, p
     assert list(cache.glob("*.partial")) == []
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_decode_once_and_agree(make_images: MakeImages, project: Path) -> None:
     root = make_images(num_per_class=20)
     loaders = [_start_loader(root, 0.02) for _ in range(2)]

@@ -15,6 +15,7 @@ from fakeface_lab.settings import BaselineSettings, Hyperparameters, TuneSetting
 SMALL = Hyperparameters(filters_1=4, filters_2=6, dense_units=8)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.tuples(*[st.integers(-(2**31), 2**31 - 1)] * 2),
@@ -51,7 +52,10 @@ CONFIGURATIONS = {
 }
 
 
-@pytest.mark.parametrize("name", CONFIGURATIONS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name == "documented" else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGURATIONS],
+)
 def test_24_steps_have_the_losses_of_kerass_own_step(name: str, deterministic: None) -> None:
     values, size_px = CONFIGURATIONS[name]
     plain, plain_weights = losses_and_weights(Training(values, size_px, 1, 1))

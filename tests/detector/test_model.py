@@ -216,6 +216,7 @@ def test_some_images_are_flipped_and_some_are_not() -> None:
     assert 1.3 < np.abs(determinants).max() < 1.2**2 + 1e-3
 
 
+@pytest.mark.slow
 def test_ranges_are_filled_and_not_left() -> None:
     transforms = affine_transforms(seeds_of(4000), 200, 300, 1.0).numpy().astype(float)
     flipped = transforms[:, 0] * transforms[:, 4] - transforms[:, 1] * transforms[:, 3] < 0

@@ -104,6 +104,7 @@ def rows_of(searched: Searched, run: Run) -> tuple[list[str], list[list[str]]]:
     return heading, rows
 
 
+@pytest.mark.slow
 def test_another_process_is_kept_out_until_the_end(searched: Searched) -> None:
     assert json.loads(searched.driver)["pid"] == os.getpid()
 
@@ -191,6 +192,7 @@ def test_the_best_is_corrected_for_the_selection(searched: Searched) -> None:
     assert (metrics["selection_corrected_low"], metrics["selection_corrected_high"]) == (expected.low, expected.high)
 
 
+@pytest.mark.slow
 def test_on_the_documented_split_the_test_images_are_scored_once(searched: Searched) -> None:
     result = run_search(
         settings(searched.images, name="documented", split="documented", trials=2, final_seeds=0, epochs=1)

@@ -86,6 +86,7 @@ def test_interrupted_in_its_second_execution_a_trial_resumes_there(
     assert resumed.num_builds == undisturbed.num_builds - 1, "the first execution was not trained again"
 
 
+@pytest.mark.slow
 def test_each_fold_is_a_run_and_the_score_is_their_mean(project: Path, runs_of: RunsOf, client: MlflowClient) -> None:
     folded = keras_tuner.CrossValidation(build, folds=3)
     tuner = keras_tuner.RandomSearch(folded, **{**GIVEN, "max_trials": 1})

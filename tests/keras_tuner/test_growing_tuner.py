@@ -119,7 +119,8 @@ def test_the_trials_are_those_of_kerastuner_and_show_what_they_found(project: Pa
         assert len(model.layers) == best.get("depth") + 1
 
 
-@pytest.mark.parametrize("algorithm", ["random", pytest.param("hyperband", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["random", "hyperband"])
 def test_a_growing_search_that_was_stopped_is_the_same(algorithm: str, project: Path) -> None:
     search(algorithm, "whole")
     num_stops = 0
@@ -134,6 +135,7 @@ def test_a_growing_search_that_was_stopped_is_the_same(algorithm: str, project: 
     assert any(found for _, found, *_ in recorded("whole"))
 
 
+@pytest.mark.slow
 def test_what_a_fit_asks_for_joins_the_space_of_a_search_that_begins_with_the_defaults(project: Path) -> None:
     tuner = Tuner(oracle_of("random", 6), AskingFit(), project_name="asking", engine="inline")
     assert {hp.name for hp in tuner.oracle.get_space().space} == {"kind", "units"}, "as in KerasTuner"

@@ -40,9 +40,8 @@ GIVEN: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "kind", [kind if kind == "scoring and metrics" else pytest.param(kind, marks=pytest.mark.slow) for kind in GIVEN]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", GIVEN)
 def test_trials_and_scores_are_those_of_kerastuner(kind: str, project: Path, tmp_path: Path, runs_of: RunsOf) -> None:
     weights = np.linspace(0.5, 1.5, len(X))
     tuner = keras_tuner.SklearnTuner(oracle(), build, defaults_first=False, **GIVEN[kind])

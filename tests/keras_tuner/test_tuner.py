@@ -35,7 +35,7 @@ ORACLES: dict[str, Callable[[], keras_tuner.Oracle]] = {
 
 
 @pytest.mark.parametrize(
-    "kind", ["random", "hyperband", *(pytest.param(name, marks=pytest.mark.slow) for name in ("grid", "bayesian"))]
+    "kind", ["hyperband", *(pytest.param(name, marks=pytest.mark.slow) for name in ("random", "grid", "bayesian"))]
 )
 def test_every_oracle(kind: str, project: Path) -> None:
     tuner = inline(oracle=ORACLES[kind](), project_name=kind)
@@ -191,8 +191,7 @@ SHAPES: dict[str, tuple[Any, Any]] = {
     "shape",
     [
         "sequential",
-        "two inputs",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("without input", "subclassed")),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("two inputs", "without input", "subclassed")),
     ],
 )
 def test_best_model_loads_from_mlflow_and_scores_what_the_run_says(shape: str, project: Path) -> None:

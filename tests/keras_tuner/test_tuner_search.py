@@ -157,6 +157,7 @@ def test_local_engine_names_what_cannot_be_sent(project_with_tables: Path) -> No
         Tuner(random_oracle(), small, engine="local").search(generated(), epochs=1)
 
 
+@pytest.mark.slow
 def test_a_data_set_whose_seeds_decide_its_order_is_sent_to_worker_processes(
     project_with_tables: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -133,6 +133,7 @@ def test_a_failed_trial_is_tried_again_as_often_as_asked(project: Path, runs_of:
     assert trials[0].data.tags["num_errors"] == "2"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_initial_points", [None, 1])
 def test_a_bayesian_search_that_is_all_random_says_so(
     num_initial_points: int | None, project: Path, capsys: pytest.CaptureFixture[str]

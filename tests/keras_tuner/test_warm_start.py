@@ -42,6 +42,7 @@ def tried(name: str) -> list[dict[str, Any]]:
     return [dict(trial.record.values) for trial in Search(name).trials]
 
 
+@pytest.mark.slow
 def test_a_warm_start_is_kept_with_the_search_which_resumes_the_same_when_the_older_one_has_grown(
     project: Path, runs_of: RunsOf, client: MlflowClient, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -152,6 +152,7 @@ def test_left_over_folders_of_finished_runs_are_removed_and_others_are_not(
     runs["held"].lock.release()
 
 
+@pytest.mark.slow
 def test_a_left_over_lock_file_does_not_end_a_run_that_is_written_elsewhere(
     local_store: Store, writer: PatientWriter, tmp_path: Path
 ) -> None:

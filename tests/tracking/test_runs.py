@@ -240,7 +240,10 @@ def test_a_missing_mlflow_run_id_is_refused(store: Store, writer: PatientWriter)
 
 @pytest.mark.parametrize(
     ("number", "exit_code", "reason"),
-    [(signal.SIGTERM, 143, "stopped by SIGTERM"), (signal.SIGINT, 130, "stopped by Ctrl-C")],
+    [
+        pytest.param(signal.SIGTERM, 143, "stopped by SIGTERM", marks=pytest.mark.slow),
+        (signal.SIGINT, 130, "stopped by Ctrl-C"),
+    ],
 )
 def test_a_signal_ends_program_and_run(
     number: int, exit_code: int, reason: str, local_store: Store, project: Path

@@ -148,6 +148,7 @@ print(open_store(None, Path.cwd(), "faces").experiment_id)
 """
 
 
+@pytest.mark.slow
 def test_two_processes_create_the_same_store_at_the_same_time(project: Path) -> None:
     settings = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     both = [

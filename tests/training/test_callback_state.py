@@ -243,6 +243,7 @@ def test_a_checkpoint_of_a_training_without_callbacks_needs_no_state_of_them(
     assert heard.epochs == [2]
 
 
+@pytest.mark.slow
 def test_a_promoted_trial_goes_on_but_needs_the_files_of_its_first_epochs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -179,6 +179,7 @@ def test_a_flipped_bit_of_each_array_is_noticed(whole: bytes, model: keras.Model
         assert read_state(path) is None
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_behind_the_arrays_is_noticed_or_has_no_effect(
     whole: bytes, model: keras.Model, scratch: keras.Model, tmp_path: Path
 ) -> None:

@@ -162,8 +162,17 @@ def train(folder: Path, data: Any, validation: Any, listener: Listener) -> Outco
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("last", [1, 3, 4])
-@pytest.mark.parametrize("kind", ["pipeline", "PyDataset"])
+@pytest.mark.parametrize(
+    ("kind", "last"),
+    [
+        ("pipeline", 4),
+        ("PyDataset", 1),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("pipeline", 1), ("pipeline", 3), ("PyDataset", 3), ("PyDataset", 4))
+        ),
+    ],
+)
 def test_killed_after_any_epoch_a_training_on_such_data_ends_bit_equal(
     kind: str, last: int, tmp_path: Path, deterministic: None
 ) -> None:

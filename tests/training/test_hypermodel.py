@@ -86,6 +86,7 @@ def test_a_model_above_the_limit_is_a_failed_trial(project: Path) -> None:
     assert runs_of(tuner)[2].data.tags["status_reason"] == "oversized model: 79 parameters, max_model_size is 30"
 
 
+@pytest.mark.slow
 def test_compile_arguments_of_the_tuner_take_precedence(project: Path) -> None:
     tuner = inline(small, random_oracle(1), loss="mae", metrics=["mse"], optimizer=keras.optimizers.SGD(0.25))
     tuner.search(X, Y, **FIT)

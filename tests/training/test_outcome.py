@@ -56,6 +56,7 @@ def test_a_damaged_outcome_is_none_and_the_training_goes_on(tmp_path: Path, left
     assert read_outcome(tmp_path) is None
 
 
+@pytest.mark.slow
 def test_an_outcome_whose_model_is_damaged_is_none_after_a_restart(tmp_path: Path) -> None:
     write_outcome(Outcome([EpochRecord(1, 5, {"loss": 0.5})], 1, {}), tmp_path)
     (tmp_path / MODEL).mkdir()

@@ -29,7 +29,6 @@ FAULTS = {
     "killed": "kill",
     "stuck": "hang",
     "cancelled": "hang",
-    "waiting": "hang",
     "stopped": "hang",
 }
 
@@ -130,10 +129,12 @@ def test_a_death_costs_one_attempt(apart: Desk) -> None:
     assert apart.run("after killed").kind == "done"
 
 
-def test_a_silent_training_is_ended_and_its_neighbour_is_not(apart: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_two_trainings_at_a_time_the_silent_one_is_ended(apart: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     apart.start("stuck")
     apart.wait_for(lambda: "epoch" in apart.kinds("stuck"), "first epoch")
+    assert apart.engine.num_free() == 1
     assert apart.run("beside stuck").kind == "done"
+    assert "died" not in apart.kinds("stuck")
     monkeypatch.setattr(apart.engine, "_hang_secs", 1.0)
     assert apart.end_of("stuck").reason == "hung: no training step for 1 s"
 
@@ -149,6 +150,7 @@ def test_a_cancelled_training_ends_with_the_reason(apart: Desk) -> None:
     assert apart.engine.num_free() == 2
 
 
+@pytest.mark.slow
 def test_a_training_that_takes_too_much_memory_is_ended(apart: Desk) -> None:
     event = apart.run("greedy")
     assert event.kind == "died"
@@ -157,15 +159,7 @@ def test_a_training_that_takes_too_much_memory_is_ended(apart: Desk) -> None:
     assert apart.run("after greedy").kind == "done"
 
 
-def test_two_trainings_run_at_a_time(apart: Desk) -> None:
-    apart.start("waiting")
-    apart.wait_for(lambda: "epoch" in apart.kinds("waiting"), "first epoch")
-    assert apart.engine.num_free() == 1
-    assert apart.run("second").kind == "done"
-    assert "died" not in apart.kinds("waiting")
-    apart.engine.cancel("waiting", "enough")
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENDING)
 def test_a_stopped_engine_trains_nothing_more(tmp_path: Path, engine: EngineKind) -> None:
     desk = Desk(tmp_path, FAULTS, engine=engine)
@@ -178,6 +172,7 @@ def test_a_stopped_engine_trains_nothing_more(tmp_path: Path, engine: EngineKind
     assert "died" not in desk.kinds("stopped")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENDING)
 def test_stored_checkpoints_replace_a_lost_folder(tmp_path: Path, engine: EngineKind) -> None:
     """With a checkpoint storage the next attempt resumes, even if nothing is left where the last one ran."""

@@ -46,17 +46,18 @@ def test_a_worker_is_reused_and_a_dead_one_replaced(tmp_path: Path, desks: list[
     hopeless = desk.run("hopeless")
     assert (hopeless.kind, hopeless.reason) == ("fatal", "FatalValueError: wrong data")
     assert workers() == first
-    died = desk.run("killed")
-    assert (died.kind, died.reason) == ("died", "worker process was killed (signal 9): most likely out of memory")
-    assert desk.engine.num_free() == 1
     # The next attempt resumes after the finished epoch.
     assert "ended with exit code 7" in desk.run("again").reason
     desk.events.clear()
     assert desk.run("again").kind == "done"
     assert [event.record.epoch for event in desk.events if event.record] == [2, 3]
     assert workers().isdisjoint(first)
+    died = desk.run("killed")
+    assert (died.kind, died.reason) == ("died", "worker process was killed (signal 9): most likely out of memory")
+    assert desk.engine.num_free() == 1
 
 
+@pytest.mark.slow
 def test_a_busy_and_an_idle_worker_that_die_together_cost_one_attempt(
     tmp_path: Path, desks: list[Desk], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,6 +107,7 @@ class Talker:
 """
 
 
+@pytest.mark.slow
 def test_a_busy_driver_neither_blocks_a_worker_nor_considers_it_hung(
     tmp_path: Path, desks: list[Desk], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,6 +78,7 @@ class Seeing(CurveWork):
         return super().__call__(assignment, folder, listener)
 
 
+@pytest.mark.slow
 def test_a_worker_sees_its_gpu_only(tmp_path: Path, desks: list[Desk]) -> None:
     desks.append(desk := Desk(tmp_path, {}, kind=Seeing, gpus=["7"]))
     assert desk.run("seeing").kind == "done"

@@ -21,6 +21,7 @@ class Mine(CurveWork):
 """
 
 
+@pytest.mark.slow
 def test_a_worker_can_import_what_its_driver_can(
     tmp_path: Path, desks: list[Desk], monkeypatch: pytest.MonkeyPatch
 ) -> None:

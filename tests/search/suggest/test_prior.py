@@ -69,7 +69,7 @@ def test_the_gaussian_process_is_that_of_kerastuners_own_oracle_with_these_trial
         ("hyperband", {"max_epochs": 4, "factor": 2}),
     ],
 )
-@pytest.mark.parametrize("defaults_first", [True, False])
+@pytest.mark.parametrize("defaults_first", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_resumed_after_any_event_a_search_is_the_same(
     algorithm: str, given: dict[str, Any], defaults_first: bool
 ) -> None:
