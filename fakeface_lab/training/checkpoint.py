@@ -5,6 +5,7 @@ further arrays, and a JSON state. It is a zip of `.npy` members: no pickle, and 
 written by a `BackgroundWriter` from a `Snapshot` while the training continues.
 """
 
+import itertools
 import json
 import os
 import shutil
@@ -26,6 +27,7 @@ __all__ = [
     "BackgroundWriter",
     "Snapshot",
     "inherit_checkpoint",
+    "keep_memory",
     "load_checkpoint",
     "load_weights",
     "read_state",
@@ -39,7 +41,7 @@ _STATE_MEMBER = "state.json"
 
 @dataclass
 class Snapshot:
-    """Copies of all variables at one moment, in buffers that the next `take` reuses.
+    """Copies of all variables at one moment, in memory that the next `take` reuses.
 
     Attributes:
         weights: values of the model's variables.
@@ -48,21 +50,61 @@ class Snapshot:
 
     weights: list[npt.NDArray[Any]] = field(default_factory=list)
     slots: list[npt.NDArray[Any]] = field(default_factory=list)
+    _memory: npt.NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
 
     def take(self, model: keras.Model) -> "Snapshot":
         """Copy the variables of `model` and return the snapshot.
 
         Of the documented network it takes 553 MB and 0.03 s (docs/search.md), in which the training stands still.
         """
-        self.weights = _copy(model.variables, self.weights)
         # A custom training loop may do without a Keras optimizer.
-        self.slots = _copy(getattr(getattr(model, "optimizer", None), "variables", []), self.slots)
+        slots = getattr(getattr(model, "optimizer", None), "variables", [])
+        # `read_value` avoids a copy by TensorFlow.
+        values = [np.asarray(variable.value.read_value()) for variable in [*model.variables, *slots]]
+        copies = self._buffers(values)
+        for buffer, value in zip(copies, values, strict=True):
+            np.copyto(buffer, value)
+        self.weights, self.slots = copies[: len(model.variables)], copies[len(model.variables) :]
         return self
 
     def restore_weights(self, model: keras.Model) -> None:
         """Give the variables of `model` the values that they had."""
         for variable, value in zip(model.variables, self.weights, strict=True):
-            variable.assign(value)
+            # Mostly nothing has changed, and to compare takes a tenth of the time.
+            if not np.array_equal(np.asarray(variable.value.read_value()), value):
+                variable.assign(value)
+
+    def release(self) -> None:
+        """Forget the values; a worker process keeps the memory for the snapshot of its next training."""
+        self.weights, self.slots = [], []
+        if _kept_memory is not None:
+            _kept_memory[:] = [self._memory]
+        self._memory = np.empty(0, np.uint8)
+
+    def _buffers(self, values: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        """Return arrays of the shapes and dtypes of `values`, in C order, so that they can be written as they are."""
+        ends = list(itertools.accumulate(-(-value.nbytes // _ALIGNED_BYTES) * _ALIGNED_BYTES for value in values))
+        num_bytes = ends[-1] if ends else 0
+        if not self._memory.size and _kept_memory:
+            self._memory = _kept_memory.pop()
+        # For the documented network, new pages would take longer than the copying.
+        if len(self._memory) < num_bytes:
+            self._memory = np.empty(num_bytes, np.uint8)
+        return [
+            self._memory[begin : begin + value.nbytes].view(value.dtype).reshape(value.shape)
+            for begin, value in zip([0, *ends], values, strict=False)
+        ]
+
+
+# In a worker process, what the last training's snapshot has left; None in others, which give it back to the system.
+_kept_memory: list[npt.NDArray[np.uint8]] | None = None
+_ALIGNED_BYTES = 64
+
+
+def keep_memory() -> None:
+    """Let this process, which does nothing but train, keep the memory of a snapshot for its next training."""
+    global _kept_memory
+    _kept_memory = []
 
 
 class BackgroundWriter:
@@ -140,18 +182,6 @@ def load_weights(path: Path, model: keras.Model) -> None:
         ModelError: the weights belong to another model.
     """
     _load(path, model.variables)
-
-
-def _copy(variables: Sequence[Any], buffers: list[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-    # `read_value` avoids a copy by TensorFlow. Existing buffers are reused: for the documented network, allocating new
-    # pages would take longer than the copying.
-    values = [np.asarray(variable.value.read_value()) for variable in variables]
-    if [(one.shape, one.dtype) for one in values] != [(one.shape, one.dtype) for one in buffers]:
-        # C order lets `_write_array` write the buffer as it is.
-        return [np.array(value, order="C") for value in values]
-    for buffer, value in zip(buffers, values, strict=True):
-        np.copyto(buffer, value)
-    return buffers
 
 
 def _write(

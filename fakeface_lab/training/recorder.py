@@ -181,6 +181,7 @@ class TrainingRecorder(keras.callbacks.Callback):
     def finish(self) -> None:
         """Wait until the last epoch is on disk, and report it; other files of the run can be written meanwhile."""
         self._writer.flush()
+        self._snapshot.release()
 
     def add(self, metrics: Mapping[str, float]) -> None:
         """Add metrics that a user's `fit` returned: they describe its final weights, which become the kept ones."""

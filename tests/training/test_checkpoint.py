@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from fakeface_lab.backend import keras
 from fakeface_lab.errors import ModelError
+from fakeface_lab.training import checkpoint
 from fakeface_lab.training.checkpoint import (
     BackgroundWriter,
     Snapshot,
@@ -121,8 +122,35 @@ def test_a_snapshot_does_not_change_while_training_continues(tmp_path: Path) -> 
     buffers = list(snapshot.weights)
     snapshot.take(model)
     assert_bit_equal([*snapshot.weights, *snapshot.slots], arrays(model))
-    assert all(one is other for one, other in zip(snapshot.weights, buffers, strict=True)), "no new memory"
+    assert all(np.shares_memory(one, other) for one, other in zip(snapshot.weights, buffers, strict=True))
     assert_bit_equal(snapshot.take(small_model(units=5)).weights, [np.asarray(v) for v in small_model(5).variables])
+
+
+@pytest.mark.parametrize("is_worker", [True, False])
+def test_a_worker_process_keeps_the_memory_for_the_next_training(
+    is_worker: bool, model: keras.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "_kept_memory", None)
+    if is_worker:
+        checkpoint.keep_memory()
+    first = Snapshot().take(model)
+    memory = first.weights[0]
+    first.release()
+    assert first.weights == first.slots == []
+    second, beside = Snapshot().take(model), Snapshot().take(model)
+    assert np.shares_memory(second.weights[0], memory) == is_worker
+    assert not np.shares_memory(beside.weights[0], second.weights[0])
+    second.release()
+    larger = small_model(units=50)
+    assert_bit_equal(Snapshot().take(larger).weights, [np.asarray(v) for v in larger.variables])
+
+
+def test_restoring_weights_writes_what_has_changed(model: keras.Model) -> None:
+    snapshot, before = Snapshot().take(model), [np.array(variable) for variable in model.variables]
+    changed = model.variables[1]
+    changed.assign(np.full(changed.shape, np.nan))
+    snapshot.restore_weights(model)
+    assert_bit_equal([np.asarray(variable) for variable in model.variables], before)
 
 
 def test_a_background_write_is_reported_once_after_it_has_completed() -> None:

@@ -46,8 +46,10 @@ def main(argv: list[str]) -> int:
     from fakeface_lab.search.run.attempt import Reporter, make_attempt
     from fakeface_lab.search.run.checkpoint_storage import CheckpointStorage
     from fakeface_lab.search.run.engine import Assignment
+    from fakeface_lab.training.checkpoint import keep_memory
 
     set_up_process(num_threads)
+    keep_memory()
     work = unpickle_mapped(work_path)
     # Keras collects garbage before and after each training: half a second each in what the libraries hold.
     gc.freeze()
