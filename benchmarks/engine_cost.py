@@ -27,7 +27,7 @@ from fakeface_lab.backend import keras_tuner
 from fakeface_lab.search.ledger.ledger import LedgerTrial
 from fakeface_lab.search.ledger.resume import open_search
 from fakeface_lab.search.run.engine import Assignment, Event
-from fakeface_lab.search.run.placement import EngineKind, EngineSettings, make_engine
+from fakeface_lab.search.run.placement import EngineKind, EngineSettings, open_engine
 from fakeface_lab.search.run.trials import Trials
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import open_store
@@ -106,8 +106,8 @@ def run_side(side: str, num_trials: int, result_bytes: int) -> dict[str, float]:
     tags = {**VAL_LOSS.tags(), "algorithm": "random"}
     ledger = open_search(open_store(None, Path.cwd(), "cost"), PatientWriter(60), "cost", {}, tags, restart=False)
     began = time.perf_counter()
-    engine = make_engine(EngineSettings(kind, workers, 1, 600), work, ledger)
-    Trials(ledger, oracle, work, engine, ends, epochs=1, seed=0).run()
+    with open_engine(EngineSettings(kind, workers, 1, 600), work, ledger) as engine:
+        Trials(ledger, oracle, work, engine, ends, epochs=1, seed=0).run()
     measured = ends.times[-1] - ends.times[_NUM_WARM_UP - 1]
     return {"trial": measured / (num_trials - _NUM_WARM_UP), "start": ends.times[0] - began}
 

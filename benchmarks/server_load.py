@@ -85,7 +85,7 @@ def _search(store: Store, name: str, num_trials: int, epochs: int) -> tuple[Ledg
     opened = time.monotonic()
     work = CurveWork(store.project / "trained.txt", {})
     oracle = template("random", num_trials, epochs)
-    Trials(ledger, oracle, work, lambda handler: InlineEngine(work, handler), Notes(), epochs=epochs, seed=3).run()
+    Trials(ledger, oracle, work, InlineEngine(work), Notes(), epochs=epochs, seed=3).run()
     ledger.parent.lock.release()
     return ledger, opened - started, time.monotonic() - opened
 

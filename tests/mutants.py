@@ -39,7 +39,7 @@ _RECORD = (
     'f"trial {best.record.sequence}, seeds {seeds.start} to {seeds.stop - 1}")\n'
 )
 _RETRAIN = (
-    "    retraining = _Retraining(ledger, work, make_engine, assignments, show)\n"
+    "    retraining = _Retraining(ledger, work, engine, assignments, show)\n"
     "    retraining.run()\n"
     "    runs = retraining.runs()\n"
 )

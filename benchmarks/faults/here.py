@@ -14,7 +14,7 @@ from fakeface_lab.backend import keras_tuner
 from fakeface_lab.files import replace_text
 from fakeface_lab.search.ledger.resume import open_search
 from fakeface_lab.search.run.engine import Assignment
-from fakeface_lab.search.run.placement import EngineSettings, make_engine
+from fakeface_lab.search.run.placement import EngineSettings, open_engine
 from fakeface_lab.search.run.progress import run_trials
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import open_store
@@ -69,8 +69,7 @@ def _search() -> None:
     store = open_store(None, Path.cwd(), EXPERIMENT)
     ledger = open_search(store, PatientWriter(600.0), EXPERIMENT, {}, tags, restart=False)
     work = CurveWork()
-    engine = make_engine(EngineSettings("local", 1, 1, 600.0), work, ledger)
-    with ledger.driving():
+    with ledger.driving(), open_engine(EngineSettings("local", 1, 1, 600.0), work, ledger) as engine:
         run_trials(ledger, oracle, work, engine, epochs=NUM_EPOCHS, seed=SEED)
 
 

@@ -16,7 +16,7 @@ from fakeface_lab.errors import NotFoundError, SearchError
 from fakeface_lab.evaluation.comparison import Judgement
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerRun, LedgerTrial
 from fakeface_lab.search.run.driver import Driver
-from fakeface_lab.search.run.engine import Assignment, EngineMaker, Event, Work
+from fakeface_lab.search.run.engine import Assignment, Engine, Event, Work
 from fakeface_lab.tracking.datasets import record_opening
 from fakeface_lab.tracking.lookup import get_run
 from fakeface_lab.tracking.owner import remove_folder
@@ -51,7 +51,7 @@ class Finals:
 def run_finals(
     ledger: Ledger,
     work: Work,
-    make_engine: EngineMaker,
+    engine: Engine,
     best: LedgerTrial,
     documented: LedgerTrial,
     seeds: range,
@@ -85,7 +85,7 @@ def run_finals(
     }
     # Before the retraining, which scores the test images: a process that is killed in it may have seen them.
     record_opening(ledger.parent, test_set, f"trial {best.record.sequence}, seeds {seeds.start} to {seeds.stop - 1}")
-    retraining = _Retraining(ledger, work, make_engine, assignments, show)
+    retraining = _Retraining(ledger, work, engine, assignments, show)
     retraining.run()
     runs = retraining.runs()
     of_side = {side: tuple(runs[f"{side}-{seed}"] for seed in seeds) for side in sides}
@@ -96,10 +96,10 @@ class _Retraining(Driver[LedgerRun]):
     """Drives the final trainings; each is a child run, found again by its tag `final_key`."""
 
     def __init__(
-        self, ledger: Ledger, work: Work, make_engine: EngineMaker, assignments: Mapping[str, Assignment],
+        self, ledger: Ledger, work: Work, engine: Engine, assignments: Mapping[str, Assignment],
         show: Callable[[str], None],
     ) -> None:  # fmt: skip
-        super().__init__(ledger, work, make_engine, _RetrainingProgress(show))
+        super().__init__(ledger, work, engine, _RetrainingProgress(show))
         self._runs = self._find_or_make(assignments)
         waiting = {slot: run for slot, run in self._runs.items() if run.info.status != "FINISHED"}
         self._waiting = deque((LedgerRun.from_run(run), assignments[slot]) for slot, run in waiting.items())

@@ -20,8 +20,8 @@ from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
 from fakeface_lab.search.ledger.resume import THREADS_TAG, choose_threads, find_search, open_search
 from fakeface_lab.search.report.leaderboard import trial_0_name, trials_table
 from fakeface_lab.search.report.report import publish_report
-from fakeface_lab.search.run.engine import EngineMaker
-from fakeface_lab.search.run.placement import EngineSettings, make_engine
+from fakeface_lab.search.run.engine import Engine
+from fakeface_lab.search.run.placement import EngineSettings, open_engine
 from fakeface_lab.search.run.progress import print_search, run_trials
 from fakeface_lab.settings import TuneSettings
 from fakeface_lab.terminal import console, say, wide_console
@@ -155,24 +155,22 @@ def _search(
     num_threads: int,
 ) -> SearchResult:
     parent = ledger.parent
-    engine = make_engine(_engine(settings, num_threads), work, ledger)
     # Before the first trial: a search that is killed in it may have looked at them too.
     if work.split.test_is_validation:
         record_opening(parent, work.test_set, "each epoch of its trials")
-    run_trials(
-        ledger, template, work, engine, epochs=settings.epochs, seed=settings.seed, hours=settings.hours,
-        keep_models=settings.keep_models,
-    )  # fmt: skip
-    best = ledger.best_first()[0]
-    assert best.record.score is not None  # the best trial is a finished one
-    text = _judge_best(settings, ledger, work, engine, best) if settings.final_seeds else ""
+    with open_engine(_engine(settings, num_threads), work, ledger) as engine:
+        run_trials(
+            ledger, template, work, engine, epochs=settings.epochs, seed=settings.seed, hours=settings.hours,
+            keep_models=settings.keep_models,
+        )  # fmt: skip
+        best = ledger.best_first()[0]
+        assert best.record.score is not None  # the best trial is a finished one
+        text = _judge_best(settings, ledger, work, engine, best) if settings.final_seeds else ""
     _publish_result(ledger, template, settings, best, text)
     return SearchResult(parent.run_id, dict(best.record.values), best.record.score, text)
 
 
-def _judge_best(
-    settings: TuneSettings, ledger: Ledger, work: DetectorWork, engine: EngineMaker, best: LedgerTrial
-) -> str:
+def _judge_best(settings: TuneSettings, ledger: Ledger, work: DetectorWork, engine: Engine, best: LedgerTrial) -> str:
     """Retrain, open the test split, judge, register; return the verdict in words."""
     parent = ledger.parent
     # From the search's own seed, so that a baseline of that seed is later compared with the final of the same seed.

@@ -17,7 +17,7 @@ from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.ledger.resume import THREADS_TAG, open_search
 from fakeface_lab.search.report.leaderboard import trial_0_name, trials_table
 from fakeface_lab.search.report.report import publish_report
-from fakeface_lab.search.run.placement import EngineKind, EngineSettings, make_engine
+from fakeface_lab.search.run.placement import EngineKind, EngineSettings, open_engine
 from fakeface_lab.search.run.progress import print_search, run_trials
 from fakeface_lab.search.search import Search
 from fakeface_lab.search.suggest.growth import asks_for_defaults
@@ -180,10 +180,10 @@ def run_tuner_search(
     with ledger.driving():
         sweep_dead_runs(parent.store)
         epochs = work.fit.epochs or 1
-        run_trials(
-            ledger, template, work, make_engine(engine, work, ledger), epochs=epochs, seed=seed, hours=hours,
-            keep_models=keep_models,
-        )  # fmt: skip
+        with open_engine(engine, work, ledger) as opened:
+            run_trials(
+                ledger, template, work, opened, epochs=epochs, seed=seed, hours=hours, keep_models=keep_models
+            )  # fmt: skip
         _publish_result(ledger, template)
     parent.remove_files()
     print_search(parent)

@@ -12,7 +12,7 @@ from pathlib import Path
 from fakeface_lab.errors import FakefaceLabError
 from fakeface_lab.search.ledger.resume import open_search
 from fakeface_lab.search.run.engine import Assignment
-from fakeface_lab.search.run.placement import EngineSettings, make_engine
+from fakeface_lab.search.run.placement import EngineSettings, open_engine
 from fakeface_lab.search.run.progress import run_trials
 from fakeface_lab.tracking.store import open_store
 from fakeface_lab.tracking.writer import PatientWriter
@@ -71,8 +71,8 @@ def main() -> int:
         )
         work = SlowCurve(given.project / "trained.txt", {}, given.epoch_secs)
         oracle = template(algorithm, given.trials, EPOCHS)
-        with ledger.driving():
-            run_trials(ledger, oracle, work, make_engine(settings, work, ledger), epochs=EPOCHS, seed=3)
+        with ledger.driving(), open_engine(settings, work, ledger) as engine:
+            run_trials(ledger, oracle, work, engine, epochs=EPOCHS, seed=3)
     except FakefaceLabError as err:
         print(err, file=sys.stderr)
         return err.exit_code

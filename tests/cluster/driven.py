@@ -33,7 +33,7 @@ def undisturbed(project: Path, num_trials: int) -> Facts:
     ledger = open_ledger(open_store(f"sqlite:///{beside / 'mlflow.db'}", beside, "curves"))
     work = CurveWork(beside / "trained.txt", {})
     oracle = template("random", num_trials, EPOCHS)
-    Trials(ledger, oracle, work, lambda handler: InlineEngine(work, handler), Notes(), epochs=EPOCHS, seed=3).run()
+    Trials(ledger, oracle, work, InlineEngine(work), Notes(), epochs=EPOCHS, seed=3).run()
     ledger.parent.lock.release()
     return without_order(facts(ledger))
 

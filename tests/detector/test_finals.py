@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import cloudpickle
 import numpy as np
 import pytest
 
@@ -12,6 +13,8 @@ from fakeface_lab.errors import SearchError, TrackingError
 from fakeface_lab.evaluation.comparison import compare
 from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.run.engine import InlineEngine
+from fakeface_lab.search.run.placement import EngineSettings, open_engine
+from fakeface_lab.search.run.trials import Trials
 from fakeface_lab.tracking.datasets import num_openings, seal_key
 from fakeface_lab.tracking.lookup import Run, get_run, logged_models
 from fakeface_lab.tracking.models import model_of_run
@@ -19,8 +22,10 @@ from fakeface_lab.tracking.owner import OWNER_TAG
 from fakeface_lab.tracking.serving import SERVED_NAME
 from fakeface_lab.tracking.store import Store
 from tests.scored_runs import record, scores_with_wrong
-from tests.search.curve_work import CurveWork, open_ledger
+from tests.search import curve_work
+from tests.search.curve_work import CurveWork, Notes, open_ledger, template
 from tests.search.run.curve_search import run
+from tests.search.run.desk import workers
 
 SEEDS = range(3, 5)
 TEST_SET = seal_key("d" * 64, "sealed", 3)
@@ -29,16 +34,20 @@ TEST_SET = seal_key("d" * 64, "sealed", 3)
 def finals(ledger: Ledger, best: int, work: CurveWork, shown: list[str] | None = None) -> Finals:
     lines = [] if shown is None else shown
     trials = ledger.trials
-    return run_finals(
-        ledger,
-        work,
-        lambda handler: InlineEngine(work, handler),
-        trials[best],
-        trials[0],
-        SEEDS,
-        TEST_SET,
-        lines.append,
-    )
+    return run_finals(ledger, work, InlineEngine(work), trials[best], trials[0], SEEDS, TEST_SET, lines.append)
+
+
+def test_the_worker_of_the_trials_trains_the_finals(new_store: Callable[[str], Store], tmp_path: Path) -> None:
+    ledger = open_ledger(new_store("one worker"))
+    work = CurveWork(tmp_path / "trained.txt")
+    cloudpickle.register_pickle_by_value(curve_work)
+    with ledger.driving(), open_engine(EngineSettings("local", 1, 1, 60), work, ledger) as engine:
+        Trials(ledger, template("random", 2), work, engine, Notes(), epochs=2, seed=3).run()
+        (worker,) = workers()
+        trials = ledger.trials
+        run_finals(ledger, work, engine, trials[1], trials[0], SEEDS, TEST_SET, lambda line: None)
+        assert workers() == {worker}
+    assert workers() == set()
 
 
 def openings(ledger: Ledger) -> int:

@@ -13,7 +13,7 @@ from fakeface_lab.backend import keras_tuner
 from fakeface_lab.errors import SearchError
 from fakeface_lab.search.ledger.executions import execution_run
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerRun
-from fakeface_lab.search.run.engine import Assignment, EngineMaker, Event, Work
+from fakeface_lab.search.run.engine import Assignment, Engine, Event, Work
 from fakeface_lab.search.run.uploads import Uploads
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.training.epochs import EpochRecord
@@ -77,14 +77,15 @@ class Driver(Generic[Child]):
     Args:
         ledger: of the search.
         work: what is trained.
-        make_engine: makes the engine, given the driver's handler of events.
+        engine: runs them, at first without anything to do; it is stopped on an error only.
         observer: shows progress.
     """
 
-    def __init__(self, ledger: Ledger, work: Work, make_engine: EngineMaker, observer: Observer[Child]) -> None:
+    def __init__(self, ledger: Ledger, work: Work, engine: Engine, observer: Observer[Child]) -> None:
         self.ledger, self.work, self.observer = ledger, work, observer
         self.uploads = Uploads(ledger, work)
-        self._engine = make_engine(self._handle)
+        self._engine = engine
+        engine.handler = self._handle
         self._running: dict[str, _Job[Child]] = {}
         self._deferred: list[Event] = []
         self._retries = RetryPolicy(ledger.parent.name)
@@ -133,8 +134,10 @@ class Driver(Generic[Child]):
                 self.clean_up(())
                 while self._fill() or self._running or self.uploads.num_ended:
                     self._wait()
-            finally:
+            except BaseException:
                 self._engine.stop()
+                raise
+            finally:
                 self.uploads.stop()
                 for job in self._running.values():
                     job.run.lock.release()

@@ -18,7 +18,7 @@ from fakeface_lab.training.epochs import EpochRecord, Listener
 from fakeface_lab.training.faults import Fault, explain_fault, keep_traceback, kind_of_fault
 from fakeface_lab.training.outcome import Outcome
 
-__all__ = ["Assignment", "Engine", "EngineMaker", "Event", "Handler", "InlineEngine", "Work", "handle_pending"]
+__all__ = ["Assignment", "Engine", "Event", "Handler", "InlineEngine", "Work", "handle_pending", "unheard"]
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,11 @@ class Engine(Protocol):
     in between it may be anywhere.
 
     Attributes:
+        handler: is called with the events, within `start`, `wait` and `cancel`; each driver sets its own.
         storage: where unfinished trainings are copied to; None for nowhere.
     """
 
+    handler: Handler
     storage: CheckpointStorage | None
 
     def num_free(self) -> int:
@@ -125,14 +127,16 @@ class Engine(Protocol):
         """End all work immediately."""
 
 
-EngineMaker = Callable[[Handler], Engine]
+def unheard(event: Event) -> None:
+    """The handler of an engine that no driver has yet."""
 
 
 class InlineEngine:
     """Trains in this process, one assignment at a time; a training that crashes takes the search down."""
 
-    def __init__(self, work: Work, handler: Handler) -> None:
-        self._work, self._handler = work, handler
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self.handler: Handler = unheard
         self.storage: CheckpointStorage | None = None
         # As in a worker, for the time of the search.
         gc.freeze()
@@ -143,7 +147,7 @@ class InlineEngine:
 
     def start(self, assignment: Assignment, folder: Path) -> None:
         """Do the whole assignment."""
-        listener = _InlineListener(assignment.key, self._handler)
+        listener = _InlineListener(assignment.key, self.handler)
         try:
             self._work(assignment, folder, listener)
         except Exception as err:
@@ -155,7 +159,7 @@ class InlineEngine:
             event = Event(assignment.key, "done")
         finally:
             keras.backend.clear_session()
-        self._handler(event)
+        self.handler(event)
 
     def wait(self, timeout_secs: float) -> None:
         """Return immediately."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from fakeface_lab.search.run.attempt import as_event
 from fakeface_lab.search.run.checkpoint_storage import CheckpointStorage
-from fakeface_lab.search.run.engine import Assignment, Event, Handler, handle_pending
+from fakeface_lab.search.run.engine import Assignment, Event, Handler, handle_pending, unheard
 
 __all__ = ["LocalEngine"]
 
@@ -60,7 +60,6 @@ class LocalEngine:
 
     Args:
         work_path: of the work, as `pickle_mapped` wrote it.
-        handler: is called with the events, within `wait` and `cancel`.
         num_workers: assignments at the same time.
         num_threads: of each.
         hang_secs: a worker without a training step for this long is killed.
@@ -72,7 +71,6 @@ class LocalEngine:
     def __init__(
         self,
         work_path: Path,
-        handler: Handler,
         *,
         num_workers: int,
         num_threads: int,
@@ -81,7 +79,8 @@ class LocalEngine:
         memory_bytes: int | None = None,
         storage: CheckpointStorage | None = None,
     ) -> None:
-        self._work_path, self._handler = work_path, handler
+        self._work_path = work_path
+        self.handler: Handler = unheard
         self._num_workers, self._num_threads, self._hang_secs = num_workers, num_threads, hang_secs
         self._gpus, self._memory_bytes, self.storage = list(gpus), memory_bytes, storage
         self._workers: list[_Worker] = []
@@ -166,7 +165,7 @@ class LocalEngine:
             worker.key = None
         if event.kind == "done":
             self._replace_grown(worker, message["rss_bytes"])
-        self._handler(event)
+        self.handler(event)
 
     def _kill(self, worker: _Worker, reason: str) -> None:
         worker.process.kill()
@@ -184,7 +183,7 @@ class LocalEngine:
         key = worker.key
         self._remove(worker)
         if key is not None:
-            self._handler(Event(key, "died", reason=reason or _explain_exit(worker)))
+            self.handler(Event(key, "died", reason=reason or _explain_exit(worker)))
 
     def _remove(self, worker: _Worker) -> None:
         self._workers.remove(worker)

@@ -19,12 +19,12 @@ from fakeface_lab.errors import ConfigError, without_credentials
 from fakeface_lab.files import pickle_mapped
 from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.run.checkpoint_storage import CheckpointStorage
-from fakeface_lab.search.run.engine import EngineMaker, InlineEngine, Work
+from fakeface_lab.search.run.engine import Engine, InlineEngine, Work
 from fakeface_lab.search.run.local_engine import LocalEngine
 from fakeface_lab.search.run.ray_engine import RayEngine, share
 from fakeface_lab.terminal import console, say
 
-__all__ = ["EngineKind", "EngineSettings", "connect", "make_engine"]
+__all__ = ["EngineKind", "EngineSettings", "connect", "open_engine"]
 
 EngineKind = Literal["inline", "local", "ray"]
 
@@ -73,8 +73,9 @@ class EngineSettings:
         return None if self.memory_per_trial is None else int(1e9 * self.memory_per_trial)
 
 
-def make_engine(settings: EngineSettings, work: Work, ledger: Ledger) -> EngineMaker:
-    """Return a function that makes the engine, given the handler of its events.
+@contextmanager
+def open_engine(settings: EngineSettings, work: Work, ledger: Ledger) -> Iterator[Engine]:
+    """Yield the engine of a search, and stop it afterwards: the same processes do trials and final trainings.
 
     Args:
         settings: which engine.
@@ -84,24 +85,31 @@ def make_engine(settings: EngineSettings, work: Work, ledger: Ledger) -> EngineM
     Raises:
         ConfigError: there are fewer GPUs than workers, no cluster answers, or the storage cannot be written.
     """
+    engine = _make_engine(settings, work, ledger)
+    try:
+        yield engine
+    finally:
+        engine.stop()
+
+
+def _make_engine(settings: EngineSettings, work: Work, ledger: Ledger) -> Engine:
     if settings.kind == "inline":
-        return lambda handler: InlineEngine(work, handler)
+        return InlineEngine(work)
     place, memory_bytes = settings.checkpoint_storage, settings.memory_bytes
     if settings.kind == "ray":
         connect(settings.ray_address)
     storage = CheckpointStorage.open(place, ledger.parent.run_id) if place else None
     if settings.kind == "local":
         path, gpus = pickle_mapped(work, ledger.parent.folder, "work.pkl"), _gpus(settings)
-        return lambda handler: LocalEngine(
-            path, handler, num_workers=settings.workers, num_threads=settings.num_threads,
+        return LocalEngine(
+            path, num_workers=settings.workers, num_threads=settings.num_threads,
             hang_secs=settings.hang_secs, gpus=gpus, memory_bytes=memory_bytes, storage=storage,
         )  # fmt: skip
     num_cpus = settings.cpus_per_trial or settings.num_threads
     num_gpus = _default_num_gpus() if settings.gpus_per_trial is None else settings.gpus_per_trial
     _note_room(num_cpus, num_gpus, memory_bytes)
-    shared = share(work)  # once for the engines of trials and of final trainings
-    return lambda handler: RayEngine(
-        shared, handler, num_trials=settings.workers, num_threads=settings.num_threads, hang_secs=settings.hang_secs,
+    return RayEngine(
+        share(work), num_trials=settings.workers, num_threads=settings.num_threads, hang_secs=settings.hang_secs,
         num_cpus=num_cpus, num_gpus=num_gpus, memory_bytes=memory_bytes, storage=storage,
     )  # fmt: skip
 

@@ -11,7 +11,7 @@ from fakeface_lab.backend import keras_tuner
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
 from fakeface_lab.search.report.leaderboard import trial_0_name
 from fakeface_lab.search.report.report import save_search_views
-from fakeface_lab.search.run.engine import EngineMaker, Event, Work
+from fakeface_lab.search.run.engine import Engine, Event, Work
 from fakeface_lab.search.run.trials import Trials
 from fakeface_lab.search.suggest.growth import set_growth
 from fakeface_lab.search.suggest.oracles import num_initial_points, num_trials_at_most
@@ -27,7 +27,7 @@ def run_trials(
     ledger: Ledger,
     template: keras_tuner.Oracle,
     work: Work,
-    make_engine: EngineMaker,
+    engine: Engine,
     *,
     epochs: int,
     seed: int,
@@ -45,7 +45,7 @@ def run_trials(
     print_search(parent)
     progress = SearchProgress(ledger, lambda: num_trials_at_most(template))
     trials = Trials(
-        ledger, template, work, make_engine, progress, epochs=epochs, seed=seed, hours=hours, keep_models=keep_models
+        ledger, template, work, engine, progress, epochs=epochs, seed=seed, hours=hours, keep_models=keep_models
     )
     with progress:
         trials.run()

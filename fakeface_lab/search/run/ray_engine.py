@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fakeface_lab.search.run.checkpoint_storage import CheckpointStorage
-from fakeface_lab.search.run.engine import Assignment, Event, Handler, Work, handle_pending
+from fakeface_lab.search.run.engine import Assignment, Event, Handler, Work, handle_pending, unheard
 
 __all__ = ["RayEngine", "share"]
 
@@ -57,7 +57,6 @@ class RayEngine:
 
     Args:
         shared_work: what is trained, as `share` returns it.
-        handler: is called with the events, within `wait` and `cancel`.
         num_trials: assignments that Ray is given at the same time; those that no node has room for wait.
         num_threads: of each.
         hang_secs: a task that has begun and then makes no training step for this long is ended.
@@ -70,7 +69,6 @@ class RayEngine:
     def __init__(
         self,
         shared_work: Any,
-        handler: Handler,
         *,
         num_trials: int,
         num_threads: int,
@@ -82,7 +80,8 @@ class RayEngine:
     ) -> None:
         import ray
 
-        self._handler, self._num_trials, self._hang_secs, self.storage = handler, num_trials, hang_secs, storage
+        self.handler: Handler = unheard
+        self._num_trials, self._hang_secs, self.storage = num_trials, hang_secs, storage
         self._tasks: dict[str, _Task] = {}
         self._inbox: queue.SimpleQueue[tuple[_Task, Mapping[str, Any]]] = queue.SimpleQueue()
         self._work = shared_work
@@ -130,7 +129,7 @@ class RayEngine:
         """End the task of an assignment."""
         if key in self._tasks:
             self._discard(self._tasks[key])
-            self._handler(Event(key, "died", reason=reason))
+            self.handler(Event(key, "died", reason=reason))
 
     def stop(self) -> None:
         """End all tasks."""
@@ -174,7 +173,7 @@ class RayEngine:
         event = as_event(task.key, message)
         if event.kind not in ("step", "epoch", "print"):
             del self._tasks[task.key]
-        self._handler(event)
+        self.handler(event)
 
 
 def _as_fault(err: Exception) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from fakeface_lab.backend import keras_tuner
 from fakeface_lab.errors import AllTrialsFailedError, TooManyFailuresError
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerRun, LedgerTrial
 from fakeface_lab.search.run.driver import SUGGESTION_POLL_SECS, Driver, Observer
-from fakeface_lab.search.run.engine import Assignment, EngineMaker, Work
+from fakeface_lab.search.run.engine import Assignment, Engine, Work
 from fakeface_lab.search.run.uploads import kept_models, remove_models, remove_work_folders
 from fakeface_lab.search.suggest.growth import new_in, set_growth
 from fakeface_lab.search.suggest.suggestion import Exhausted, Suggestion, Wait, failed_parent, suggest
@@ -31,7 +31,7 @@ class Trials(Driver[LedgerTrial]):
         ledger: of the search.
         template: the oracle; copies of it suggest. It is told what trials find.
         work: what a trial trains.
-        make_engine: makes the engine, given the driver's handler of events.
+        engine: runs them, see `Driver`.
         observer: shows progress.
         epochs: budget of a trial if the algorithm does not set one.
         seed: of all trainings.
@@ -44,7 +44,7 @@ class Trials(Driver[LedgerTrial]):
         ledger: Ledger,
         template: keras_tuner.Oracle,
         work: Work,
-        make_engine: EngineMaker,
+        engine: Engine,
         observer: Observer[LedgerTrial],
         *,
         epochs: int,
@@ -52,7 +52,7 @@ class Trials(Driver[LedgerTrial]):
         hours: float | None = None,
         keep_models: str = "all",
     ) -> None:
-        super().__init__(ledger, work, make_engine, observer)
+        super().__init__(ledger, work, engine, observer)
         self._template, self._default_epochs, self._seed = template, epochs, seed
         self._hours, self._keep_models = hours, keep_models
         set_growth(template, ledger.growth)

@@ -32,7 +32,7 @@ def run(
             ledger,
             oracle or template(algorithm),
             work,
-            lambda handler: InlineEngine(work, handler),
+            InlineEngine(work),
             notes or Notes(),
             epochs=4,
             seed=3,

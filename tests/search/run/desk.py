@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cloudpickle
+import psutil
 
 from fakeface_lab.files import pickle_mapped
 from fakeface_lab.search.run.checkpoint_storage import CheckpointStorage
@@ -16,6 +17,12 @@ from tests.search import curve_work
 from tests.search.curve_work import CurveWork
 
 VALUES = {"x": 0.5, "kind": "a"}
+
+
+def workers() -> set[int]:
+    """Return the process ids of the workers of this process."""
+    children = psutil.Process().children(recursive=True)
+    return {child.pid for child in children if "fakeface_lab.search.run.worker" in " ".join(child.cmdline())}
 
 
 class Desk:
@@ -40,17 +47,18 @@ class Desk:
             case "local":
                 cloudpickle.register_pickle_by_value(curve_work)
                 self.engine = LocalEngine(
-                    pickle_mapped(work, folder / "work", "work.pkl"), self.events.append, num_workers=num_workers,
+                    pickle_mapped(work, folder / "work", "work.pkl"), num_workers=num_workers,
                     num_threads=1, hang_secs=hang_secs, memory_bytes=memory_bytes, storage=storage, gpus=gpus,
                 )  # fmt: skip
             case "ray":
                 connect(None)
                 self.engine = RayEngine(
-                    share(work), self.events.append, num_trials=num_workers, num_threads=1, hang_secs=hang_secs,
+                    share(work), num_trials=num_workers, num_threads=1, hang_secs=hang_secs,
                     num_cpus=1, num_gpus=0, memory_bytes=memory_bytes, storage=storage,
                 )  # fmt: skip
             case "inline":
-                self.engine = InlineEngine(work, self.events.append)
+                self.engine = InlineEngine(work)
+        self.engine.handler = self.events.append
 
     def start(self, key: str) -> None:
         (self.folder / key).mkdir(exist_ok=True)

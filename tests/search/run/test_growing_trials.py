@@ -54,7 +54,7 @@ def run(store: Store, name: str, cut_at: int = -1) -> Ledger:
     oracle = template("random", 7)
     oracle.max_consecutive_failed_trials = 99
     try:
-        Trials(ledger, oracle, work, lambda handler: InlineEngine(work, handler), Notes(cut_at), epochs=1, seed=3).run()
+        Trials(ledger, oracle, work, InlineEngine(work), Notes(cut_at), epochs=1, seed=3).run()
     finally:
         ledger.parent.lock.release()
     return ledger

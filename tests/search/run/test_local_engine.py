@@ -16,12 +16,7 @@ from fakeface_lab.errors import AllTrialsFailedError, SearchError
 from fakeface_lab.keras_tuner.tuner import Tuner
 from fakeface_lab.search.run.engine import Event
 from tests.keras_tuner.tiny_tuner import X, Y, random_oracle, small
-from tests.search.run.desk import Desk
-
-
-def workers() -> set[int]:
-    children = psutil.Process().children(recursive=True)
-    return {child.pid for child in children if "fakeface_lab.search.run.worker" in " ".join(child.cmdline())}
+from tests.search.run.desk import Desk, workers
 
 
 def test_a_worker_is_reused_and_a_dead_one_replaced(tmp_path: Path, desks: list[Desk]) -> None:
@@ -68,7 +63,7 @@ def test_a_busy_and_an_idle_worker_that_die_together_cost_one_attempt(
         if event.kind == "died":
             desk.start(event.key)
 
-    monkeypatch.setattr(desk.engine, "_handler", handle)
+    monkeypatch.setattr(desk.engine, "handler", handle)
     for key in ("first", "second"):
         desk.start(key)
     assert (desk.end_of("first").kind, desk.end_of("second").kind) == ("done", "done")

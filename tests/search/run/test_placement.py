@@ -13,7 +13,7 @@ from fakeface_lab.search.run import placement
 from fakeface_lab.search.run.checkpoint_storage import CheckpointStorage
 from fakeface_lab.search.run.engine import Assignment, InlineEngine
 from fakeface_lab.search.run.local_engine import LocalEngine
-from fakeface_lab.search.run.placement import EngineSettings, make_engine
+from fakeface_lab.search.run.placement import EngineSettings, open_engine
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.training.epochs import Listener
 from fakeface_lab.training.outcome import Outcome
@@ -89,12 +89,11 @@ def test_the_kind_decides_on_the_engine(local_store: Store) -> None:
     store = local_store
     ledger = open_ledger(store)
     work = CurveWork(store.project / "trained.txt", {})
-    inline = make_engine(EngineSettings("inline", 1, 1, 60), work, ledger)(lambda event: None)
-    inline.stop()
-    local = make_engine(EngineSettings("local", 2, 1, 60), work, ledger)(lambda event: None)
-    assert isinstance(inline, InlineEngine)
-    assert isinstance(local, LocalEngine)
-    assert local.num_free() == 2
+    with open_engine(EngineSettings("inline", 1, 1, 60), work, ledger) as engine:
+        assert isinstance(engine, InlineEngine)
+    with open_engine(EngineSettings("local", 2, 1, 60), work, ledger) as engine:
+        assert isinstance(engine, LocalEngine)
+        assert engine.num_free() == 2
 
 
 def test_a_storage_that_cannot_be_written_is_refused(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import keras_tuner
@@ -144,8 +143,7 @@ def test_the_search_says_who_drives_it_until_all_is_written(new_store: Callable[
         return str(store.client.get_run(ledger.parent.run_id).data.tags["driver"])
 
     with ledger.driving():
-        make_engine = partial(InlineEngine, work)
-        Trials(ledger, template("random", 1), work, make_engine, Notes(), epochs=4, seed=3).run()
+        Trials(ledger, template("random", 1), work, InlineEngine(work), Notes(), epochs=4, seed=3).run()
         assert json.loads(driver())["pid"] == os.getpid()  # as if final trainings and a report followed
     assert driver() == ""
 
