@@ -18,7 +18,7 @@ from typing import Any
 from keras_tuner.engine import trial as kt_trial
 from keras_tuner.src.engine import tuner_utils
 
-from fakeface_lab.backend import keras, keras_tuner
+from fakeface_lab.backend import hide_gpus, keras, keras_tuner
 from fakeface_lab.errors import ConfigError
 from fakeface_lab.keras_tuner.custom_work import TRIAL_FILES, Attempt, CustomWork, overrides
 from fakeface_lab.keras_tuner.discovery import discover_in_build, discover_in_fit
@@ -119,6 +119,9 @@ class Tuner(StoreTuner, keras_tuner.Tuner):
         **kwargs: Any,
     ) -> None:
         _refuse(distribution_strategy, tuner_id, executions_per_trial, kwargs)
+        if engine in ("local", "ray"):
+            # Before KerasTuner builds the first model, with which TensorFlow would take a GPU for good.
+            hide_gpus()
         options = Options(
             training_seed, experiment, tracking_uri, workers, threads, engine, hours, keep_models, hang_secs,
             defaults_first, ray_address, cpus_per_trial, gpus_per_trial, memory_per_trial, checkpoint_storage,
