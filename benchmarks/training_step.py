@@ -1,8 +1,8 @@
-"""One training step of the documented CNN: Keras's own beside the fast one, in turn, in one process.
+"""One training step of the documented CNN: Keras's own, the fast one, and Keras's in bfloat16, in turn, in one process.
 
     python benchmarks/training_step.py data/hardfakevsrealfaces --steps 24
 
-Both models begin with the same weights and see the same batches of 32 images, so that their losses can be compared as
+The models begin with the same weights and see the same batches of 32 images, so that their losses can be compared as
 well as their times. The first two steps are traced and compiled, and are not counted.
 """
 
@@ -22,7 +22,13 @@ from fakeface_lab.settings import Hyperparameters, Step
 
 __all__: list[str] = []
 
-STEPS: tuple[Step, ...] = ("plain", "fast")
+PLAIN, FAST, BFLOAT16 = "plain", "fast", "plain, mixed_bfloat16"
+# Step and values of each side.
+SIDES: dict[str, tuple[Step, Hyperparameters]] = {
+    PLAIN: ("plain", Hyperparameters()),
+    FAST: ("fast", Hyperparameters()),
+    BFLOAT16: ("plain", Hyperparameters(precision="mixed_bfloat16")),
+}
 NUM_WARM_UP = 2
 
 
@@ -46,25 +52,29 @@ def main() -> None:
     images = load_images(find_source(str(options.folder.resolve()), None, Path.cwd(), 300), 300)
     rows = np.arange(len(images.files), dtype=np.int64)
     batches = training_batches(images.pixels, images.labels, rows, batch_size=32, seed=1, epochs=1).repeat()
-    models = {step: Training(Hyperparameters(), 300, 1, 1, step=step).build() for step in STEPS}
+    models = {side: Training(values, 300, 1, 1, step=step).build() for side, (step, values) in SIDES.items()}
     for model in models.values():
         model.make_train_function()
-    secs: dict[str, list[float]] = {step: [] for step in STEPS}
-    losses: dict[str, list[float]] = {step: [] for step in STEPS}
+    secs: dict[str, list[float]] = {side: [] for side in SIDES}
+    losses: dict[str, list[float]] = {side: [] for side in SIDES}
     for _, batch in zip(range(options.steps), batches, strict=False):
-        for step, model in models.items():
+        for side, model in models.items():
             took, loss = run_step(model, batch)
-            secs[step].append(took)
-            losses[step].append(loss)
+            secs[side].append(took)
+            losses[side].append(loss)
     print(f"\n{options.steps} steps each, {num_threads} threads\n")
     print("| step | s, median | fastest | slowest |\n|---|---|---|---|")
-    for step in STEPS:
-        counted = secs[step][NUM_WARM_UP:]
-        print(f"| {step} | {statistics.median(counted):.3f} | {min(counted):.3f} | {max(counted):.3f} |")
-    ratios = [fast / plain for plain, fast in zip(secs["plain"], secs["fast"], strict=True)][NUM_WARM_UP:]
-    differences = [abs(fast / plain - 1) for plain, fast in zip(losses["plain"], losses["fast"], strict=True)]
-    print(f"\nfast / plain, median of the pairs: {statistics.median(ratios):.3f}")
-    print(f"largest relative difference of the losses: {max(differences):.1e}")
+    for side in SIDES:
+        counted = secs[side][NUM_WARM_UP:]
+        print(f"| {side} | {statistics.median(counted):.3f} | {min(counted):.3f} | {max(counted):.3f} |")
+    print()
+    for side in (FAST, BFLOAT16):
+        ratios = [one / plain for plain, one in zip(secs[PLAIN], secs[side], strict=True)][NUM_WARM_UP:]
+        differences = [abs(one / plain - 1) for plain, one in zip(losses[PLAIN], losses[side], strict=True)]
+        print(
+            f"{side}, in ratio to plain: {statistics.median(ratios):.3f} (median of the pairs); "
+            f"largest relative difference of the losses {max(differences):.1e}"
+        )
 
 
 if __name__ == "__main__":
