@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="holds fake/ and real/")
     parser.add_argument("--folder", type=Path, required=True, help="where to work")
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=5, help="of the documented configuration, at least 2")
     given = parser.parse_args()
     folder = given.folder.resolve()
     (folder / "experiments").mkdir(parents=True, exist_ok=True)

@@ -243,7 +243,17 @@ MUTANTS = (
         "fakeface_lab/search/ledger/ledger.py",
         "with self.parent.ending(), Heartbeat(self.parent) as self._heartbeat:",
         "self._heartbeat = Heartbeat(self.parent)\n        with self.parent.ending():",
-        ("tests/search/run/test_trials.py::test_the_search_says_who_drives_it_until_all_is_written",),
+        (
+            "tests/search/run/test_trials.py::test_the_search_says_who_drives_it_until_all_is_written",
+            "tests/detector/test_search.py::test_another_process_is_kept_out_until_the_end",
+        ),
+    ),
+    Mutant(
+        "a driver that was replaced in its last writes ends the search of its successor",
+        "fakeface_lab/search/ledger/heartbeat.py",
+        "            self._parent.require_owned()\n",
+        "",
+        ("tests/search/run/test_trials.py::test_a_process_that_was_replaced_leaves_the_search_to_its_successor",),
     ),
     Mutant(
         "a driver that was replaced registers its models",

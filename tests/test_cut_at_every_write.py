@@ -14,6 +14,7 @@ CRITICAL = [
     r"INSERT runs .* child",
     r"INSERT tags .* end <- trials",  # the score is there, the files are not
     r"log_artifacts .* log_model",
+    r"UPDATE logged_models ",
     r"INSERT params .* log_start",  # of a final: those of the trials are there
     r"INSERT model_versions",
 ]
@@ -25,7 +26,6 @@ OTHERS = [
     r"INSERT inputs .* _link",
     r"INSERT tags .* close <- uploads",
     r"UPDATE runs .* close <- uploads",
-    r"UPDATE logged_models ",
     r"log_artifacts .* log_served_form",
     r"INSERT tags .* _apply <- finals",
     r"INSERT registered_model_aliases",

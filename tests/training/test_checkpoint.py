@@ -137,6 +137,7 @@ def test_a_worker_process_keeps_the_memory_for_the_next_training(
     memory = first.weights[0]
     first.release()
     assert first.weights == first.slots == []
+    Snapshot().release()  # of a training that had ended before a restart
     second, beside = Snapshot().take(model), Snapshot().take(model)
     assert np.shares_memory(second.weights[0], memory) == is_worker
     assert not np.shares_memory(beside.weights[0], second.weights[0])

@@ -77,7 +77,7 @@ class Driver(Generic[Child]):
     Args:
         ledger: of the search.
         work: what is trained.
-        engine: runs them, at first without anything to do; it is stopped on an error only.
+        engine: runs them; idle at first. It is stopped on an error; otherwise whoever opened it stops it.
         observer: shows progress.
     """
 

@@ -31,7 +31,7 @@ class Trials(Driver[LedgerTrial]):
         ledger: of the search.
         template: the oracle; copies of it suggest. It is told what trials find.
         work: what a trial trains.
-        engine: runs them, see `Driver`.
+        engine: runs the trials; see `Driver`.
         observer: shows progress.
         epochs: budget of a trial if the algorithm does not set one.
         seed: of all trainings.
