@@ -75,6 +75,7 @@ def test_own_test_split_is_opened_counted_and_scored_right(
     assert list(table["file"]) == [row[0] for row in rows]
 
 
+@pytest.mark.slow
 def test_second_look_is_called_one(tracked: TrackedProject, capsys: pytest.CaptureFixture[str]) -> None:
     before = openings(tracked)
     for _ in range(2):

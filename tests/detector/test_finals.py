@@ -37,6 +37,7 @@ def finals(ledger: Ledger, best: int, work: CurveWork, shown: list[str] | None =
     return run_finals(ledger, work, InlineEngine(work), trials[best], trials[0], SEEDS, TEST_SET, lines.append)
 
 
+@pytest.mark.slow
 def test_the_worker_of_the_trials_trains_the_finals(new_store: Callable[[str], Store], tmp_path: Path) -> None:
     ledger = open_ledger(new_store("one worker"))
     work = CurveWork(tmp_path / "trained.txt")

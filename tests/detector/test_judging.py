@@ -1,6 +1,7 @@
 """The best of a search, corrected for having been picked, from the scores that its trials have logged."""
 
 import csv
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from fakeface_lab.errors import NotFoundError, SearchError
 from fakeface_lab.evaluation.selection import selection_corrected
 from fakeface_lab.settings import Range
 from fakeface_lab.tracking.store import Store, open_store
+from tests.made_once import empty_store
 
 SPACE = {
     "learning_rate": Range(min=1e-4, max=1e-2, sampling="log"),
@@ -26,6 +28,7 @@ SPACE = {
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     project = tmp_path_factory.mktemp("selection")
+    shutil.copy(empty_store(), project)
     return open_store(f"sqlite:///{project / 'mlflow.db'}", project, "selection")
 
 

@@ -48,6 +48,7 @@ class _SizedLike:
         return getattr(self._images, name)
 
 
+@pytest.mark.slow
 def test_a_promoted_training_is_bit_equal_to_one_from_scratch(work: DetectorWork, tmp_path: Path) -> None:
     values = {**DOCUMENTED, "filters_1": 4, "filters_2": 4, "dense_units": 8, "batch_size": 8, "learning_rate": 0.003}
     folders = {name: tmp_path / name for name in ("parent", "promoted", "scratch")}

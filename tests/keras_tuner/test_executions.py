@@ -67,6 +67,7 @@ class Interrupted(kerastuners.HyperModel):
         return model
 
 
+@pytest.mark.slow
 def test_interrupted_in_its_second_execution_a_trial_resumes_there(
     project: Path, runs_of: RunsOf, client: MlflowClient
 ) -> None:

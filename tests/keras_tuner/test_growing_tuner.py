@@ -90,6 +90,7 @@ def recorded(name: str) -> list[tuple[Any, ...]]:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_trials_are_those_of_kerastuner_and_show_what_they_found(project: Path, tmp_path: Path) -> None:
     class Own(keras_tuner.Tuner):
         def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> dict[str, float]:

@@ -129,6 +129,7 @@ class Prepared(keras_tuner.RandomSearch):
         return super().run_trial(trial, *args, **kwargs)
 
 
+@pytest.mark.slow
 def test_a_run_trial_that_calls_super_trains_as_ever(project: Path, runs_of: RunsOf, client: MlflowClient) -> None:
     given: dict[str, Any] = {"objective": "val_loss", "max_trials": 2, "seed": 1}
     tuner = Prepared(build, executions_per_trial=2, **given)

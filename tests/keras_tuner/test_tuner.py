@@ -35,7 +35,7 @@ ORACLES: dict[str, Callable[[], keras_tuner.Oracle]] = {
 
 
 @pytest.mark.parametrize(
-    "kind", ["hyperband", *(pytest.param(name, marks=pytest.mark.slow) for name in ("random", "grid", "bayesian"))]
+    "kind", ["random", *(pytest.param(name, marks=pytest.mark.slow) for name in ("grid", "bayesian", "hyperband"))]
 )
 def test_every_oracle(kind: str, project: Path) -> None:
     tuner = inline(oracle=ORACLES[kind](), project_name=kind)

@@ -1,5 +1,6 @@
 """The read-only view of a search."""
 
+import shutil
 from pathlib import Path
 
 import keras_tuner
@@ -64,9 +65,10 @@ def test_a_running_search_is_not_disturbed(project: Path) -> None:
     assert search.status == "stopped"
 
 
-def test_a_run_that_is_not_a_search_is_refused(project: Path) -> None:
+def test_a_run_that_is_not_a_search_is_refused(project: Path, empty_project: Path) -> None:
     with pytest.raises(TrackingError, match="nothing has been recorded there yet"):
         Search("missing")
+    shutil.copy(empty_project / "mlflow.db", project)
     store = open_store(None, project, "faces")
     run = store.client.create_run(store.experiment_id, tags={"mlflow.runName": "alone"})
     with pytest.raises(NotFoundError, match="missing"):

@@ -1,21 +1,20 @@
 """Openings of a test set are counted in the store: over runs, experiments and restarts."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from fakeface_lab.tracking.datasets import describe_openings, num_openings, record_opening, seal_key
 from fakeface_lab.tracking.runs import TrackedRun
-from fakeface_lab.tracking.store import Store, open_store
+from fakeface_lab.tracking.store import Store
 from fakeface_lab.tracking.writer import PatientWriter
 
 KEY = seal_key("d" * 64, "sealed", 0)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path, "faces")
+def store(local_store: Store) -> Store:
+    return local_store
 
 
 def opened(store: Store, key: str, *purposes: str) -> TrackedRun:

@@ -23,7 +23,7 @@ class OwnBatchSize(keras_tuner.HyperModel):
 
 
 def test_hyperparameters_of_the_users_own_fit_are_searched(project: Path) -> None:
-    tuner = inline(OwnBatchSize(), random_oracle(6))
+    tuner = inline(OwnBatchSize(), random_oracle(3))
     tuner.search(X, Y, epochs=1, validation_split=0.25, verbose=0)
     assert {run.data.params["batch_size"] for run in runs_of(tuner)} == {"8", "30"}
 

@@ -95,6 +95,7 @@ def after_two_epochs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_continued_in_another_process_it_ends_bit_equal(
     uninterrupted: Uninterrupted, after_two_epochs: Path, tmp_path: Path
 ) -> None:

@@ -92,6 +92,7 @@ def test_a_driver_is_not_replaced_because_the_server_was_away(
         refuse_second_driver(replace(store, project=tmp_path / "elsewhere"), PatientWriter(60, be_away), parent.read())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_a_silent_driver_elsewhere_is_replaced_and_notices_it(store: Store, elsewhere: Store) -> None:
     old = open_ledger(store)

@@ -13,9 +13,9 @@ from fakeface_lab.training.objective import VAL_LOSS
 
 
 @pytest.fixture
-def ledger(project: Path) -> Iterator[Ledger]:
+def ledger(project_with_tables: Path) -> Iterator[Ledger]:
     """The ledger of a search without trials."""
-    store = open_store(None, project, "faces")
+    store = open_store(None, project_with_tables, "faces")
     ledger = open_search(store, PatientWriter(5), "by hand", {}, VAL_LOSS.tags(), restart=False)
     yield ledger
     ledger.parent.lock.release()

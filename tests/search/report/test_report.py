@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from fakeface_lab.search.report.report import publish_report, save_search_views
 from fakeface_lab.settings import BaselineSettings, Hyperparameters
 from fakeface_lab.tracking.lookup import find_run
 from fakeface_lab.tracking.store import open_store
+from tests.made_once import empty_store
 from tests.saved_views import read_views
 from tests.search.report.recorded_trials import add
 from tests.tiny_store import TinyStore, tiny_store
@@ -139,6 +141,7 @@ def test_settings_of_the_winner_train_it_again(
     assert (settings.split, settings.image_size, settings.seed) == ("sealed", 24, 0)
     assert Path(settings.data) == tiny.images
     (tmp_path / "other" / "experiments").mkdir(parents=True)
+    shutil.copy(empty_store(), tmp_path / "other")
     monkeypatch.chdir(tmp_path / "other")
     monkeypatch.setenv("FAKEFACE_CACHE", str(tmp_path / "cache"))
     again = run_baseline(settings)

@@ -10,6 +10,7 @@ import pytest
 
 from fakeface_lab.search.run.checkpoint_storage import CheckpointStorage
 from fakeface_lab.search.run.engine import Assignment
+from fakeface_lab.search.run.local_engine import LocalEngine
 from fakeface_lab.search.run.placement import EngineKind
 from fakeface_lab.training.epochs import Listener
 from fakeface_lab.training.outcome import Outcome, read_outcome
@@ -125,6 +126,8 @@ def test_a_death_costs_one_attempt(apart: Desk) -> None:
     event = apart.run("killed")
     assert event.kind == "died"
     assert "worker process" in event.reason
+    if isinstance(apart.engine, LocalEngine):
+        assert event.reason == "worker process was killed (signal 9): most likely out of memory"
     assert apart.engine.num_free() == 2
     assert apart.run("after killed").kind == "done"
 

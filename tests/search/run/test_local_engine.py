@@ -19,6 +19,7 @@ from tests.keras_tuner.tiny_tuner import X, Y, random_oracle, small
 from tests.search.run.desk import Desk, workers
 
 
+@pytest.mark.slow
 def test_a_worker_is_reused_and_a_dead_one_replaced(tmp_path: Path, desks: list[Desk]) -> None:
     faults = {
         "wrong": "error",
