@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-real test-mlflow kills mutants bench check ui clean
+.PHONY: help setup demo test test-services test-slow test-real test-mlflow kills mutants bench check ui clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python {v[0]}.{v[1]}: this project needs 3.11, 3.12 or 3.13; run make PYTHON=python3.12")'
@@ -23,8 +23,11 @@ demo: $(READY)  ## train the baseline and run a small search on drawn faces: a f
 	$(BIN)/python -m fakeface_lab.baseline --config experiments/demo.toml --data demo
 	$(BIN)/python -m fakeface_lab.tune --config experiments/search-demo.toml --data demo
 
-test: $(READY)  ## run all tests that need neither the real images nor many minutes
+test: $(READY)  ## run the tests that need nothing but Python: minutes
 	$(BIN)/python -m pytest
+
+test-services: $(READY)  ## run the tests with MLflow's server, a browser, PostgreSQL, S3 and Ray beside them: minutes
+	$(BIN)/python -m pytest -m 'services and not slow and not real_data'
 
 test-slow: $(READY)  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m 'slow and not real_data'
@@ -60,7 +63,7 @@ check: $(READY)  ## run linters, type checker and tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(MAKE) test test-services
 
 ui: $(READY)  ## serve MLflow's page with this project's runs on 127.0.0.1:5000
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1 --port 5000 --backend-store-uri sqlite:///$(CURDIR)/mlflow.db

@@ -65,8 +65,15 @@ SLOWEST_FIRST = (
 )  # fmt: skip
 
 
+SERVICES = {"server", "served", "browser", "postgres", "s3"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are deselected by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the slowest files first; xdist gives them out in this order."""
+    """Mark the tests of services by their fixtures, and put the slowest files first: xdist keeps this order."""
+    for item in items:
+        if isinstance(item, pytest.Function) and SERVICES.intersection(item.fixturenames):
+            item.add_marker("services")
     rank = {name: number for number, name in enumerate(SLOWEST_FIRST)}
     items.sort(key=lambda item: rank.get(item.path.relative_to(Path(__file__).parent).as_posix(), len(rank)))
 
@@ -164,7 +171,7 @@ def local_store(project_with_tables: Path) -> Store:
     return open_store(None, project_with_tables, "faces")
 
 
-@pytest.fixture(params=["sqlite", "server"])
+@pytest.fixture(params=["sqlite", pytest.param("server", marks=pytest.mark.services)])
 def store(request: pytest.FixtureRequest, project: Path) -> Store:
     """The same test on a file and through a server."""
     if request.param == "sqlite":

@@ -17,9 +17,9 @@ from fakeface_lab.training.outcome import Outcome, read_outcome
 from tests.search.curve_work import CurveWork
 from tests.search.run.desk import VALUES, Desk
 
-APART: tuple[EngineKind, ...] = ("local", "ray")
+APART = ("local", pytest.param("ray", marks=pytest.mark.services))
 # Tests that end processes which have loaded TensorFlow; on Ray they are slow ones.
-ENDING = ["local", pytest.param("ray", marks=pytest.mark.slow)]
+ENDING = ("local", pytest.param("ray", marks=pytest.mark.slow))
 LARGE_BYTES = 100_000_007
 MEMORY_BYTES = 1_500_000_000
 FAULTS = {
