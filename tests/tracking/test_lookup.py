@@ -37,6 +37,13 @@ def test_a_search_comes_before_runs_of_its_name_and_superseded_ones_are_not_mean
     assert find_run(local_store, old).info.run_id == old, "by its id it is found"
 
 
+@pytest.mark.parametrize("name", ["bob's search", 'the "best"', "a.b/c: 100 % [red]"])
+def test_a_run_of_any_name_is_found(local_store: Store, name: str) -> None:
+    run_id, search_id = named(local_store, name), named(local_store, "renamed", role="search", search=f"all of {name}")
+    assert find_run(local_store, name).info.run_id == run_id
+    assert find_run(local_store, f"all of {name}").info.run_id == search_id
+
+
 def test_an_ambiguous_name_is_refused_with_the_ids_newest_first(local_store: Store) -> None:
     elsewhere = replace(local_store, experiment_id=local_store.client.create_experiment("other"))
     first, second = named(local_store, "twice"), named(elsewhere, "twice")

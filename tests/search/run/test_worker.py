@@ -6,11 +6,16 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from fakeface_lab.search.run.attempt import Reporter
+from fakeface_lab.training.epochs import EpochRecord
 from tests.search.run.desk import Desk
 
 MINE = """
@@ -39,7 +44,9 @@ def test_a_worker_can_import_what_its_driver_can(
 def test_a_killed_driver_leaves_no_worker_behind(tmp_path: Path) -> None:
     program = textwrap.dedent(f"""
         from pathlib import Path
-        from tests.search.run.desk import Desk
+        from fakeface_lab.search.run.attempt import Reporter
+from fakeface_lab.training.epochs import EpochRecord
+from tests.search.run.desk import Desk
         desk = Desk(Path({str(tmp_path)!r}), {{"stuck": "hang"}}, hang_secs=600)
         desk.start("stuck")
         while True:
@@ -58,3 +65,18 @@ def test_a_killed_driver_leaves_no_worker_behind(tmp_path: Path) -> None:
         driver.send_signal(signal.SIGKILL)
         driver.wait()
     assert psutil.wait_procs(left, timeout=10)[1] == []
+
+
+def test_steps_are_sent_with_time_between_them_and_everything_else_at_once() -> None:
+    sent: list[Mapping[str, Any]] = []
+    reporter = Reporter(sent.append, step_secs=0.2)
+    began = time.monotonic()
+    for step in range(1, 20_001):
+        reporter.step_ended(1, step, 20_000)
+        if step % 5_000 == 0:
+            reporter.epoch_ended(EpochRecord(step // 5_000, 0, {"loss": 0.5}))
+    elapsed_secs = time.monotonic() - began
+    steps = [message["step"] for message in sent if message["kind"] == "step"]
+    assert steps[0] == 1
+    assert len(steps) <= 1 + elapsed_secs / 0.2
+    assert [message["record"]["epoch"] for message in sent if message["kind"] == "epoch"] == [1, 2, 3, 4]
