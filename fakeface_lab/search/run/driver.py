@@ -168,12 +168,14 @@ class Driver(Generic[Child]):
             if self.uploads.num_ended >= _MAX_UPLOADS:
                 return True
             start = self.next()
-            if not self.is_suggesting:
-                deferred, self._deferred = self._deferred, []
+            deferred = [] if self.is_suggesting else self._deferred
+            if deferred:
+                self._deferred = []
                 for event in deferred:
                     self._handle(event)
             if start is None:
-                return self.is_suggesting
+                # That there is nothing to start was said before these events.
+                return self.is_suggesting or bool(deferred)
             self._start(*start)
         return True
 

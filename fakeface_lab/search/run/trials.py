@@ -153,6 +153,7 @@ class Trials(Driver[LedgerTrial]):
         if trial.record.status == "finished":  # trained again only to restore its lost files: its score stands
             self.ledger.close(trial, has_model=False, writer=self.ledger.parent.writer)
             ended = self.ledger.note_closed(trial, has_model=False)
+            self.uploads.release_repeats(trial)
         else:
             self.uploads.wait_for(trial)
             ended = self.ledger.end(trial, "failed", None, reason, found)

@@ -53,6 +53,8 @@ class Uploads:
         # With its own queue: the search's writes must not wait for a model.
         self._writer = ledger.parent.writer.with_own_queue()
         self._pending: list[_Upload] = []
+        # By the run id of the training whose results they take: trials that wait until it is uploaded again.
+        self._repeats: dict[str, list[LedgerTrial]] = defaultdict(list)
 
     @property
     def num_ended(self) -> int:
@@ -79,10 +81,25 @@ class Uploads:
 
         job = self._submit(upload, after=child)
         self._pending.append(_Upload(child, job, closes=True, has_model=keep_model, lock=run.lock))
+        self.release_repeats(child)
 
     def repeat(self, trial: LedgerTrial, source: LedgerTrial) -> None:
-        """Give a trial the parameters and metrics of an earlier one with the same configuration, and close it."""
+        """Give a trial the parameters and metrics of an earlier one with the same configuration, and close it.
 
+        If a kill has interrupted the upload of the earlier one, this waits until it is repeated.
+        """
+        is_closing = any(upload.closes for upload in self._pending if upload.child.run_id == source.run_id)
+        if source.is_open and not is_closing:
+            self._repeats[source.run_id].append(trial)
+        else:
+            self._repeat(trial, source)
+
+    def release_repeats(self, source: LedgerRun) -> None:
+        """Let those that wait for this training take what it has."""
+        for trial in self._repeats.pop(source.run_id, []):
+            self._repeat(trial, source)
+
+    def _repeat(self, trial: LedgerTrial, source: LedgerRun) -> None:
         def upload() -> None:
             self._ledger.stored(trial, self._writer).copy_results(source.run)
             self._ledger.close(trial, has_model=False, writer=self._writer)
