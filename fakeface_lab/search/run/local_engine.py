@@ -3,11 +3,13 @@
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -50,6 +52,12 @@ class _Worker:
             inbox.put((self, None))
         finally:
             self.connection.close()
+
+    def kill(self) -> None:
+        """End the process and all that it has started: a forked child would keep the socket open, and its memory."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # it leads a session of its own
+        self.process.wait()
 
 
 class LocalEngine:
@@ -105,6 +113,8 @@ class LocalEngine:
         """Handle all pending messages, deaths and hangs."""
         handle_pending(self._inbox, timeout_secs, lambda received: self._receive(*received))
         for worker in list(self._workers):
+            if worker.process.poll() is not None:
+                worker.kill()  # its children: then the socket closes
             is_silent = worker.key is not None and time.monotonic() - worker.last_heard > self._hang_secs
             # Handling one may have discarded another.
             if is_silent and worker in self._workers:
@@ -118,8 +128,7 @@ class LocalEngine:
     def stop(self) -> None:
         """Kill all workers; their checkpoints remain."""
         for worker in self._workers:
-            worker.process.kill()
-            worker.process.wait()
+            worker.kill()
         self._workers.clear()
 
     def _launch(self) -> _Worker:
@@ -139,7 +148,7 @@ class LocalEngine:
                     str(theirs.fileno()), str(self._work_path), str(self._num_threads), str(self._memory_bytes or 0),
                 ],
                 pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment,
-                # Ctrl-C reaches only the driver, which decides what to stop.
+                # Ctrl-C reaches only the driver, which decides what to stop; and `kill` reaches what a worker starts.
                 start_new_session=True,
             )  # fmt: skip
         theirs.close()
@@ -168,14 +177,14 @@ class LocalEngine:
         self.handler(event)
 
     def _kill(self, worker: _Worker, reason: str) -> None:
-        worker.process.kill()
+        worker.kill()
         self._discard(worker, reason)
 
     def _replace_grown(self, worker: _Worker, rss_bytes: int) -> None:
         if worker.first_rss_bytes is None:
             worker.first_rss_bytes = rss_bytes
         elif rss_bytes > _GROWTH_LIMIT * worker.first_rss_bytes:
-            worker.process.kill()
+            worker.kill()
             self._remove(worker)
 
     def _discard(self, worker: _Worker, reason: str | None) -> None:
@@ -187,11 +196,9 @@ class LocalEngine:
 
     def _remove(self, worker: _Worker) -> None:
         self._workers.remove(worker)
-        try:
-            worker.process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            worker.process.kill()
-            worker.process.wait()
+        with suppress(subprocess.TimeoutExpired):
+            worker.process.wait(timeout=5)  # for its own exit code
+        worker.kill()
 
 
 def _explain_exit(worker: _Worker) -> str:

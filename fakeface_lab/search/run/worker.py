@@ -7,6 +7,7 @@ import gc
 import json
 import os
 import queue
+import signal
 import sys
 import threading
 from contextlib import suppress
@@ -24,8 +25,9 @@ def _read(connection: Connection, inbox: "queue.Queue[dict[str, Any]]") -> None:
         while True:
             inbox.put(json.loads(connection.recv_bytes()))
     except (EOFError, OSError):
-        # The driver is gone, perhaps killed. Finished epochs are in the checkpoint; nothing may train on unattended.
-        os._exit(1)
+        # The driver is gone, perhaps killed. Finished epochs are in the checkpoint; nothing may run on unattended, and
+        # nothing that the user's code has started: this process leads a session of its own.
+        os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 def main(argv: list[str]) -> int:

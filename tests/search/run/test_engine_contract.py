@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import multiprocessing
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from fakeface_lab.search.run.checkpoint_storage import CheckpointStorage
@@ -35,12 +37,17 @@ FAULTS = {
 
 
 class ContractWork(CurveWork):
-    """A curve whose training also prints, leaves a large file or takes much memory, if its key says so."""
+    """A curve whose training also prints, forks, leaves a large file or takes much memory, if its key says so."""
 
     def __call__(self, assignment: Assignment, folder: Path, listener: Listener) -> Outcome:
         if assignment.key == "talking":
             print("one line")
             print("and no end", end="")
+        if assignment.key == "killed":
+            # As a pool of the user's own would: it holds everything that its parent has open.
+            child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(120,), daemon=True)
+            child.start()
+            (folder / "child.txt").write_text(str(child.pid))
         if assignment.key == "large":
             (folder / "artifacts").mkdir()
             (folder / "artifacts" / "large.bin").write_bytes(b"0123456789" * (LARGE_BYTES // 10) + b"0123456")
@@ -128,8 +135,22 @@ def test_a_death_costs_one_attempt(apart: Desk) -> None:
     assert "worker process" in event.reason
     if isinstance(apart.engine, LocalEngine):
         assert event.reason == "worker process was killed (signal 9): most likely out of memory"
+        assert _has_ended(int((apart.folder / "killed" / "child.txt").read_text()))
     assert apart.engine.num_free() == 2
     assert apart.run("after killed").kind == "done"
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        child = psutil.Process(pid)
+        deadline = time.monotonic() + 10
+        while child.status() != psutil.STATUS_ZOMBIE:  # where nobody collects orphans
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+    except psutil.NoSuchProcess:
+        return True
+    return True
 
 
 def test_of_two_trainings_at_a_time_the_silent_one_is_ended(apart: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
