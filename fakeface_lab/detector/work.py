@@ -75,7 +75,8 @@ def produce_outcome(
     """
     validation = split.validation if len(split.validation) else None
     recorder = train(model, training, images.pixels, images.labels, split.train, validation, folder, listener)
-    return _write_outcome(model, recorder, training, images, split, folder, open_test=open_test)
+    with recorder:
+        return _write_outcome(model, recorder, training, images, split, folder, open_test=open_test)
 
 
 def _write_outcome(

@@ -11,7 +11,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -132,6 +132,12 @@ class BackgroundWriter:
             (write, report), self._pending = self._pending, None
             write.result()
             report()
+
+    def wait(self) -> None:
+        """Wait for the pending write, whatever becomes of it, and report nothing."""
+        if self._pending is not None:
+            (write, _), self._pending = self._pending, None
+            wait([write])
 
 
 def save_checkpoint(

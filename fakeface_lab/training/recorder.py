@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -88,6 +88,14 @@ class TrainingRecorder(keras.callbacks.Callback):
         self._snapshot = Snapshot()
         self._writer = BackgroundWriter()
         self._started = time.perf_counter()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        """After an error, wait for the pending write: it must not replace a file that the next attempt is reading."""
+        if error is not None:
+            self._writer.wait()
 
     @property
     def records(self) -> list[EpochRecord]:
