@@ -25,18 +25,22 @@ from filelock import FileLock, Timeout
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from fakeface_lab.tracking.store import Store, all_experiments, search_runs
+from fakeface_lab.errors import without_credentials
+from fakeface_lab.tracking.store import MAX_TAG_CHARS, Store, all_experiments, search_runs
 
 __all__ = [
     "CODE_TAGS",
+    "OWNERS",
     "OWNER_TAG",
     "PROCESS",
     "code_tags",
+    "end_at_once",
     "host_facts",
     "lock_of",
     "note_owner",
     "owner_state",
     "package_versions",
+    "released_on_error",
     "remove_folder",
     "sweep_dead_runs",
     "unfinished_runs",
@@ -116,6 +120,7 @@ def host_facts() -> dict[str, str | int]:
 
 
 OWNER_TAG = "owner"
+OWNERS = "owners"  # in a run's work folder: all that have written it here
 PROCESS = uuid.uuid4().hex
 
 
@@ -125,11 +130,21 @@ def lock_of(folder: Path) -> FileLock:
     return FileLock(folder.with_suffix(".lock"))
 
 
+@contextmanager
+def released_on_error(lock: FileLock) -> Iterator[None]:
+    """Release the lock if the block raises: a notebook that has shown an error keeps everything that it refers to."""
+    try:
+        yield
+    except BaseException:
+        lock.release()
+        raise
+
+
 def note_owner(folder: Path) -> None:
     """Record in the run's work folder that this process writes the run; call it before the tag is written."""
     # Appended, not replaced: a process that is killed before it writes the tag leaves its predecessor's token in it,
     # and the run is swept only if that token is still known here.
-    with (folder / "owners").open("a") as file:
+    with (folder / OWNERS).open("a") as file:
         file.write(f"{PROCESS}\n")
 
 
@@ -143,7 +158,7 @@ def owner_state(run: Run, folder: Path) -> Iterator[OwnerState]:
     `gone`: it ran in this project folder and has ended; its lock is held until the block ends. `alive`: it is running
     in this project folder. `elsewhere`: it belongs to another folder or machine, and its state is unknown.
     """
-    owners = folder / "owners"
+    owners = folder / OWNERS
     token = run.data.tags.get(OWNER_TAG)
     if token is None or not owners.exists() or token not in owners.read_text().split():
         yield "elsewhere"
@@ -167,6 +182,21 @@ def unfinished_runs(store: Store) -> list[tuple[Run, OwnerState]]:
         with owner_state(run, store.work_folder / run.info.run_id) as state:
             found.append((run, state))
     return found
+
+
+def end_at_once(store: Store, run_id: str, status: str, reason: str, trace: str = "") -> None:
+    """End a run with one try per write: the program is ending, and must not wait for the store.
+
+    A run that another process has taken over is not changed.
+    """
+    client = store.client
+    if client.get_run(run_id).data.tags.get(OWNER_TAG) != PROCESS:
+        return
+    client.set_tag(run_id, "status_reason", without_credentials(reason)[:MAX_TAG_CHARS])
+    if trace:
+        client.log_text(run_id, without_credentials(trace), "error.txt")
+    # Last: as long as the run is RUNNING, the next sweep finds it if this process is killed in between.
+    client.set_terminated(run_id, status)
 
 
 def sweep_dead_runs(store: Store) -> list[str]:

@@ -14,13 +14,23 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
-from fakeface_lab.errors import FakefaceLabError, TrackingError, without_credentials
+from fakeface_lab.errors import FakefaceLabError, TrackingError
 from fakeface_lab.tracking.duplicates import KEY_TAG, find_or_create
-from fakeface_lab.tracking.owner import CODE_TAGS, OWNER_TAG, PROCESS, code_tags, lock_of, note_owner, remove_folder
-from fakeface_lab.tracking.store import MAX_TAG_CHARS, Store, as_entities
+from fakeface_lab.tracking.owner import (
+    CODE_TAGS,
+    OWNER_TAG,
+    PROCESS,
+    code_tags,
+    end_at_once,
+    lock_of,
+    note_owner,
+    released_on_error,
+    remove_folder,
+)
+from fakeface_lab.tracking.store import Store, as_entities
 from fakeface_lab.tracking.writer import PatientWriter
 
-__all__ = ["Run", "StoredRun", "TrackedRun", "end_at_once", "point", "with_tags"]
+__all__ = ["Run", "StoredRun", "TrackedRun", "point", "with_tags"]
 
 PARTIAL_UPLOAD = ".artifact.uploading."  # how MLflow begins the name of an artifact that it is still writing
 _MAX_POINTS = 1000  # in one write
@@ -150,9 +160,10 @@ class TrackedRun(StoredRun):
         experiment = writer.call(lambda: store.client.get_experiment(run.info.experiment_id))
         store = replace(store, experiment_id=experiment.experiment_id, experiment_name=experiment.name)
         tracked = cls._open(store, writer, run)
-        writer.call(lambda: store.client.update_run(tracked.run_id, status="RUNNING"))
-        tracked.set_tags(all_tags)
-        tracked.run = tracked.read()
+        with released_on_error(tracked.lock):
+            writer.call(lambda: store.client.update_run(tracked.run_id, status="RUNNING"))
+            tracked.set_tags(all_tags)
+            tracked.run = tracked.read()
         return tracked
 
     @classmethod
@@ -163,13 +174,14 @@ class TrackedRun(StoredRun):
             TrackingError: another process is writing it right now.
         """
         tracked = cls._open(store, writer, run)
-        tracked._note_written()
-        writer.call(lambda: store.client.update_run(tracked.run_id, status="RUNNING"))
-        # A run that was created but never opened has no count: opening it is not a restart.
-        num_restarts = int(run.data.tags.get("num_restarts", "-1")) + 1
-        if num_restarts:
-            tracked._remove_partial_uploads()
-        tracked.set_tags({"status_reason": "", "num_restarts": str(num_restarts), OWNER_TAG: PROCESS})
+        with released_on_error(tracked.lock):
+            tracked._note_written()
+            writer.call(lambda: store.client.update_run(tracked.run_id, status="RUNNING"))
+            # A run that was created but never opened has no count: opening it is not a restart.
+            num_restarts = int(run.data.tags.get("num_restarts", "-1")) + 1
+            if num_restarts:
+                tracked._remove_partial_uploads()
+            tracked.set_tags({"status_reason": "", "num_restarts": str(num_restarts), OWNER_TAG: PROCESS})
         return tracked
 
     @classmethod
@@ -313,21 +325,6 @@ class TrackedRun(StoredRun):
             pass
         finally:
             self.lock.release()
-
-
-def end_at_once(store: Store, run_id: str, status: str, reason: str, trace: str = "") -> None:
-    """End a run with one try per write: the program is ending, and must not wait for the store.
-
-    A run that another process has taken over is not changed.
-    """
-    client = store.client
-    if client.get_run(run_id).data.tags.get(OWNER_TAG) != PROCESS:
-        return
-    client.set_tag(run_id, "status_reason", without_credentials(reason)[:MAX_TAG_CHARS])
-    if trace:
-        client.log_text(run_id, without_credentials(trace), "error.txt")
-    # Last: as long as the run is RUNNING, the next sweep finds it if this process is killed in between.
-    client.set_terminated(run_id, status)
 
 
 def point(name: str, value: float, step: int, timestamp_ms: int) -> Metric:

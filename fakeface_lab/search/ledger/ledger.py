@@ -18,15 +18,8 @@ from fakeface_lab.search.ledger.executions import SEARCH_RUN
 from fakeface_lab.search.ledger.heartbeat import Heartbeat
 from fakeface_lab.search.suggest.suggestion import Suggestion, TrialRecord
 from fakeface_lab.tracking.duplicates import find_or_create, most_complete, remove_duplicates
-from fakeface_lab.tracking.owner import OWNER_TAG, PROCESS, code_tags
-from fakeface_lab.tracking.runs import (
-    Run,
-    StoredRun,
-    TrackedRun,
-    end_at_once,
-    point,
-    with_tags,
-)
+from fakeface_lab.tracking.owner import OWNER_TAG, PROCESS, code_tags, end_at_once
+from fakeface_lab.tracking.runs import Run, StoredRun, TrackedRun, point, with_tags
 from fakeface_lab.tracking.store import join_text, split_text
 from fakeface_lab.tracking.writer import PatientWriter
 from fakeface_lab.training.objective import Objective, best_first

@@ -10,7 +10,7 @@ from fakeface_lab.errors import SearchError
 from fakeface_lab.search.ledger.heartbeat import refuse_second_driver
 from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.tracking.duplicates import duplicates_of, most_complete, remove_duplicates
-from fakeface_lab.tracking.owner import OWNER_TAG, PROCESS
+from fakeface_lab.tracking.owner import OWNER_TAG, PROCESS, released_on_error
 from fakeface_lab.tracking.runs import Run, StoredRun, TrackedRun
 from fakeface_lab.tracking.store import Store, join_text, quote, split_text
 from fakeface_lab.tracking.writer import PatientWriter
@@ -106,8 +106,9 @@ def open_search(
             )
         if found is not None:
             StoredRun(store, writer, found).set_tags({"superseded_by": parent.run_id})
-    ledger = Ledger(parent)
-    ledger.repair()
+    with released_on_error(parent.lock):
+        ledger = Ledger(parent)
+        ledger.repair()
     return ledger
 
 

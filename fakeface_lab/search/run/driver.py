@@ -168,14 +168,11 @@ class Driver(Generic[Child]):
             if self.uploads.num_ended >= _MAX_UPLOADS:
                 return True
             start = self.next()
-            deferred = [] if self.is_suggesting else self._deferred
-            if deferred:
-                self._deferred = []
-                for event in deferred:
-                    self._handle(event)
+            deferred, self._deferred = ([], self._deferred) if self.is_suggesting else (self._deferred, [])
+            for event in deferred:
+                self._handle(event)
             if start is None:
-                # That there is nothing to start was said before these events.
-                return self.is_suggesting or bool(deferred)
+                return self.is_suggesting or bool(deferred)  # there was nothing to start before these events
             self._start(*start)
         return True
 
@@ -276,8 +273,8 @@ class Driver(Generic[Child]):
         if child is None:
             return
         self._retries.note_finished()
-        del self._running[job.assignment.key]
         self.uploads.finish(child, job.run, job.assignment, outcome, keep_model=self.keeps_model(child))
+        del self._running[job.assignment.key]  # now the upload has its lock
         self.observer.ended(child)
 
 

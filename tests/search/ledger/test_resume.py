@@ -14,6 +14,7 @@ from fakeface_lab.search.ledger.heartbeat import Heartbeat
 from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.ledger.resume import THREADS_TAG, choose_threads, find_search, open_search
 from fakeface_lab.search.suggest.suggestion import Suggestion
+from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.tracking.writer import PatientWriter
 from tests.kill_search import PROJECT, read_search, write_project
@@ -109,6 +110,23 @@ def test_of_two_drivers_that_begin_a_search_at_the_same_time_one_is_refused(
     assert [found.info.run_id] == begun
     assert len(store.runs("tags.role = 'search'")) == 1 + restart
     assert [folder.name for folder in store.work_folder.glob("*/") if folder.name == begun[0]] == []
+
+
+def test_a_start_that_was_interrupted_leaves_nothing_locked(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notebook keeps the error, and with it all that was open."""
+    open_ledger(store).parent.lock.release()
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    errors = []
+    for place, name in ((Ledger, "repair"), (TrackedRun, "_note_written")):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, interrupted)
+            with pytest.raises(KeyboardInterrupt) as error:
+                open_ledger(store)
+        errors.append(error)
+    open_ledger(store).parent.lock.release()
 
 
 def test_a_driver_whose_search_was_deleted_stops_and_says_why(store: Store) -> None:
