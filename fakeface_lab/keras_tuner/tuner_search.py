@@ -178,7 +178,7 @@ def run_tuner_search(
     """
     parent = ledger.parent
     with ledger.driving():
-        sweep_dead_runs(parent.store)
+        parent.writer.call(lambda: sweep_dead_runs(parent.store))
         epochs = work.fit.epochs or 1
         with open_engine(engine, work, ledger) as opened:
             run_trials(

@@ -114,24 +114,28 @@ def make_attempt(
 @contextmanager
 def _memory_limit(limit_bytes: int | None, reporter: Reporter) -> Iterator[None]:
     """Report once if this process uses more private memory than it may; mapped files are shared and do not count."""
+    if limit_bytes is None:
+        yield
+        return
     has_ended = threading.Event()
 
-    def watch(limit: int) -> None:
+    def watch() -> None:
         process = psutil.Process()
         while not has_ended.wait(_MEMORY_POLL_SECS):
             memory = process.memory_info()
             used_bytes = memory.rss - getattr(memory, "shared", 0)
-            if used_bytes > limit:
-                reason = f"out of memory: {used_bytes / 1e9:.2f} GB are more than the {limit / 1e9:.2f} GB of a trial"
-                reporter.send(kind="overgrown", reason=reason)
+            if used_bytes > limit_bytes:
+                text = f"{used_bytes / 1e9:.2f} GB are more than the {limit_bytes / 1e9:.2f} GB of a trial"
+                reporter.send(kind="overgrown", reason=f"out of memory: {text}")
                 return
 
-    if limit_bytes is not None:
-        threading.Thread(target=watch, args=(limit_bytes,), daemon=True).start()
+    watching = threading.Thread(target=watch, daemon=True)
+    watching.start()
     try:
         yield
     finally:
         has_ended.set()
+        watching.join()  # what it reports is of this trial, not of the next
 
 
 class _SentLines(io.RawIOBase):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
 from fakeface_lab.errors import ConfigError, without_credentials
+from fakeface_lab.tracking.owner import OWNERS
 from fakeface_lab.training.epochs import EpochRecord, Listener
 
 __all__ = ["CheckpointStorage"]
@@ -121,7 +122,8 @@ class _Copies:
         """Store what has changed in the folder."""
         generation, index = self._generation + 1, dict[str, _Entry]()
         self._files.makedirs(self._root, exist_ok=True)
-        paths = sorted(path for path in self._folder.rglob("*") if path.is_file() and path.suffix != ".partial")
+        files = (path for path in self._folder.rglob("*") if path.is_file() and path.suffix != ".partial")
+        paths = sorted(path for path in files if path.name != OWNERS)  # who has written here is known here
         for number, path in enumerate(paths):
             name, facts = path.relative_to(self._folder).as_posix(), _facts(path)
             if name in self._index and self._index[name]["facts"] == facts:

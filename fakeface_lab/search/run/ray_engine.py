@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from fakeface_lab.search.run.checkpoint_storage import CheckpointStorage
 from fakeface_lab.search.run.engine import Assignment, Event, Handler, Work, handle_pending, unheard
+from fakeface_lab.tracking.owner import OWNERS
 
 __all__ = ["RayEngine", "share"]
 
@@ -205,7 +206,7 @@ def _as_is(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def _files(folder: Path) -> dict[str, Path]:
     """Return the files of a folder by relative name, in the order in which they may be written."""
     found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    whole = (name for name in found if not name.endswith(".partial"))
+    whole = (name for name in found if not name.endswith(".partial") and name != OWNERS)
     order = {name: number for number, name in enumerate(_LAST, 1)}
     return {name: found[name] for name in sorted(whole, key=lambda name: (order.get(Path(name).name, 0), name))}
 
@@ -251,10 +252,13 @@ def _train(
 
     def attempt() -> None:
         url = settings["checkpoints"]
-        ended = make_attempt(
-            work, assignment, folder, Reporter(lambda message: messages.put(dict(message)), _STEP_SECS),
-            memory_bytes=settings["memory_bytes"], storage=CheckpointStorage(url) if url else None,
-        )  # fmt: skip
+        try:
+            ended = dict(make_attempt(
+                work, assignment, folder, Reporter(lambda message: messages.put(dict(message)), _STEP_SECS),
+                memory_bytes=settings["memory_bytes"], storage=CheckpointStorage(url) if url else None,
+            ))  # fmt: skip
+        except BaseException as err:  # `sys.exit` in the user's code, which would end a worker process
+            ended = {"kind": "died", "reason": f"{type(err).__name__}: {err}"}
         messages.put({**ended, "is_end": True})
         keras.backend.clear_session()
 

@@ -5,6 +5,7 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
+from contextlib import suppress
 
 from fakeface_lab.backend import keras_tuner
 from fakeface_lab.errors import AllTrialsFailedError, TooManyFailuresError
@@ -109,7 +110,8 @@ class Trials(Driver[LedgerTrial]):
         if parent is not None:
             source = self.ledger.parent.store.work_folder / self.ledger.trials[int(parent)].run_id
             if self._engine.storage is not None and not (source / CHECKPOINT).exists():
-                self._engine.storage.fetch(source)
+                with suppress(OSError):  # without it the trial begins at its first epoch, with the same result
+                    self._engine.storage.fetch(source)
             inherit_checkpoint(source, run.folder)
             for execution in execution_folders(source):
                 own = run.folder / execution.name
@@ -143,17 +145,14 @@ class Trials(Driver[LedgerTrial]):
             return {}
         new = new_in(self._template, outcome.found)
         values = {**trial.record.values, **outcome.found_values}
-        return {
-            **(split_text("found", json.dumps(new)) if new else {}),
-            **split_text("values", json.dumps(values)),
-        }
+        return {**(split_text("found", json.dumps(new)) if new else {}), **split_text("values", json.dumps(values))}
 
     def fail(self, trial: LedgerTrial, reason: str, found: Mapping[str, str] | None = None) -> None:
         """Write that a trial has failed, and the tags of what it has found; the search continues."""
         if trial.record.status == "finished":  # trained again only to restore its lost files: its score stands
             self.ledger.close(trial, has_model=False, writer=self.ledger.parent.writer)
             ended = self.ledger.note_closed(trial, has_model=False)
-            self.uploads.release_repeats(trial)
+            self.uploads.release_repeats(ended)
         else:
             self.uploads.wait_for(trial)
             ended = self.ledger.end(trial, "failed", None, reason, found)

@@ -53,8 +53,8 @@ class Uploads:
         # With its own queue: the search's writes must not wait for a model.
         self._writer = ledger.parent.writer.with_own_queue()
         self._pending: list[_Upload] = []
-        # By the run id of the training whose results they take: trials that wait until it is uploaded again.
-        self._repeats: dict[str, list[LedgerTrial]] = defaultdict(list)
+        # By the run id of the trial whose results they take: trials that wait until it is uploaded, and its number.
+        self._repeats: dict[str, list[tuple[LedgerTrial, int]]] = defaultdict(list)
 
     @property
     def num_ended(self) -> int:
@@ -88,23 +88,20 @@ class Uploads:
 
         If a kill has interrupted the upload of the earlier one, this waits until it is repeated.
         """
-        is_closing = any(upload.closes for upload in self._pending if upload.child.run_id == source.run_id)
-        if source.is_open and not is_closing:
-            self._repeats[source.run_id].append(trial)
-        else:
-            self._repeat(trial, source)
+        if source.is_open and not any(one.closes for one in self._pending if one.child.run_id == source.run_id):
+            self._repeats[source.run_id].append((trial, source.record.sequence))
+            return
 
-    def release_repeats(self, source: LedgerRun) -> None:
-        """Let those that wait for this training take what it has."""
-        for trial in self._repeats.pop(source.run_id, []):
-            self._repeat(trial, source)
-
-    def _repeat(self, trial: LedgerTrial, source: LedgerRun) -> None:
         def upload() -> None:
             self._ledger.stored(trial, self._writer).copy_results(source.run)
             self._ledger.close(trial, has_model=False, writer=self._writer)
 
         self._pending.append(_Upload(trial, self._submit(upload, after=source), closes=True))
+
+    def release_repeats(self, child: LedgerRun) -> None:
+        """Let those that wait for this training take what it has."""
+        for trial, source in self._repeats.pop(child.run_id, []):
+            self.repeat(trial, self._ledger.trials[source])
 
     def collect(self, timeout_secs: float) -> list[LedgerRun]:
         """Collect finished uploads, after waiting for one until the timeout; return the runs that they closed.

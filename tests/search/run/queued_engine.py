@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from fakeface_lab.search.run.checkpoint_storage import CheckpointStorage
 from fakeface_lab.search.run.engine import Assignment, Event, Handler, unheard
 from fakeface_lab.training.epochs import EpochRecord
 from tests.search.curve_work import CurveWork
@@ -32,12 +33,11 @@ class QueuedEngine:
     None stands for a wait in which nothing happens.
     """
 
-    storage = None
-
     def __init__(self, work: CurveWork, num_slots: int, choose: Choose) -> None:
         self._work, self._num_slots, self._choose = work, num_slots, choose
         self._waiting: dict[str, tuple[Assignment, Path]] = {}
         self.handler: Handler = unheard
+        self.storage: CheckpointStorage | None = None
 
     def num_free(self) -> int:
         return self._num_slots - len(self._waiting)

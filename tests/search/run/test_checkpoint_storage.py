@@ -58,6 +58,15 @@ def test_another_machine_finds_the_last_stored_epoch(storage: CheckpointStorage,
     assert not (tmp_path / "nowhere").exists()
 
 
+def test_whose_a_folder_is_stays_with_its_machine(storage: CheckpointStorage, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    write(folder, checkpoint="1", owners="first")
+    storage.follow(folder, Silent()).epoch_ended(epoch(1))
+    write(folder, owners="first\nsecond")
+    storage.follow(folder, Silent())
+    assert read(folder) == {"checkpoint": "1", "owners": "first\nsecond"}
+
+
 def test_a_writer_that_was_killed_leaves_the_epoch_before(storage: CheckpointStorage, tmp_path: Path) -> None:
     here = tmp_path / "here" / "run"
     listener = storage.follow(here, Silent())
