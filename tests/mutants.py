@@ -318,6 +318,50 @@ MUTANTS = (
         "float(np.quantile(null_eces, 0.99))",
         ("tests/evaluation/test_scores.py",),
     ),
+    Mutant(
+        "the search ends when its last training fails while a suggestion is computed",
+        "fakeface_lab/search/run/driver.py",
+        "return self.is_suggesting or bool(deferred)",
+        "return self.is_suggesting",
+        (
+            "tests/search/run/test_two_at_a_time.py::test_a_failure_while_a_suggestion_is_computed_does_not_end_the_search",
+        ),
+    ),
+    Mutant(
+        "a repeat takes what an interrupted upload has written so far",
+        "fakeface_lab/search/run/uploads.py",
+        "if source.is_open and not any(",
+        "if False and not any(",
+        ("tests/search/run/test_two_at_a_time.py::test_a_repeat_waits_for_the_upload_that_a_kill_has_interrupted",),
+    ),
+    Mutant(
+        "the children of a dead worker keep its socket open",
+        "fakeface_lab/search/run/local_engine.py",
+        "worker.kill()  # its children: then the socket closes",
+        "pass",
+        ("tests/search/run/test_engine_contract.py::test_a_death_costs_one_attempt[local]",),
+    ),
+    Mutant(
+        "a checkpoint is written while the next attempt reads it",
+        "fakeface_lab/training/recorder.py",
+        "            self._writer.wait()\n",
+        "            pass\n",
+        ("tests/training/test_recorder.py::test_an_attempt_that_ends_with_an_error_leaves_no_write_behind",),
+    ),
+    Mutant(
+        "an interrupted start leaves a lock behind",
+        "fakeface_lab/tracking/owner.py",
+        "    except BaseException:\n        lock.release()\n        raise",
+        "    except BaseException:\n        raise",
+        ("tests/search/ledger/test_resume.py::test_a_start_that_was_interrupted_leaves_nothing_locked",),
+    ),
+    Mutant(
+        "on Ray an exit of the user's code is no end",
+        "fakeface_lab/search/run/ray_engine.py",
+        "except BaseException as err:  # `sys.exit`",
+        "except ValueError as err:  # `sys.exit`",
+        ("tests/search/run/test_ray_training.py::test_an_exit_of_the_users_code_ends_the_attempt",),
+    ),
 )
 
 
