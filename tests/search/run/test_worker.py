@@ -44,9 +44,7 @@ def test_a_worker_can_import_what_its_driver_can(
 def test_a_killed_driver_leaves_no_worker_behind(tmp_path: Path) -> None:
     program = textwrap.dedent(f"""
         from pathlib import Path
-        from fakeface_lab.search.run.attempt import Reporter
-from fakeface_lab.training.epochs import EpochRecord
-from tests.search.run.desk import Desk
+        from tests.search.run.desk import Desk
         desk = Desk(Path({str(tmp_path)!r}), {{"stuck": "hang"}}, hang_secs=600)
         desk.start("stuck")
         while True:
