@@ -104,9 +104,9 @@ def open_search(
             raise SearchError(
                 f"search {name!r}: another process has just begun it; wait for that process, or stop it first"
             )
-        if found is not None:
-            StoredRun(store, writer, found).set_tags({"superseded_by": parent.run_id})
     with released_on_error(parent.lock):
+        if found is not None and restart:
+            StoredRun(store, writer, found).set_tags({"superseded_by": parent.run_id})
         ledger = Ledger(parent)
         ledger.repair()
     return ledger

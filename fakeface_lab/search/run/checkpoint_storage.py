@@ -123,7 +123,7 @@ class _Copies:
         generation, index = self._generation + 1, dict[str, _Entry]()
         self._files.makedirs(self._root, exist_ok=True)
         files = (path for path in self._folder.rglob("*") if path.is_file() and path.suffix != ".partial")
-        paths = sorted(path for path in files if path.name != OWNERS)  # who has written here is known here
+        paths = sorted(path for path in files if path.name != OWNERS)  # each machine has its own list
         for number, path in enumerate(paths):
             name, facts = path.relative_to(self._folder).as_posix(), _facts(path)
             if name in self._index and self._index[name]["facts"] == facts:

@@ -55,7 +55,7 @@ class _Worker:
 
     def kill(self) -> None:
         """End the process and all that it has started: a forked child would keep the socket open, and its memory."""
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError, PermissionError):  # the latter on macOS, of one that has just died
             os.killpg(self.process.pid, signal.SIGKILL)  # it leads a session of its own
         self.process.wait()
 

@@ -8,25 +8,28 @@ from typing import Any
 import pytest
 
 from fakeface_lab.backend import tf
+from fakeface_lab.search.run import ray_engine
 from fakeface_lab.search.run.engine import Assignment
 from fakeface_lab.training.epochs import Listener
-
-ray_engine = pytest.importorskip("fakeface_lab.search.run.ray_engine")
-
-
-def exiting(assignment: Assignment, folder: Path, listener: Listener) -> None:
-    """As `argparse` does in a build function that reads the command line."""
-    sys.exit("unknown flag")
+from fakeface_lab.training.outcome import Outcome
+from tests.search.curve_work import CurveWork
 
 
-def test_an_exit_of_the_users_code_ends_the_attempt() -> None:
+class Exiting(CurveWork):
+    """Exits, as `argparse` does in a build function that reads the command line."""
+
+    def __call__(self, assignment: Assignment, folder: Path, listener: Listener) -> Outcome:
+        sys.exit("unknown flag")
+
+
+def test_an_exit_of_the_users_code_ends_the_attempt(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     messages: list[dict[str, Any]] = []
     num_threads = tf.config.threading.get_intra_op_parallelism_threads()
     settings = {"num_threads": num_threads, "memory_bytes": None, "checkpoints": None}
 
     def train() -> None:
-        messages.extend(ray_engine._train(exiting, Assignment("t", {}, 1, 0), "run", {}, settings))
+        messages.extend(ray_engine._train(Exiting(tmp_path), Assignment("t", {}, 1, 0), "run", {}, settings))
 
     # Not waited for without end: this is what would hang.
     training = threading.Thread(target=train, daemon=True)
