@@ -85,8 +85,12 @@ def open_search(
         refuse_second_driver(store, writer, most_complete(duplicates))
         found = writer.call(lambda: remove_duplicates(store, duplicates))
     if found is not None and not restart:
-        recorded = json.loads(join_text(found.data.tags, "identity"))
-        differences = _differences(_flat(recorded), _flat(json.loads(text)))
+        recorded, given = _flat(json.loads(join_text(found.data.tags, "identity"))), _flat(json.loads(text))
+        differences = [
+            f"{key}: {recorded.get(key, 'absent')} recorded, {given.get(key, 'absent')} given"
+            for key in sorted(set(recorded) | set(given))
+            if recorded.get(key) != given.get(key)
+        ]
         if differences:
             raise SearchError(
                 f"search {name!r} exists with other settings ({'; '.join(differences)}); use those, choose another "
@@ -123,11 +127,3 @@ def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in facts.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat
-
-
-def _differences(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{key}: {recorded.get(key, 'absent')} recorded, {given.get(key, 'absent')} given"
-        for key in sorted(set(recorded) | set(given))
-        if recorded.get(key) != given.get(key)
-    ]

@@ -1,7 +1,7 @@
 """The trials of a search as a table, best first, as the store has recorded them. Loads no TensorFlow."""
 
 import json
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -138,10 +138,11 @@ def trials_table(trials: pd.DataFrame, trial_0: str) -> Table:
     for row in trials.drop(left_out.index).to_dict("records"):
         has_score = pd.notna(row["score"])
         status = f"{row['status']}: {row['reason']}" if row["reason"] else row["status"]
+        spread = f" ± {row[SPREAD]:.4f}" if pd.notna(row.get(SPREAD)) else ""
         table.add_row(
             str(row["rank"]) if has_score else "",
             f"0 {trial_0}" if row["trial"] == 0 else str(row["trial"]),
-            f"{row['score']:.4f}{_spread(row)}" if has_score else "",
+            f"{row['score']:.4f}{spread}" if has_score else "",
             *(format_cell(row[name]) for name in names),
             f"{row['kept_epoch']} of {row['epochs']}",
             format_secs(row["train_secs"]) if pd.notna(row["train_secs"]) else "",
@@ -150,10 +151,6 @@ def trials_table(trials: pd.DataFrame, trial_0: str) -> Table:
             row["run_id"],
         )
     return table
-
-
-def _spread(row: Mapping[Hashable, Any]) -> str:
-    return f" ± {row[SPREAD]:.4f}" if pd.notna(row.get(SPREAD)) else ""
 
 
 def plain_table(*headings: str) -> Table:

@@ -105,8 +105,11 @@ def _make_engine(settings: EngineSettings, work: Work, ledger: Ledger) -> Engine
             path, num_workers=settings.workers, num_threads=settings.num_threads,
             hang_secs=settings.hang_secs, gpus=gpus, memory_bytes=memory_bytes, storage=storage,
         )  # fmt: skip
+    import ray
+
     num_cpus = settings.cpus_per_trial or settings.num_threads
-    num_gpus = _default_num_gpus() if settings.gpus_per_trial is None else settings.gpus_per_trial
+    default_num_gpus = 1 if ray.cluster_resources().get("GPU") else 0
+    num_gpus = default_num_gpus if settings.gpus_per_trial is None else settings.gpus_per_trial
     _note_room(num_cpus, num_gpus, memory_bytes)
     return RayEngine(
         share(work), num_trials=settings.workers, num_threads=settings.num_threads, hang_secs=settings.hang_secs,
@@ -211,13 +214,6 @@ def _join(address: str | None) -> None:
     resources = ray.cluster_resources()
     num_nodes = sum(node["Alive"] for node in ray.nodes())
     say("ray", f"{num_nodes} nodes, {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs")
-
-
-def _default_num_gpus() -> float:
-    """Return the GPUs of a trial: one if the cluster has any."""
-    import ray
-
-    return 1 if ray.cluster_resources().get("GPU") else 0
 
 
 def _note_room(num_cpus: float, num_gpus: float, memory_bytes: int | None) -> None:

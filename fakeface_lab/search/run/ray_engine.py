@@ -5,13 +5,16 @@ streams back its messages and, at the end, its folder. The ledger counts attempt
 driver is gone is ended by Ray.
 """
 
+import os
 import queue
 import shutil
+import signal
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +41,9 @@ def share(work: Work) -> Any:
     import ray
 
     # As plain arrays, which Ray shares among the processes of a node; of a mapped file each would get a copy.
-    ray.util.register_serializer(np.memmap, serializer=_as_plain, deserializer=_as_is)
+    ray.util.register_serializer(
+        np.memmap, serializer=lambda mapped: np.asarray(mapped).view(np.ndarray), deserializer=lambda array: array
+    )
     return ray.put(work)
 
 
@@ -195,14 +200,6 @@ def _as_fault(err: Exception) -> dict[str, Any]:
     return {"kind": "disturbed", "reason": f"{type(err).__name__}: {first_line}"}
 
 
-def _as_plain(mapped: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return np.asarray(mapped).view(np.ndarray)
-
-
-def _as_is(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return array
-
-
 def _files(folder: Path) -> dict[str, Path]:
     """Return the files of a folder by relative name, in the order in which they may be written."""
     found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
@@ -244,6 +241,7 @@ def _train(
 
     set_up_process(settings["num_threads"])
     keep_memory()
+    _end_forks_with_this_process()
     yield {"kind": "ready"}
     parent = Path(tempfile.mkdtemp(prefix="fakeface-trial-"))
     folder = parent / run_id
@@ -277,6 +275,18 @@ def _train(
         yield message
     finally:
         shutil.rmtree(parent, ignore_errors=True)
+
+
+@cache  # once per process
+def _end_forks_with_this_process() -> None:
+    """Let no process that the user's code forks outlive this one: it holds open what tells Ray of a death."""
+
+    def watch(parent: int) -> None:
+        while os.getppid() == parent:
+            time.sleep(_STEP_SECS)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    os.register_at_fork(after_in_child=lambda: threading.Thread(target=watch, args=[os.getppid()], daemon=True).start())
 
 
 def _sent_files(folder: Path) -> Iterator[dict[str, Any]]:

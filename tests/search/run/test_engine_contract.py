@@ -29,7 +29,6 @@ FAULTS = {
     "hopeless": "nan",
     "crowded": "memory",
     "full": "disk",
-    "killed": "kill",
     "forked": "kill",
     "stuck": "hang",
     "cancelled": "hang",
@@ -48,7 +47,7 @@ class ContractWork(CurveWork):
             # As a pool of the user's own would: it holds everything that its parent has open.
             child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(120,), daemon=True)
             child.start()
-            (folder / "child.txt").write_text(str(child.pid))
+            self.trained.with_name("child.txt").write_text(str(child.pid))
         if assignment.key == "large":
             (folder / "artifacts").mkdir()
             (folder / "artifacts" / "large.bin").write_bytes(b"0123456789" * (LARGE_BYTES // 10) + b"0123456")
@@ -131,14 +130,12 @@ def test_what_is_printed_is_reported_line_by_line(apart: Desk) -> None:
 
 
 def test_a_death_costs_one_attempt(apart: Desk) -> None:
-    is_local = isinstance(apart.engine, LocalEngine)
-    key = "forked" if is_local else "killed"  # Ray does not notice a death before the children's (docs/cluster.md)
-    event = apart.run(key)
+    event = apart.run("forked")
     assert event.kind == "died"
     assert "worker process" in event.reason
-    if is_local:
+    if isinstance(apart.engine, LocalEngine):
         assert event.reason == "worker process was killed (signal 9): most likely out of memory"
-        assert _has_ended(int((apart.folder / key / "child.txt").read_text()))
+    assert _has_ended(int((apart.folder / "child.txt").read_text()))
     assert apart.engine.num_free() == 2
     assert apart.run("after a death").kind == "done"
 
