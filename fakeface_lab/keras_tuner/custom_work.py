@@ -28,10 +28,12 @@ from fakeface_lab.training.executions import execution_folders
 from fakeface_lab.training.hypermodel import found_in
 from fakeface_lab.training.outcome import (
     ARTIFACTS,
+    MODEL,
     Outcome,
     mean_metrics,
     peak_rss_bytes,
     read_outcome,
+    read_whole_outcome,
     write_outcome,
 )
 
@@ -107,7 +109,8 @@ class CustomWork(HypermodelWork):
 
     def __call__(self, assignment: Assignment, folder: Path, listener: Listener) -> Outcome:
         """Run the trial in this process and leave the results in `folder`."""
-        finished = read_outcome(folder)
+        # Many of the users' own have no model.
+        finished = (read_whole_outcome if (folder / MODEL).exists() else read_outcome)(folder)
         if finished is not None:
             return finished
         tuner = self.tuner

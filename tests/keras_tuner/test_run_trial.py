@@ -11,6 +11,7 @@ from mlflow.tracking import MlflowClient
 from fakeface_lab import keras_tuner
 from fakeface_lab.backend import keras
 from fakeface_lab.errors import ConfigError
+from fakeface_lab.search.run.trials import Trials
 from tests.keras_tuner.conftest import RunsOf
 from tests.keras_tuner.test_tuners import FIT, X, Y, build
 
@@ -142,6 +143,33 @@ def test_a_run_trial_that_calls_super_trains_as_ever(project: Path, runs_of: Run
     first, alone = runs_of("execution")[0], runs_of("trial")[-1]
     curves = [client.get_metric_history(run.info.run_id, "val_loss") for run in (first, alone)]
     assert [point.value for point in curves[0]] == [point.value for point in curves[1]]
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_a_finished_trial_is_run_again_only_if_its_model_is_damaged(
+    is_damaged: bool, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    class Counted(keras_tuner.RandomSearch):
+        def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> Any:
+            tried.append(trial.trial_id)
+            return super().run_trial(trial, *args, **kwargs)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trials, "commit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Counted(build, LOSS, max_trials=1).search(X, Y, **FIT)
+    (weights,) = project.rglob("*.keras")
+    if is_damaged:
+        weights.write_bytes(weights.read_bytes()[:-500])
+    tuner = Counted(build, LOSS, max_trials=1)
+    tuner.search(X, Y, **FIT)
+    assert len(tried) == 1 + is_damaged
+    assert tuner.get_best_models(1)[0].predict(X).shape == (len(X), 1)
 
 
 def test_workers_are_refused_where_methods_of_the_object_are_called(project: Path) -> None:
