@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -147,13 +147,23 @@ class Machine:
             "MLFLOW_TRACKING_URI": f"sqlite:///{store}",
         }
         self._words = [*prefix, sys.executable, "-m", "fakeface_lab.tune", "--config", str(config)]
-        self._folder = folder
+        self._folder, self._started = folder, list[Process]()
 
     def start(self) -> Process:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             self._words, cwd=self._folder, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True,
         )  # fmt: skip
+        self._started.append(process)
+        return process
+
+    def stop(self) -> None:
+        for process in self._started:
+            with suppress(psutil.NoSuchProcess):
+                parent = psutil.Process(process.pid)
+                for one in (*parent.children(recursive=True), parent):
+                    one.kill()
+            process.wait()
 
 
 @pytest.fixture
@@ -165,12 +175,11 @@ def config(tmp_path: Path) -> Path:
 def machines(tmp_path: Path, config: Path) -> Iterator[tuple[Machine, Machine]]:
     store = tmp_path / "shared" / "mlflow.db"
     store.parent.mkdir()
-    yield (
-        Machine(config, tmp_path / "first", store, []),
-        Machine(config, tmp_path / "second", store, CLOCK_AHEAD),
-    )
-    for child in psutil.Process().children(recursive=True):
-        child.kill()
+    both = Machine(config, tmp_path / "first", store, []), Machine(config, tmp_path / "second", store, CLOCK_AHEAD)
+    yield both
+    # Their processes only: the test's own may be those of a Ray cluster, which Ray does not survive.
+    for machine in both:
+        machine.stop()
 
 
 def wait_for_trials(store: Path, number: int) -> None:
