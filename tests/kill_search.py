@@ -261,10 +261,12 @@ def main() -> int:
         found = faults(undisturbed)
         hits: Counter[str] = Counter()
         started = time.monotonic()
+        num_searches = 0
         while hits.total() < given.kills:
-            killed = root / f"killed-{hits.total()}"
+            killed = root / f"killed-{num_searches}"
             life_secs = given.life_secs or needed_secs / 2
-            hits += run_killed(config, killed, given.kills - hits.total(), life_secs, given.seed + hits.total())
+            hits += run_killed(config, killed, given.kills - hits.total(), life_secs, given.seed + num_searches)
+            num_searches += 1
             found += faults(killed) + differences(undisturbed, killed, given.workers)
             print(f"after {time.monotonic() - started:.0f} s: {dict(hits)}, {len(found)} differences", flush=True)
         for line in found:
