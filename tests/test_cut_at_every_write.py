@@ -27,8 +27,8 @@ OTHERS = [
     r"INSERT tags .* close <- uploads",
     r"UPDATE runs .* close <- uploads",
     r"log_artifacts .* log_served_form",
-    r"INSERT tags .* _apply <- finals",
     r"INSERT registered_model_aliases",
+    r"INSERT tags .* _apply <- finals",
     r"UPDATE runs .* ending",
 ]
 
