@@ -35,7 +35,7 @@ from tests.write_counter import read_log, write_hook
 
 __all__ = ["main", "proxy"]
 
-_OURS = {"host", "connection"}
+_OURS = {"host", "connection", "transfer-encoding"}
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "server", "date"}
 _READING = re.compile(r"/(search|search-datasets|get-history-bulk|get)$")
 
@@ -79,7 +79,7 @@ def _serve(
         protocol_version = "HTTP/1.1"
 
         def handle_one(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            body = self._body()
             server = http.client.HTTPConnection(host, timeout=120)
             headers = {name: value for name, value in self.headers.items() if name.lower() not in _OURS}
             server.request(self.command, self.path, body, headers)
@@ -104,6 +104,17 @@ def _serve(
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(content)
+
+        def _body(self) -> bytes:
+            if self.headers.get("Transfer-Encoding") != "chunked":
+                return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            # As `requests` sends an empty file.
+            body = b""
+            while size := int(self.rfile.readline(), 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+            return body
 
         def _is_lost(self) -> bool:
             path = urlsplit(self.path).path
