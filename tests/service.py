@@ -9,10 +9,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
-__all__ = ["Service", "listening"]
+__all__ = ["Service", "kill_family", "listening"]
 
 _START_SECS = 120
 
@@ -27,6 +28,18 @@ def listening(pid: int) -> set[tuple[str, int]]:
             is_open = (one for one in sockets if one.status == psutil.CONN_LISTEN or (one.laddr and not one.raddr))
             found |= {(one.laddr.ip.removeprefix("::ffff:"), one.laddr.port) for one in is_open}
     return found
+
+
+def kill_family(process: subprocess.Popen[Any]) -> None:
+    """Kill a process and all that it has started at once, and wait until they have ended."""
+    with suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(process.pid)
+        family = [parent, *parent.children(recursive=True)]
+        for one in family:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+        psutil.wait_procs(family, 10)
+    process.wait()
 
 
 class Service(ABC):

@@ -14,9 +14,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
-
 from tests.cluster.machines import Machine
+from tests.service import kill_family
 
 RAY = str(Path(sys.executable).with_name("ray"))
 
@@ -60,14 +59,7 @@ class RayNodes:
 
     def kill(self, number: int) -> None:
         """Kill all processes of a node at once."""
-        with suppress(psutil.NoSuchProcess):
-            parent = psutil.Process(self.processes[number].pid)
-            family = [parent, *parent.children(recursive=True)]
-            for process in family:
-                with suppress(psutil.NoSuchProcess):
-                    process.send_signal(signal.SIGKILL)
-            psutil.wait_procs(family, 10)
-        self.processes[number].wait()
+        kill_family(self.processes[number])
 
     def wait(self, num_nodes: int) -> None:
         """Wait until this many nodes are alive."""

@@ -9,11 +9,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 from mlflow.tracking import MlflowClient
 
@@ -27,6 +26,7 @@ from fakeface_lab.tracking.writer import PatientWriter
 from tests.kill_search import PROJECT, faults, run_undisturbed, summary, write_project
 from tests.mlflow_server import Server
 from tests.search.curve_work import open_ledger
+from tests.service import kill_family
 
 
 @pytest.fixture
@@ -159,11 +159,7 @@ class Machine:
 
     def stop(self) -> None:
         for process in self._started:
-            with suppress(psutil.NoSuchProcess):
-                parent = psutil.Process(process.pid)
-                for one in (*parent.children(recursive=True), parent):
-                    one.kill()
-            process.wait()
+            kill_family(process)
 
 
 @pytest.fixture
@@ -177,7 +173,8 @@ def machines(tmp_path: Path, config: Path) -> Iterator[tuple[Machine, Machine]]:
     store.parent.mkdir()
     both = Machine(config, tmp_path / "first", store, []), Machine(config, tmp_path / "second", store, CLOCK_AHEAD)
     yield both
-    # Their processes only: the test's own may be those of a Ray cluster, which Ray does not survive.
+    # Not all children of this process: an earlier test may have left a Ray cluster among them, and 60 s after that is
+    # killed, Ray ends this process.
     for machine in both:
         machine.stop()
 

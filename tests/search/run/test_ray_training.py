@@ -22,8 +22,10 @@ class Exiting(CurveWork):
         sys.exit("unknown flag")
 
 
-def test_an_exit_of_the_users_code_ends_the_attempt(tmp_path: Path) -> None:
+def test_an_exit_of_the_users_code_ends_the_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
+    # It cannot be undone, and this is not a process of Ray's.
+    monkeypatch.setattr(ray_engine, "_end_forks_with_this_process", lambda: None)
     messages: list[dict[str, Any]] = []
     num_threads = tf.config.threading.get_intra_op_parallelism_threads()
     settings = {"num_threads": num_threads, "memory_bytes": None, "checkpoints": None}
