@@ -109,8 +109,8 @@ class CustomWork(HypermodelWork):
 
     def __call__(self, assignment: Assignment, folder: Path, listener: Listener) -> Outcome:
         """Run the trial in this process and leave the results in `folder`."""
-        # Many of the users' own have no model.
-        finished = (read_whole_outcome if (folder / MODEL).exists() else read_outcome)(folder)
+        # A training loop of the user's own may leave no model.
+        finished = read_whole_outcome(folder) if (folder / MODEL).exists() else read_outcome(folder)
         if finished is not None:
             return finished
         tuner = self.tuner
