@@ -1,12 +1,13 @@
 """Imports Keras, KerasTuner and TensorFlow without their noise, and makes this process deterministic."""
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from fakeface_lab.errors import ConfigError
 
-__all__ = ["hide_gpus", "keras", "keras_tuner", "num_cores", "set_up_process", "tf"]
+__all__ = ["gpu_of_each", "hide_gpus", "keras", "keras_tuner", "num_cores", "set_up_process", "tf"]
 
 # Both variables are read on import. A training step of the documented CNN takes 4 times as long on PyTorch and 6 times
 # on JAX, and batches and determinism here are TensorFlow's.
@@ -77,6 +78,30 @@ def hide_gpus() -> None:
     """Let this process use no GPU, so that all are free for the processes that train."""
     with suppress(RuntimeError):  # TensorFlow already uses one: the caller has decided
         tf.config.set_visible_devices([], "GPU")
+
+
+def gpu_of_each(num_workers: int, gpus_per_trial: float | None) -> list[str]:
+    """Return the GPU of each worker, as in CUDA_VISIBLE_DEVICES; empty if this machine has none.
+
+    Raises:
+        ConfigError: there are too few.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    num_gpus = len(tf.config.list_physical_devices("GPU"))
+    if not num_gpus:
+        if gpus_per_trial:
+            raise ConfigError(f"gpus_per_trial = {gpus_per_trial:g}: TensorFlow sees no GPU; leave it out")
+        return []
+    names = visible.split(",") if visible else [str(index) for index in range(num_gpus)]
+    if gpus_per_trial == 0:
+        return [""] * num_workers
+    per_gpu = 1 if gpus_per_trial is None else int(1 / gpus_per_trial + 1e-9)
+    if num_workers > per_gpu * num_gpus:
+        raise ConfigError(
+            f"workers = {num_workers}: {num_gpus} GPUs have room for {per_gpu * num_gpus} trials; give fewer "
+            f"workers, or let trials share one with gpus_per_trial = {1 / math.ceil(num_workers / num_gpus):.2g}"
+        )
+    return [names[worker // per_gpu] for worker in range(num_workers)]
 
 
 def num_cores() -> int:

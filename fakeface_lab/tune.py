@@ -7,6 +7,7 @@ Trial 0 is the documented configuration.
 """
 
 import sys
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from fakeface_lab.settings import TuneSettings
@@ -20,13 +21,17 @@ __all__ = ["main", "run_search"]
 
 def run_search(settings: TuneSettings) -> "SearchResult | None":
     """Run a search, or resume the one with the same name; return its result, or None for a dry run."""
-    # TensorFlow takes seconds to load: `--help` and invalid settings should not wait for it.
-    from fakeface_lab.detector.search import search_detector, show_plan
+    from fakeface_lab.search.run.worker import launched_ahead
 
-    if settings.dry_run:
-        show_plan(settings)
-        return None
-    return search_detector(settings)
+    is_worked_apart = settings.engine == "local" and not settings.dry_run
+    with launched_ahead() if is_worked_apart else nullcontext():
+        # TensorFlow takes seconds to load: `--help` and invalid settings should not wait for it.
+        from fakeface_lab.detector.search import search_detector, show_plan
+
+        if settings.dry_run:
+            show_plan(settings)
+            return None
+        return search_detector(settings)
 
 
 def main(argv: list[str] | None = None) -> int:

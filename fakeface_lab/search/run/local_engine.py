@@ -1,63 +1,24 @@
 """The engine that trains in worker processes, which may die without harm to the search."""
 
-import json
-import os
 import queue
-import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from fakeface_lab.search.run.attempt import as_event
 from fakeface_lab.search.run.checkpoint_storage import CheckpointStorage
 from fakeface_lab.search.run.engine import Assignment, Event, Handler, handle_pending, unheard
+from fakeface_lab.search.run.worker import Inbox, Worker, take_worker
 
 __all__ = ["LocalEngine"]
 
 # A worker whose memory has grown by this factor since its first assignment is replaced.
 _GROWTH_LIMIT = 1.5
-_LOG_TAIL_CHARS = 300
-
-
-@dataclass
-class _Worker:
-    process: subprocess.Popen[bytes]
-    connection: Connection
-    log: Path
-    slot: int
-    key: str | None = None
-    last_heard: float = field(default_factory=time.monotonic)
-    first_rss_bytes: int | None = None
-
-    def read_into(self, inbox: "queue.SimpleQueue[tuple[_Worker, dict[str, Any] | None]]") -> None:
-        """Queue all messages of this worker, then None when it has ended.
-
-        Runs on its own thread: while the driver is busy, the pipe must not fill up and block the worker, and a worker
-        that reports must not seem silent.
-        """
-        try:
-            while True:
-                message = json.loads(self.connection.recv_bytes())
-                self.last_heard = time.monotonic()
-                inbox.put((self, message))
-        except (EOFError, OSError):
-            inbox.put((self, None))
-        finally:
-            self.connection.close()
-
-    def kill(self) -> None:
-        """End the process and all that it has started: a forked child would keep the socket open, and its memory."""
-        with suppress(ProcessLookupError, PermissionError):  # the latter on macOS, of one that has just died
-            os.killpg(self.process.pid, signal.SIGKILL)  # it leads a session of its own
-        self.process.wait()
 
 
 class LocalEngine:
@@ -87,12 +48,11 @@ class LocalEngine:
         memory_bytes: int | None = None,
         storage: CheckpointStorage | None = None,
     ) -> None:
-        self._work_path = work_path
         self.handler: Handler = unheard
-        self._num_workers, self._num_threads, self._hang_secs = num_workers, num_threads, hang_secs
-        self._gpus, self._memory_bytes, self.storage = list(gpus), memory_bytes, storage
-        self._workers: list[_Worker] = []
-        self._inbox: queue.SimpleQueue[tuple[_Worker, dict[str, Any] | None]] = queue.SimpleQueue()
+        self._needed = {"work": str(work_path), "num_threads": num_threads, "memory_bytes": memory_bytes}
+        self._num_workers, self._hang_secs, self._gpus, self.storage = num_workers, hang_secs, list(gpus), storage
+        self._workers: list[Worker] = []
+        self._inbox: Inbox = queue.SimpleQueue()
 
     def num_free(self) -> int:
         """Return how many workers are idle, those not yet started included."""
@@ -100,12 +60,11 @@ class LocalEngine:
 
     def start(self, assignment: Assignment, folder: Path) -> None:
         """Give the assignment to an idle worker; start one if needed."""
-        worker = next((worker for worker in self._workers if worker.key is None), None) or self._launch()
+        worker = next((worker for worker in self._workers if worker.key is None), None) or self._add()
         worker.key, worker.last_heard = assignment.key, time.monotonic()
         checkpoints = self.storage.url if self.storage else None
-        order = {"assignment": asdict(assignment), "folder": str(folder), "checkpoints": checkpoints}
         try:
-            worker.connection.send_bytes(json.dumps(order).encode())
+            worker.send({"assignment": asdict(assignment), "folder": str(folder), "checkpoints": checkpoints})
         except OSError:
             self._discard(worker, "worker process ended between two trials")
 
@@ -118,12 +77,12 @@ class LocalEngine:
             is_silent = worker.key is not None and time.monotonic() - worker.last_heard > self._hang_secs
             # Handling one may have discarded another.
             if is_silent and worker in self._workers:
-                self._kill(worker, f"hung: no training step for {self._hang_secs:.0f} s")
+                self._discard(worker, f"hung: no training step for {self._hang_secs:.0f} s")
 
     def cancel(self, key: str, reason: str) -> None:
         """Kill the worker of an assignment."""
         for worker in [worker for worker in self._workers if worker.key == key]:
-            self._kill(worker, reason)
+            self._discard(worker, reason)
 
     def stop(self) -> None:
         """Kill all workers; their checkpoints remain."""
@@ -131,33 +90,16 @@ class LocalEngine:
             worker.kill()
         self._workers.clear()
 
-    def _launch(self) -> _Worker:
-        ours, theirs = Pipe()
-        used = {worker.slot for worker in self._workers}
-        slot = next(number for number in range(self._num_workers) if number not in used)
-        # Workers can import what this process can; an empty entry means the current folder.
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
-        if self._gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = self._gpus[slot]
-        log = self._work_path.with_name(f"worker-{slot}.log")
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [
-                    # -P: do not search the current folder first: a file there may have the name of a library.
-                    sys.executable, "-P", "-m", "fakeface_lab.search.run.worker",
-                    str(theirs.fileno()), str(self._work_path), str(self._num_threads), str(self._memory_bytes or 0),
-                ],
-                pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment,
-                # Ctrl-C reaches only the driver, which decides what to stop; and `kill` reaches what a worker starts.
-                start_new_session=True,
-            )  # fmt: skip
-        theirs.close()
-        worker = _Worker(process, ours, log, slot)
+    def _add(self) -> Worker:
+        worker, used = take_worker(), {worker.slot for worker in self._workers}
+        worker.slot = next(number for number in range(self._num_workers) if number not in used)
         threading.Thread(target=worker.read_into, args=(self._inbox,), daemon=True).start()
         self._workers.append(worker)
+        with suppress(OSError):  # it has ended already, which the next message will tell
+            worker.send({**self._needed, "gpu": self._gpus[worker.slot] if self._gpus else None})
         return worker
 
-    def _receive(self, worker: _Worker, message: dict[str, Any] | None) -> None:
+    def _receive(self, worker: Worker, message: dict[str, Any] | None) -> None:
         if worker not in self._workers:  # already discarded: its earlier messages no longer count
             return
         if message is None:
@@ -167,7 +109,7 @@ class LocalEngine:
         if key is None or message["kind"] == "ready":
             return
         if message["kind"] == "overgrown":
-            self._kill(worker, message["reason"])
+            self._discard(worker, message["reason"])
             return
         event = as_event(key, message)
         if event.kind not in ("step", "epoch", "print"):
@@ -176,35 +118,24 @@ class LocalEngine:
             self._replace_grown(worker, message["rss_bytes"])
         self.handler(event)
 
-    def _kill(self, worker: _Worker, reason: str) -> None:
-        worker.kill()
-        self._discard(worker, reason)
-
-    def _replace_grown(self, worker: _Worker, rss_bytes: int) -> None:
+    def _replace_grown(self, worker: Worker, rss_bytes: int) -> None:
         if worker.first_rss_bytes is None:
             worker.first_rss_bytes = rss_bytes
         elif rss_bytes > _GROWTH_LIMIT * worker.first_rss_bytes:
             worker.kill()
             self._remove(worker)
 
-    def _discard(self, worker: _Worker, reason: str | None) -> None:
-        """Remove a dead worker, and report its assignment as died; `reason` None: read it from the process."""
+    def _discard(self, worker: Worker, reason: str | None) -> None:
+        """Remove a worker, and report its assignment as died; `reason` None: it has ended by itself."""
+        if reason is not None:
+            worker.kill()
         key = worker.key
         self._remove(worker)
         if key is not None:
-            self.handler(Event(key, "died", reason=reason or _explain_exit(worker)))
+            self.handler(Event(key, "died", reason=reason or worker.explain_exit()))
 
-    def _remove(self, worker: _Worker) -> None:
+    def _remove(self, worker: Worker) -> None:
         self._workers.remove(worker)
         with suppress(subprocess.TimeoutExpired):
             worker.process.wait(timeout=5)  # for its own exit code
         worker.kill()
-
-
-def _explain_exit(worker: _Worker) -> str:
-    code = worker.process.returncode
-    if code == -9:
-        return "worker process was killed (signal 9): most likely out of memory"
-    tail = worker.log.read_text(errors="replace").strip()[-_LOG_TAIL_CHARS:].splitlines()
-    how = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-    return f"worker process {how}" + (f": {tail[-1]}" if tail else "")

@@ -1,20 +1,19 @@
 """Where the trials of a search run: the engine that follows from its settings, and the Ray cluster it may need."""
 
 import logging
-import math
 import os
 import signal
 import sys
 import sysconfig
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
-from fakeface_lab.backend import tf
+from fakeface_lab.backend import gpu_of_each
 from fakeface_lab.errors import ConfigError, without_credentials
 from fakeface_lab.files import pickle_mapped
 from fakeface_lab.search.ledger.ledger import Ledger
@@ -100,10 +99,10 @@ def _make_engine(settings: EngineSettings, work: Work, ledger: Ledger) -> Engine
         connect(settings.ray_address)
     storage = CheckpointStorage.open(place, ledger.parent.run_id) if place else None
     if settings.kind == "local":
-        path, gpus = pickle_mapped(work, ledger.parent.folder, "work.pkl"), _gpus(settings)
         return LocalEngine(
-            path, num_workers=settings.workers, num_threads=settings.num_threads,
-            hang_secs=settings.hang_secs, gpus=gpus, memory_bytes=memory_bytes, storage=storage,
+            pickle_mapped(work, ledger.parent.folder, "work.pkl"), num_workers=settings.workers,
+            num_threads=settings.num_threads, hang_secs=settings.hang_secs,
+            gpus=gpu_of_each(settings.workers, settings.gpus_per_trial), memory_bytes=memory_bytes, storage=storage,
         )  # fmt: skip
     import ray
 
@@ -115,30 +114,6 @@ def _make_engine(settings: EngineSettings, work: Work, ledger: Ledger) -> Engine
         share(work), num_trials=settings.workers, num_threads=settings.num_threads, hang_secs=settings.hang_secs,
         num_cpus=num_cpus, num_gpus=num_gpus, memory_bytes=memory_bytes, storage=storage,
     )  # fmt: skip
-
-
-def _gpus(settings: EngineSettings) -> Sequence[str]:
-    """Return the GPU of each worker, as in CUDA_VISIBLE_DEVICES; empty if this machine has none.
-
-    Raises:
-        ConfigError: there are too few.
-    """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    num_gpus = len(tf.config.list_physical_devices("GPU"))
-    if not num_gpus:
-        if settings.gpus_per_trial:
-            raise ConfigError(f"gpus_per_trial = {settings.gpus_per_trial:g}: TensorFlow sees no GPU; leave it out")
-        return []
-    names = visible.split(",") if visible else [str(index) for index in range(num_gpus)]
-    if settings.gpus_per_trial == 0:
-        return [""] * settings.workers
-    per_gpu = 1 if settings.gpus_per_trial is None else int(1 / settings.gpus_per_trial + 1e-9)
-    if settings.workers > per_gpu * num_gpus:
-        raise ConfigError(
-            f"workers = {settings.workers}: {num_gpus} GPUs have room for {per_gpu * num_gpus} trials; give fewer "
-            f"workers, or let trials share one with gpus_per_trial = {1 / math.ceil(settings.workers / num_gpus):.2g}"
-        )
-    return [names[worker // per_gpu] for worker in range(settings.workers)]
 
 
 def connect(address: str | None) -> None:

@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 
-from fakeface_lab.backend import hide_gpus, tf
+from fakeface_lab.backend import gpu_of_each, hide_gpus, tf
 from fakeface_lab.errors import ConfigError
-from fakeface_lab.search.run import placement
 from fakeface_lab.search.run.checkpoint_storage import CheckpointStorage
 from fakeface_lab.search.run.engine import Assignment, InlineEngine
 from fakeface_lab.search.run.local_engine import LocalEngine
-from fakeface_lab.search.run.placement import EngineSettings, open_engine
+from fakeface_lab.search.run.placement import EngineSettings, connect, open_engine
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.training.epochs import Listener
 from fakeface_lab.training.outcome import Outcome
@@ -39,7 +38,7 @@ def test_what_an_engine_would_ignore_is_refused(kind: Any, given: dict[str, Any]
 def gpus(monkeypatch: pytest.MonkeyPatch, num_gpus: int, **given: Any) -> list[str]:
     devices = [SimpleNamespace(name=f"/physical_device:GPU:{index}") for index in range(num_gpus)]
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: devices)
-    return list(placement._gpus(EngineSettings("local", given.pop("workers"), 1, 60, **given)))
+    return gpu_of_each(given["workers"], given.get("gpus_per_trial"))
 
 
 def test_each_worker_has_a_gpu_of_its_own_or_an_explicit_share(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +109,7 @@ def test_a_storage_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 
 def test_a_cluster_that_cannot_be_joined_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"^ray_address = ray://head:10001: Ray's client cannot stream; give HOST"):
-        placement.connect("ray://head:10001")
+        connect("ray://head:10001")
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"^engine ray: Ray is not installed; pip install 'fakeface-lab\[ray\]'$"):
-        placement.connect(None)
+        connect(None)

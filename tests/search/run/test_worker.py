@@ -15,8 +15,9 @@ import psutil
 import pytest
 
 from fakeface_lab.search.run.attempt import Reporter
+from fakeface_lab.search.run.worker import launched_ahead, take_worker
 from fakeface_lab.training.epochs import EpochRecord
-from tests.search.run.desk import Desk
+from tests.search.run.desk import Desk, workers
 
 MINE = """
 from tests.search.curve_work import CurveWork
@@ -44,7 +45,7 @@ def test_a_worker_can_import_what_its_driver_can(
 def test_a_killed_driver_leaves_no_worker_behind(tmp_path: Path) -> None:
     program = textwrap.dedent(f"""
         from pathlib import Path
-        from tests.search.run.desk import Desk
+        from tests.search.run.desk import Desk, workers
         desk = Desk(Path({str(tmp_path)!r}), {{"stuck": "hang"}}, hang_secs=600)
         desk.start("stuck")
         while True:
@@ -63,6 +64,19 @@ def test_a_killed_driver_leaves_no_worker_behind(tmp_path: Path) -> None:
         driver.send_signal(signal.SIGKILL)
         driver.wait()
     assert psutil.wait_procs(left, timeout=10)[1] == []
+
+
+def test_a_worker_launched_ahead_is_the_first_taken_and_ends_with_the_block_if_it_is_not() -> None:
+    with launched_ahead():
+        (ahead,) = workers()
+        taken, other = take_worker(), take_worker()
+    assert taken.process.pid == ahead
+    assert workers() == {ahead, other.process.pid}
+    taken.kill()
+    other.kill()
+    with launched_ahead():
+        assert len(workers()) == 1
+    assert workers() == set()
 
 
 def test_steps_are_sent_with_time_between_them_and_everything_else_at_once() -> None:
