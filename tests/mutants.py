@@ -342,13 +342,6 @@ MUTANTS = (
         ("tests/search/run/test_engine_contract.py::test_a_death_costs_one_attempt[local]",),
     ),
     Mutant(
-        "a checkpoint is written while the next attempt reads it",
-        "fakeface_lab/training/recorder.py",
-        "            self._writer.wait()\n",
-        "            pass\n",
-        ("tests/training/test_recorder.py::test_an_attempt_that_ends_with_an_error_leaves_no_write_behind",),
-    ),
-    Mutant(
         "an interrupted start leaves a lock behind",
         "fakeface_lab/tracking/owner.py",
         "    except BaseException:\n        lock.release()\n        raise",

@@ -180,8 +180,6 @@ def train(
 ) -> TrainingRecorder:
     """Train `model`, or resume from the checkpoint in `folder`; it ends with the kept weights.
 
-    The recorder that is returned may still be writing the last checkpoint; its `finish` waits for it.
-
     Args:
         model: compiled, as `build_model` returns it.
         training: the configuration.
@@ -200,28 +198,28 @@ def train(
     score = None
     if validation_rows is not None and training.picks_epoch:
         score = partial(predict, pixels=pixels, rows=validation_rows)
-    with TrainingRecorder(folder, listener, training.epoch_objective, keep=training.keep, score=score) as recorder:
-        done = recorder.restore(model)
-        if done < training.epochs:
-            batches = training_batches(
-                pixels, labels, train_rows, batch_size=values.batch_size, seed=training.seed, epochs=training.epochs,
-                initial_epoch=done, augmentation=values.augmentation,
-            )  # fmt: skip
-            validation = None
-            if validation_rows is not None:
-                validation = evaluation_batches(pixels, labels, validation_rows, values.batch_size)
-            model.fit(
-                batches,
-                initial_epoch=done,
-                epochs=training.epochs,
-                # One data set holds all epochs in a row, each in its own order: `fit` must be told where one ends.
-                steps_per_epoch=math.ceil(len(train_rows) / values.batch_size),
-                validation_data=validation,
-                callbacks=[recorder],
-                shuffle=False,
-                verbose=0,
-            )
-        recorder.load_kept_weights(model)
+    recorder = TrainingRecorder(folder, listener, training.epoch_objective, keep=training.keep, score=score)
+    done = recorder.restore(model)
+    if done < training.epochs:
+        batches = training_batches(
+            pixels, labels, train_rows, batch_size=values.batch_size, seed=training.seed, epochs=training.epochs,
+            initial_epoch=done, augmentation=values.augmentation,
+        )  # fmt: skip
+        validation = None
+        if validation_rows is not None:
+            validation = evaluation_batches(pixels, labels, validation_rows, values.batch_size)
+        model.fit(
+            batches,
+            initial_epoch=done,
+            epochs=training.epochs,
+            # One data set holds all epochs in a row, each in its own order: `fit` must be told where one ends.
+            steps_per_epoch=math.ceil(len(train_rows) / values.batch_size),
+            validation_data=validation,
+            callbacks=[recorder],
+            shuffle=False,
+            verbose=0,
+        )
+    recorder.load_kept_weights(model)
     return recorder
 
 

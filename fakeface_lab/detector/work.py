@@ -75,8 +75,7 @@ def produce_outcome(
     """
     validation = split.validation if len(split.validation) else None
     recorder = train(model, training, images.pixels, images.labels, split.train, validation, folder, listener)
-    with recorder:
-        return _write_outcome(model, recorder, training, images, split, folder, open_test=open_test)
+    return _write_outcome(model, recorder, training, images, split, folder, open_test=open_test)
 
 
 def _write_outcome(
@@ -128,7 +127,6 @@ def _write_outcome(
     # Every metric is a chart in MLflow's page; what is read once stays in the artifact.
     charted = {name: value for name, value in metrics.items() if "_ppv_at_" not in name}
     outcome = Outcome(list(recorder.records), recorder.kept_epoch, charted, explanation)
-    recorder.finish()
     write_outcome(outcome, folder)
     return outcome
 

@@ -2,7 +2,8 @@
 
 A checkpoint holds the model's variables (weights and the seed generators behind dropout), the optimizer's variables,
 further arrays, and a JSON state. It is a zip of `.npy` members: no pickle, and each member has a checksum. It is
-written by a `BackgroundWriter` from a `Snapshot` while the training continues.
+written from the variables themselves while the training stands still: a copy of the documented network's, to be
+written beside the next epoch, takes 553 MB, and slows that epoch by more than the writing takes (docs/performance.md).
 """
 
 import itertools
@@ -10,9 +11,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,10 +23,7 @@ from fakeface_lab.errors import ModelError
 
 __all__ = [
     "CHECKPOINT",
-    "BackgroundWriter",
-    "Snapshot",
     "inherit_checkpoint",
-    "keep_memory",
     "load_checkpoint",
     "load_weights",
     "read_state",
@@ -37,122 +33,23 @@ __all__ = [
 
 CHECKPOINT = "epoch.ckpt"
 _STATE_MEMBER = "state.json"
-_ALIGNED_BYTES = 64
-# In a worker process, the memory of the last training's snapshot; None in others, which give it back to the system.
-_kept_memory: list[npt.NDArray[np.uint8]] | None = None
-
-
-@dataclass
-class Snapshot:
-    """Copies of all variables at one moment, in memory that the next `take` reuses.
-
-    Attributes:
-        weights: values of the model's variables.
-        slots: values of the optimizer's variables.
-    """
-
-    weights: list[npt.NDArray[Any]] = field(default_factory=list)
-    slots: list[npt.NDArray[Any]] = field(default_factory=list)
-    _memory: npt.NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
-
-    def take(self, model: keras.Model) -> "Snapshot":
-        """Copy the variables of `model` and return the snapshot.
-
-        Of the documented network it takes 553 MB and 0.03 s (docs/search.md), in which the training stands still.
-        """
-        # A custom training loop may do without a Keras optimizer.
-        slots = getattr(getattr(model, "optimizer", None), "variables", [])
-        # `read_value` avoids a copy by TensorFlow.
-        values = [np.asarray(variable.value.read_value()) for variable in [*model.variables, *slots]]
-        copies = self._buffers(values)
-        for buffer, value in zip(copies, values, strict=True):
-            np.copyto(buffer, value)
-        self.weights, self.slots = copies[: len(model.variables)], copies[len(model.variables) :]
-        return self
-
-    def restore_weights(self, model: keras.Model) -> None:
-        """Give the variables of `model` the values that they had."""
-        for variable, value in zip(model.variables, self.weights, strict=True):
-            # Mostly nothing has changed, and comparing takes a quarter of the time (docs/search.md).
-            if not np.array_equal(np.asarray(variable.value.read_value()), value):
-                variable.assign(value)
-
-    def release(self) -> None:
-        """Forget the values; a worker process keeps the memory for the snapshot of its next training."""
-        self.weights, self.slots = [], []
-        if _kept_memory is not None and self._memory.size:
-            _kept_memory[:] = [self._memory]
-        self._memory = np.empty(0, np.uint8)
-
-    def _buffers(self, values: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-        """Return arrays of the shapes and dtypes of `values`, in C order, so that they can be written as they are."""
-        ends = list(itertools.accumulate(-(-value.nbytes // _ALIGNED_BYTES) * _ALIGNED_BYTES for value in values))
-        num_bytes = ends[-1] if ends else 0
-        if not self._memory.size and _kept_memory:
-            self._memory = _kept_memory.pop()
-        # For the documented network, new pages would take longer than the copying.
-        if len(self._memory) < num_bytes:
-            self._memory = np.empty(num_bytes, np.uint8)
-        return [
-            self._memory[begin : begin + value.nbytes].view(value.dtype).reshape(value.shape)
-            for begin, value in zip([0, *ends], values, strict=False)
-        ]
-
-
-def keep_memory() -> None:
-    """Let this process, which does nothing but train, keep the memory of a snapshot for its next training."""
-    global _kept_memory
-    _kept_memory = []
-
-
-class BackgroundWriter:
-    """Does one write at a time on its own thread, and reports its completion on the training's thread.
-
-    A checkpoint of the documented network takes 0.41 s to write (docs/search.md).
-    """
-
-    def __init__(self) -> None:
-        # Its thread is not a daemon, unlike those of `tracking.writer`: an exit waits half a second for a checkpoint,
-        # not minutes for an upload.
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._pending: tuple[Future[None], Callable[[], None]] | None = None
-
-    def submit(self, write: Callable[[], None], report: Callable[[], None]) -> None:
-        """Start `write`, after a `flush` of the previous one; a later `poll` or `flush` calls `report`."""
-        self._pending = self._executor.submit(write), report
-
-    def poll(self) -> None:
-        """Report the pending write if it has completed; raises what the write raised."""
-        if self._pending is not None and self._pending[0].done():
-            self.flush()
-
-    def flush(self) -> None:
-        """Wait for the pending write and report it; raises what the write raised."""
-        if self._pending is not None:
-            (write, report), self._pending = self._pending, None
-            write.result()
-            report()
-
-    def wait(self) -> None:
-        """Wait for the pending write, whatever becomes of it, and report nothing."""
-        if self._pending is not None:
-            (write, _), self._pending = self._pending, None
-            wait([write])
 
 
 def save_checkpoint(
-    path: Path, snapshot: Snapshot, state: dict[str, Any], further: Sequence[npt.NDArray[Any]] = ()
+    path: Path, model: keras.Model, state: dict[str, Any], further: Sequence[npt.NDArray[Any]] = ()
 ) -> None:
     """Write model, optimizer, state and further arrays, replacing the file atomically.
 
     A killed write leaves the old file.
     """
-    _write(path, [*snapshot.weights, *snapshot.slots], state, further)
+    # A custom training loop may do without a Keras optimizer.
+    slots = getattr(getattr(model, "optimizer", None), "variables", [])
+    _write(path, [*model.variables, *slots], state, further)
 
 
-def save_weights(path: Path, snapshot: Snapshot) -> None:
+def save_weights(path: Path, model: keras.Model) -> None:
     """Write the model's variables without the optimizer's."""
-    _write(path, snapshot.weights, {})
+    _write(path, model.variables, {})
 
 
 def read_state(path: Path) -> dict[str, Any] | None:
@@ -189,16 +86,15 @@ def load_weights(path: Path, model: keras.Model) -> None:
 
 
 def _write(
-    path: Path,
-    arrays: Sequence[npt.NDArray[Any]],
-    state: dict[str, Any],
-    further: Sequence[npt.NDArray[Any]] = (),
+    path: Path, variables: Sequence[Any], state: dict[str, Any], further: Sequence[npt.NDArray[Any]] = ()
 ) -> None:
     partial = path.with_suffix(".partial")
+    # One at a time, as those of a GPU are copied; `read_value` avoids a copy by TensorFlow.
+    arrays = itertools.chain((np.asarray(variable.value.read_value()) for variable in variables), further)
     # No fsync: after a power failure the checksums expose a torn file, and the training restarts with the same result.
     # Not compressed: random float32 weights shrink to 93 %, in 35 times the time.
     with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
-        for name, array in zip(_members(len(arrays), len(further)), [*arrays, *further], strict=True):
+        for name, array in zip(_members(len(variables), len(further)), arrays, strict=True):
             # zipfile must know in advance that a member may exceed 2 GiB.
             with archive.open(name, "w", force_zip64=True) as member:
                 _write_array(member, array)

@@ -181,37 +181,35 @@ def train_hypermodel(
         has_checkpoints=fit.can_resume if has_checkpoints is None else has_checkpoints,
         needs_objective=(lambda epoch: False) if own_fit else fit.is_validated, callback_states=states,
     )  # fmt: skip
-    with recorder:
-        if fit.obstacle is None:
-            build_variables(model, fit.example())
-        done = recorder.restore(model)
-        kwargs = fit.kwargs_at(done, seed)
-        callbacks += hparams_callbacks(callbacks, hp, name)
-        callbacks.append(_telling(kwargs.get("x"), kwargs.get("validation_data")))
-        if done:
-            kwargs["initial_epoch"] = done
-        if passes_epochs:
-            kwargs["epochs"] = epochs
-        if not own_fit:
-            kwargs["verbose"] = 0
-        # A checkpoint inherited from a trial with a longer budget leaves nothing to train.
-        if done < epochs and not recorder.has_stopped:
-            returned = recipe.hypermodel.fit(
-                hp, model, *fit.args, **kwargs, callbacks=[*callbacks, *extra_callbacks, states, recorder]
-            )
-            if not recorder.has_objective:
-                recorder.set_model(model)
-                tuner_utils.validate_trial_results(returned, objective, "HyperModel.fit()")
-                recorder.add(tuner_utils.convert_to_metrics_dict(returned, objective))
-        recorder.load_kept_weights(model)
-        metadata = {"objective": objective.name, "seed": seed, "data_digest": data_digest}
-        found = found_in(recipe, hp)
-        _write_artifacts(model, {**values, **found["found_values"]}, fit.example(), metadata, folder)
-        records, kept_epoch = list(recorder.records), recorder.kept_epoch
-        outcome = Outcome(records, kept_epoch, end_metrics(records, kept_epoch, model), **found)
-        recorder.finish()
-        write_outcome(outcome, folder)
-        return outcome
+    if fit.obstacle is None:
+        build_variables(model, fit.example())
+    done = recorder.restore(model)
+    kwargs = fit.kwargs_at(done, seed)
+    callbacks += hparams_callbacks(callbacks, hp, name)
+    callbacks.append(_telling(kwargs.get("x"), kwargs.get("validation_data")))
+    if done:
+        kwargs["initial_epoch"] = done
+    if passes_epochs:
+        kwargs["epochs"] = epochs
+    if not own_fit:
+        kwargs["verbose"] = 0
+    # A checkpoint inherited from a trial with a longer budget leaves nothing to train.
+    if done < epochs and not recorder.has_stopped:
+        returned = recipe.hypermodel.fit(
+            hp, model, *fit.args, **kwargs, callbacks=[*callbacks, *extra_callbacks, states, recorder]
+        )
+        if not recorder.has_objective:
+            recorder.set_model(model)
+            tuner_utils.validate_trial_results(returned, objective, "HyperModel.fit()")
+            recorder.add(tuner_utils.convert_to_metrics_dict(returned, objective))
+    recorder.load_kept_weights(model)
+    metadata = {"objective": objective.name, "seed": seed, "data_digest": data_digest}
+    found = found_in(recipe, hp)
+    _write_artifacts(model, {**values, **found["found_values"]}, fit.example(), metadata, folder)
+    records, kept_epoch = list(recorder.records), recorder.kept_epoch
+    outcome = Outcome(records, kept_epoch, end_metrics(records, kept_epoch, model), **found)
+    write_outcome(outcome, folder)
+    return outcome
 
 
 def _telling(train: Any, validation: Any) -> keras.callbacks.Callback:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Self
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +16,6 @@ from fakeface_lab.errors import SearchError, TrainingDivergedError
 from fakeface_lab.training.callback_state import CallbackStates
 from fakeface_lab.training.checkpoint import (
     CHECKPOINT,
-    BackgroundWriter,
-    Snapshot,
     load_checkpoint,
     load_weights,
     read_state,
@@ -85,17 +83,7 @@ class TrainingRecorder(keras.callbacks.Callback):
         self._callback_states = CallbackStates(()) if callback_states is None else callback_states
         self._journal = None if has_checkpoints else EpochJournal(folder, listener)
         self._progress = _Progress()
-        self._snapshot = Snapshot()
-        self._writer = BackgroundWriter()
         self._started = time.perf_counter()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        """After an error, wait for the pending write: it must not replace a file that the next attempt is reading."""
-        if error is not None:
-            self._writer.wait()
 
     @property
     def records(self) -> list[EpochRecord]:
@@ -147,13 +135,7 @@ class TrainingRecorder(keras.callbacks.Callback):
 
     def load_kept_weights(self, model: keras.Model) -> None:
         """Load the kept weights into `model`, even if a callback has changed them after the last epoch."""
-        if self._keep == "last" or not self.records:
-            return
-        if self.kept_epoch == len(self.records) and self._snapshot.weights:
-            # Of the last epoch, trained in this process; its file may not be complete yet.
-            self._snapshot.restore_weights(model)
-        else:
-            self._writer.flush()
+        if self._keep == "best" and self.records:
             load_weights(self._kept_path(self.kept_epoch), model)
 
     def set_model(self, model: keras.Model) -> None:
@@ -169,13 +151,11 @@ class TrainingRecorder(keras.callbacks.Callback):
         """Report the step, and stop if the loss is not finite."""
         # Keras does not know how many steps a generator has.
         num_steps, epoch = self.params.get("steps") or 0, len(self.records) + 1
-        # So that a finished checkpoint is reported during the next epoch, not only at its end.
-        self._writer.poll()
         self._require_finite(logs or {}, f"epoch {epoch}, step {batch + 1} of {num_steps}")
         self._listener.step_ended(epoch, batch + 1, num_steps)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Start to write the checkpoint; the epoch is reported when it is on disk, so reported epochs are safe."""
+        """Write the checkpoint, then report the epoch: reported epochs are safe."""
         # A metric may return an array, such as a confusion matrix, which is no point of a curve.
         record = self._measure({name: float(value) for name, value in (logs or {}).items() if np.ndim(value) == 0})
         previous = self.kept_epoch
@@ -186,21 +166,15 @@ class TrainingRecorder(keras.callbacks.Callback):
         self._write(previous)
         self._started = time.perf_counter()
 
-    def finish(self) -> None:
-        """Wait until the last epoch is on disk, and report it; other files of the run can be written meanwhile."""
-        self._writer.flush()
-        self._snapshot.release()
-
     def add(self, metrics: Mapping[str, float]) -> None:
         """Add metrics that a user's `fit` returned: they describe its final weights, which become the kept ones."""
-        self._writer.flush()
         plain = {name: float(value) for name, value in metrics.items()}
         if self.records:
             last = self.records.pop()
             record = EpochRecord(last.epoch, last.ended_at_ms, {**last.metrics, **plain})
         else:
             record = self._as_reported(EpochRecord(1, time.time_ns() // 1_000_000, plain))
-        save_weights(self._kept_path(record.epoch), self._snapshot.take(self.model))
+        save_weights(self._kept_path(record.epoch), self.model)
         self._progress.records.append(record)
         self._progress.kept_epoch = record.epoch
         self._report(record)
@@ -256,30 +230,19 @@ class TrainingRecorder(keras.callbacks.Callback):
         return value is not None and bool(self._objective.better_than(value, best))
 
     def _write(self, previous: int) -> None:
-        """Start to write the last epoch's weights, if they are the best so far, and its checkpoint.
+        """Write the last epoch's weights, if they are the best so far, and its checkpoint.
 
         Then delete the weights of the `previous` best epoch, which no checkpoint needs any more.
         """
-        # The pending write reads the buffers that the next snapshot overwrites.
-        self._writer.flush()
-        # The state is copied, because training continues while it is written.
-        record, kept_epoch, state = self.records[-1], self.kept_epoch, asdict(self._progress)
-        has_weights = self._keep == "best" and kept_epoch == record.epoch
-        if has_weights or self._has_checkpoints:
-            self._snapshot.take(self.model)
-        callbacks, arrays = self._callback_states.capture() if self._has_checkpoints else ([], [])
-
-        def write() -> None:
-            # Weights, checkpoint, deletion, in this order: after any kill the checkpoint's best weights are on disk.
-            if has_weights:
-                save_weights(self._kept_path(kept_epoch), self._snapshot)
-            if self._has_checkpoints:
-                save_checkpoint(self._checkpoint, self._snapshot, state | {"callbacks": callbacks}, arrays)
-            if previous != kept_epoch:
-                self._kept_path(previous).unlink(missing_ok=True)
-
-        # During the next epoch, which then takes 23.28 s instead of 22.45 s (docs/search.md).
-        self._writer.submit(write, lambda: self._report(record))
+        # In this order: after any kill the checkpoint's best weights are on disk.
+        if self._keep == "best" and self.kept_epoch == len(self.records):
+            save_weights(self._kept_path(self.kept_epoch), self.model)
+        if self._has_checkpoints:
+            callbacks, arrays = self._callback_states.capture()
+            save_checkpoint(self._checkpoint, self.model, asdict(self._progress) | {"callbacks": callbacks}, arrays)
+        if previous != self.kept_epoch:
+            self._kept_path(previous).unlink(missing_ok=True)
+        self._report(self.records[-1])
 
     def _report(self, record: EpochRecord) -> None:
         if self._journal is None:
@@ -295,8 +258,6 @@ class TrainingRecorder(keras.callbacks.Callback):
                 self._diverge(f"{name} became {value}", where)
 
     def _diverge(self, what: str, where: str) -> NoReturn:
-        # The last good epoch is reported before the run ends.
-        self._writer.flush()
         raise TrainingDivergedError(f"training diverged: {what} in {where}; lower the learning rate or change the seed")
 
 

@@ -69,7 +69,6 @@ def run(
         folder,
         listener or Heard(),
     )
-    recorder.finish()
     return model, recorder
 
 

@@ -4,10 +4,9 @@ import functools
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ import pytest
 from fakeface_lab.backend import keras, tf
 from fakeface_lab.detector.fit import Training, predict, train
 from fakeface_lab.errors import ModelError, TrainingDivergedError
-from fakeface_lab.training.checkpoint import read_state, save_checkpoint
 from fakeface_lab.training.objective import Objective
 from fakeface_lab.training.recorder import TrainingRecorder
 from tests.detector.small_training import (
@@ -139,7 +137,6 @@ def test_a_checkpoint_of_an_earlier_version_has_no_scores(after_two_epochs: Path
     recorder._progress.scores.clear()
     recorder.set_model(model)
     recorder._write(recorder.kept_epoch)
-    recorder.finish()
     _, resumed = run(RESUMABLE["best"], folder)
     assert (len(resumed.records), resumed.epoch_scores) == (3, None)
 
@@ -210,25 +207,6 @@ def test_the_last_epochs_weights_need_no_file_of_their_own(tmp_path: Path) -> No
     _, recorder = run(Training(SMALL, SIZE_PX, seed=0, epochs=2), tmp_path)
     assert recorder.kept_epoch == 2
     assert [path.name for path in tmp_path.iterdir()] == ["epoch.ckpt"]
-
-
-@pytest.mark.usefixtures("eagerly")
-def test_an_attempt_that_ends_with_an_error_leaves_no_write_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It would replace the checkpoint while the next attempt reads it."""
-
-    def save_slowly(*words: Any) -> None:
-        time.sleep(0.5)
-        save_checkpoint(*words)
-
-    monkeypatch.setattr("fakeface_lab.training.recorder.save_checkpoint", save_slowly)
-    with pytest.raises(Interrupted):
-        run(Training(SMALL, SIZE_PX, seed=0, epochs=2), tmp_path, Heard(stop_in_step=(2, 1)))
-    state = read_state(tmp_path / "epoch.ckpt")
-    assert state is not None
-    assert len(state["records"]) == 1
-    assert [path.name for path in tmp_path.glob("*.partial")] == []
 
 
 @pytest.mark.usefixtures("eagerly")

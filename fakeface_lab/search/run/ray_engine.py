@@ -237,10 +237,8 @@ def _train(
 
     from fakeface_lab.backend import keras, set_up_process
     from fakeface_lab.search.run.attempt import Reporter, make_attempt
-    from fakeface_lab.training.checkpoint import keep_memory
 
     set_up_process(settings["num_threads"])
-    keep_memory()
     _end_forks_with_this_process()
     yield {"kind": "ready"}
     parent = Path(tempfile.mkdtemp(prefix="fakeface-trial-"))

@@ -142,10 +142,8 @@ def main(argv: list[str]) -> int:
     from fakeface_lab.search.run.attempt import Reporter, make_attempt
     from fakeface_lab.search.run.checkpoint_storage import CheckpointStorage
     from fakeface_lab.search.run.engine import Assignment
-    from fakeface_lab.training.checkpoint import keep_memory
 
     set_up_process(needed["num_threads"])
-    keep_memory()
     work = unpickle_mapped(Path(needed["work"]))
     # Keras collects garbage before and after each training: half a second each in what the libraries hold.
     gc.freeze()
