@@ -1,4 +1,4 @@
-"""What a trial costs beside its epochs, here and in plain KerasTuner; and what an epoch checkpoint costs, alone.
+"""What a trial costs beside its epochs, here and in plain KerasTuner; and what its files cost, alone.
 
     python benchmarks/search_cost.py data/hardfakevsrealfaces --epochs 2 --pairs 3
 
@@ -15,6 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from results import side_environment
 
 from fakeface_lab.detector.fit import Training
 from fakeface_lab.settings import Hyperparameters
-from fakeface_lab.training.checkpoint import save_checkpoint
+from fakeface_lab.training.checkpoint import load_weights, save_checkpoint, save_weights
 
 __all__: list[str] = []
 
@@ -74,16 +75,22 @@ def measure_plain(data: Path, epochs: int, folder: Path) -> SearchCost:
     return SearchCost(**json.loads(result.read_text()))
 
 
-def measure_checkpoint(folder: Path) -> float:
-    """Return the seconds in which the documented network's checkpoint is written; the training stands still in them."""
+def measure_files(folder: Path) -> dict[str, float]:
+    """Return the median seconds of what is written and read of the documented network, with nothing beside it."""
     model = Training(Hyperparameters(), 300, seed=0, epochs=1).build()
     model.optimizer.build(model.trainable_variables)
-    written_secs = []
+    actions: dict[str, Callable[[], None]] = {
+        "the checkpoint of an epoch, written": lambda: save_checkpoint(folder / "epoch.ckpt", model, {}),
+        "the weights of the best epoch so far, written": lambda: save_weights(folder / "kept.weights", model),
+        "the weights of the kept epoch, read": lambda: load_weights(folder / "kept.weights", model),
+    }
+    secs: dict[str, list[float]] = {name: [] for name in actions}
     for _ in range(6):
-        started = time.perf_counter()
-        save_checkpoint(folder / "alone.ckpt", model, {})
-        written_secs.append(time.perf_counter() - started)
-    return statistics.median(written_secs[1:])
+        for name, action in actions.items():
+            started = time.perf_counter()
+            action()
+            secs[name].append(time.perf_counter() - started)
+    return {name: statistics.median(some[1:]) for name, some in secs.items()}
 
 
 def main() -> None:
@@ -108,7 +115,8 @@ def main() -> None:
                 flush=True,
             )
         print(f"\nmore than KerasTuner, beside its epochs: median {statistics.median(more_secs):.2f} s a trial\n")
-        print(f"writing a checkpoint, nothing beside it: {measure_checkpoint(root):.2f} s")
+        for what, secs in measure_files(root).items():
+            print(f"- {what}: {secs:.2f} s")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 from fakeface_lab.errors import ConfigError
+from fakeface_lab.files import silent_stderr
 
 __all__ = ["gpu_of_each", "hide_gpus", "keras", "keras_tuner", "num_cores", "set_up_process", "tf"]
 
@@ -16,22 +16,7 @@ if os.environ.setdefault("KERAS_BACKEND", "tensorflow") != "tensorflow":
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
-@contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Drop what C++ writes to stderr: TensorFlow warns about missing GPUs on import at any log level."""
-    # The descriptor itself: C++ does not write through `sys.stderr`.
-    kept = os.dup(2)
-    sink = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(sink, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(sink)
-        os.close(kept)
-
-
-with _silent_stderr():
+with silent_stderr():
     import keras
     import keras_tuner
     import tensorflow as tf

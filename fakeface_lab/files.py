@@ -1,8 +1,10 @@
-"""Files: atomic replacement that survives kills and power failures, and arrays mapped from a file."""
+"""Files: replaced atomically, also through kills and power failures; arrays mapped from one; stderr, silenced."""
 
 import io
 import os
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import cloudpickle
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["FileView", "file_view", "pickle_mapped", "replace_text", "sync", "unpickle_mapped"]
+__all__ = ["FileView", "file_view", "pickle_mapped", "replace_text", "silent_stderr", "sync", "unpickle_mapped"]
 
 # Arrays above this size are pickled as separate files, which every reader maps instead of copying.
 _MAPPED_BYTES = 1 << 16
@@ -30,6 +32,21 @@ def sync(path: Path) -> None:
     """Wait until a file's content is on disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
+
+
+@contextmanager
+def silent_stderr() -> Iterator[None]:
+    """Drop what C++ writes to stderr: TensorFlow warns about missing GPUs on import at any log level."""
+    # The descriptor itself: C++ does not write through `sys.stderr`.
+    kept = os.dup(2)
+    sink = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(sink, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(sink)
+        os.close(kept)
 
 
 @dataclass(frozen=True)

@@ -159,18 +159,17 @@ def _waited(process: psutil.Process) -> int:
 def _wait_for_workers(project: Path) -> None:
     """Wait until the workers of a killed driver have noticed; they end themselves."""
     deadline = time.monotonic() + 10
-    while any(str(project) in " ".join(_command(process)) for process in psutil.process_iter()):
+    while any(_is_worker_in(project, process) for process in psutil.process_iter()):
         if time.monotonic() > deadline:
             raise RuntimeError(f"workers of {project} outlived their driver by 10 s")
         time.sleep(0.05)
 
 
-def _command(process: psutil.Process) -> list[str]:
+def _is_worker_in(project: Path, process: psutil.Process) -> bool:
     try:
-        words: list[str] = process.cmdline()
+        return "fakeface_lab.search.run.worker" in process.cmdline() and Path(process.cwd()) == project.resolve()
     except psutil.Error:
-        return []
-    return words if "fakeface_lab.search.run.worker" in words else []
+        return False
 
 
 def _last_line(project: Path) -> str:

@@ -183,7 +183,7 @@ class CallbackStates(keras.callbacks.Callback):
         self._loaded: list[dict[str, Any]] = []
 
     def capture(self) -> tuple[list[dict[str, Any]], list[npt.NDArray[Any]]]:
-        """Return the states as JSON, and the arrays that they refer to; training on changes neither."""
+        """Return the states as JSON, and the arrays that they refer to."""
         arrays: list[npt.NDArray[Any]] = []
         states = []
         for callback, settings in zip(self._callbacks, self._settings, strict=True):

@@ -41,7 +41,7 @@ class Listener(Protocol):
         """Take a finished training step; counted from 1."""
 
     def epoch_ended(self, record: EpochRecord) -> None:
-        """Take a finished epoch, once its checkpoint is on disk; steps of the next epoch may come before."""
+        """Take a finished epoch, once its checkpoint is on disk."""
 
 
 class EpochJournal:

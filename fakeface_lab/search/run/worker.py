@@ -18,6 +18,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, Any
 
+from fakeface_lab.files import silent_stderr, unpickle_mapped
+
 __all__ = ["Worker", "launched_ahead", "main", "take_worker"]
 
 _STEP_SECS = 0.2
@@ -110,7 +112,10 @@ def launched_ahead() -> Iterator[None]:
 
 def take_worker() -> Worker:
     """Return a worker process that has not been sent anything."""
-    return _ahead.pop() if _ahead else Worker.launch()
+    while _ahead:
+        if (worker := _ahead.pop()).process.poll() is None:
+            return worker
+    return Worker.launch()
 
 
 def _read(connection: Connection, inbox: "queue.Queue[dict[str, Any]]") -> None:
@@ -132,13 +137,13 @@ def main(argv: list[str]) -> int:
     with suppress(OSError):  # Linux: if memory runs out, a worker is killed and not its driver
         Path("/proc/self/oom_score_adj").write_text("1000")
     # After the reader has started: it takes seconds, in which the driver may die, or get ready.
-    import tensorflow  # noqa: F401
+    with silent_stderr():  # what is printed last is taken for the reason of a death
+        import tensorflow  # noqa: F401
 
     needed = inbox.get()
     if needed["gpu"] is not None:  # is read when TensorFlow looks for devices, which `backend` lets it do
         os.environ["CUDA_VISIBLE_DEVICES"] = needed["gpu"]
     from fakeface_lab.backend import keras, set_up_process
-    from fakeface_lab.files import unpickle_mapped
     from fakeface_lab.search.run.attempt import Reporter, make_attempt
     from fakeface_lab.search.run.checkpoint_storage import CheckpointStorage
     from fakeface_lab.search.run.engine import Assignment

@@ -43,7 +43,7 @@ def test_a_worker_is_reused_and_a_dead_one_replaced(tmp_path: Path, desks: list[
     assert (hopeless.kind, hopeless.reason) == ("fatal", "FatalValueError: wrong data")
     assert workers() == first
     # The next attempt resumes after the finished epoch.
-    assert "ended with exit code 7" in desk.run("again").reason
+    assert desk.run("again").reason == "worker process ended with exit code 7"
     desk.events.clear()
     assert desk.run("again").kind == "done"
     assert [event.record.epoch for event in desk.events if event.record] == [2, 3]

@@ -45,7 +45,7 @@ def test_a_worker_can_import_what_its_driver_can(
 def test_a_killed_driver_leaves_no_worker_behind(tmp_path: Path) -> None:
     program = textwrap.dedent(f"""
         from pathlib import Path
-        from tests.search.run.desk import Desk, workers
+        from tests.search.run.desk import Desk
         desk = Desk(Path({str(tmp_path)!r}), {{"stuck": "hang"}}, hang_secs=600)
         desk.start("stuck")
         while True:
@@ -74,6 +74,13 @@ def test_a_worker_launched_ahead_is_the_first_taken_and_ends_with_the_block_if_i
     assert workers() == {ahead, other.process.pid}
     taken.kill()
     other.kill()
+    with launched_ahead():
+        (ahead,) = workers()
+        psutil.Process(ahead).kill()
+        psutil.Process(ahead).wait(10)
+        taken = take_worker()
+        assert taken.process.pid != ahead, "one that has died, for example of too little memory, is not taken"
+        taken.kill()
     with launched_ahead():
         assert len(workers()) == 1
     assert workers() == set()
