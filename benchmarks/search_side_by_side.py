@@ -8,9 +8,10 @@ The same network (`build_model`), space, images and threads on all sides; fresh 
 and the building of the next model; the median over a search. What is written beside a training counts as training, so
 *trials an hour* has all of it; it is measured from the begin of the first training to that of the last one. *Beaten
 after* is the time from the start of the process to the first epoch whose validation loss is below the best one of the
-documented configuration, trained once for as many epochs; - if none is. With `--algorithm random` all sides draw at
-random; with `model`, here and KerasTuner take Gaussian processes, the others Optuna's TPE. The model is a file of the
-run on the other sides, here it is packaged for MLflow as well. Needs the extra `bench`.
+documented configuration, trained for as many epochs with the seed and split of the search; - if none is. `tune` begins
+with the documented configuration: that trial takes its time and beats nothing. With `--algorithm random` all sides draw
+at random; with `model`, the sides here and KerasTuner take Gaussian processes, the others Optuna's TPE. The model is a
+file of the run on the other sides, here it is packaged for MLflow as well. Needs the extra `bench`.
 """
 
 import argparse
@@ -25,13 +26,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from mlflow.tracking import MlflowClient
 from processes import measure
 from results import need, side_environment, table, write_results
 
 __all__: list[str] = []
 
 HERE = Path(__file__).resolve().parent
-SIDES = ("here", "here, inline", "KerasTuner", "Optuna", "Ray Tune")
+SIDES = ("tune", "one changed line", "KerasTuner", "Optuna", "Ray Tune")
 
 
 @dataclass(frozen=True)
@@ -68,14 +70,53 @@ def run(side: str, seed: int, options: argparse.Namespace, cache: Path) -> tuple
             "journal": str(folder / "journal.jsonl"),
         }  # fmt: skip
         (folder / "task.json").write_text(json.dumps(task))
+        (folder / "search.toml").write_text(_as_config(task))
+        program = ["-m", "fakeface_lab.tune", "--config", "search.toml"]
+        command = [sys.executable, *(program if side == "tune" else [str(HERE / "search_sides.py"), "task.json"])]
         began = time.time()
-        command = [sys.executable, str(HERE / "search_sides.py"), "task.json"]
         try:
             cost = measure(command, folder, side_environment(FAKEFACE_CACHE=str(cache)))
         except SystemExit:
             sys.exit(f"{side} failed:\n{(folder / 'output.log').read_text()[-3000:]}")
+        if side == "tune":
+            return read_store(f"sqlite:///{folder / 'mlflow.db'}"), began, cost
         journal = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
     return journal, began, cost
+
+
+def _as_config(task: dict[str, Any]) -> str:
+    """Return the task as a configuration of `tune`; the space is that of `search_sides.build`."""
+    return f"""
+data = "{task["data"]}"
+split = "documented"
+image_size = {task["size_px"]}
+algorithm = "{"random" if task["algorithm"] == "random" else "bayesian"}"
+trials = {task["num_trials"]}
+epochs = {task["num_epochs"]}
+seed = {task["seed"]}
+final_seeds = 0
+[space]
+filters_1 = {{ values = [16, 24, 32] }}
+dense_units = {{ values = [32, 64, 128] }}
+conv_dropout = {{ values = [0.0, 0.1, 0.25, 0.4] }}
+learning_rate = {{ min = 1e-4, max = 1e-2, sampling = "log" }}
+"""
+
+
+def read_store(uri: str) -> list[dict[str, Any]]:
+    """Return the journal of a search of `tune` from its store; the losses of trial 0 are left out."""
+    client = MlflowClient(uri)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    journal: list[dict[str, Any]] = []
+    for run in client.search_runs(experiments, "tags.role = 'trial'", order_by=["start_time"]):
+        losses, took = (client.get_metric_history(run.info.run_id, name) for name in ("val_loss", "epoch_secs"))
+        losses.sort(key=lambda point: point.timestamp)
+        first_secs = min(took, key=lambda point: point.timestamp).value
+        journal.append({"event": "begin", "at": losses[0].timestamp / 1000 - first_secs})
+        if "t000" not in run.info.run_name:
+            journal += [{"event": "epoch", "at": one.timestamp / 1000, "val_loss": one.value} for one in losses]
+        journal.append({"event": "end", "at": losses[-1].timestamp / 1000})
+    return journal
 
 
 def measure_search(side: str, seed: int, target: float, options: argparse.Namespace, cache: Path) -> SearchCost:
@@ -136,23 +177,30 @@ def main() -> None:
     options.data = options.data if options.data == "demo" else str(Path(options.data).resolve())
     need("optuna", "optuna-integration", "ray")
     searches: dict[str, list[SearchCost]] = {side: [] for side in options.sides}
+    targets: list[float] = []
     with tempfile.TemporaryDirectory() as cache:
-        journal, *_ = run("documented", 0, options, Path(cache))
-        target = min(line["val_loss"] for line in journal if line["event"] == "epoch")
         for seed in range(options.seeds):
+            journal, *_ = run("documented", seed, options, Path(cache))
+            targets.append(min(line["val_loss"] for line in journal if line["event"] == "epoch"))
             for side in options.sides:
-                searches[side].append(measure_search(side, seed, target, options, Path(cache)))
-                print(f"seed {seed}, {side}: {searches[side][-1]}", flush=True)
+                searches[side].append(measure_search(side, seed, targets[-1], options, Path(cache)))
+            # After each: ten seeds take an hour, and none of them should be lost with the last.
+            write_searches(searches, targets, options)
+
+
+def write_searches(searches: dict[str, list[SearchCost]], targets: list[float], options: argparse.Namespace) -> None:
+    """Print and write what has been measured so far."""
     columns = (
         "", "overhead of a trial, s", "training, s", "trials an hour", "documented beaten after, s", "beaten",
         "first training begins after, s", "whole search, s", "peak private memory, GB",
     )  # fmt: skip
+    shown = ", ".join(f"{target:.4f}" for target in targets)
     text = (
         f"{options.trials} trials of {options.epochs} epochs at {options.image_size} px, {options.algorithm}, medians "
-        f"of {options.seeds} searches; validation loss of the documented configuration: {target:.4f}\n\n"
+        f"of {len(targets)} searches; validation loss of the documented configuration: {shown}\n\n"
         + table(columns, [row(side, some) for side, some in searches.items()])
     )
-    results = {"target": target, "searches": {side: [asdict(one) for one in some] for side, some in searches.items()}}
+    results = {"targets": targets, "searches": {side: [asdict(one) for one in some] for side, some in searches.items()}}
     write_results(options.output, "search_side_by_side", text, results, ["optuna", "optuna-integration", "ray"])
 
 
