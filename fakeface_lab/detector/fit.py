@@ -131,6 +131,7 @@ class Training:
         keep: which weights the training ends with: those of the last epoch, or of the best epoch by `objective`.
         objective: an epoch metric, or one of `STRESS_OBJECTIVES`.
         step: Keras's own training step, or that of `fast_step`.
+        may_continue: whether a training with more epochs may continue it, as Hyperband's do.
     """
 
     hyperparameters: Hyperparameters
@@ -142,6 +143,7 @@ class Training:
     keep: Literal["last", "best"] = "last"
     objective: Objective = VAL_LOSS
     step: Step = "plain"
+    may_continue: bool = False
 
     @property
     def step_taken(self) -> Step:
@@ -198,7 +200,10 @@ def train(
     score = None
     if validation_rows is not None and training.picks_epoch:
         score = partial(predict, pixels=pixels, rows=validation_rows)
-    recorder = TrainingRecorder(folder, listener, training.epoch_objective, keep=training.keep, score=score)
+    recorder = TrainingRecorder(
+        folder, listener, training.epoch_objective, keep=training.keep, score=score,
+        last_epoch=None if training.may_continue else training.epochs,
+    )  # fmt: skip
     done = recorder.restore(model)
     if done < training.epochs:
         batches = training_batches(
@@ -219,7 +224,8 @@ def train(
             shuffle=False,
             verbose=0,
         )
-    recorder.load_kept_weights(model)
+    if not recorder.holds_kept_weights:
+        recorder.load_kept_weights(model)
     return recorder
 
 

@@ -107,7 +107,7 @@ def search_detector(settings: TuneSettings) -> SearchResult:
     num_threads = _threads_per_trial(settings, choose_threads(earlier, settings.threads))
     work = DetectorWork(
         images, split, _objective(settings), tuple(settings.space), num_threads,
-        settings.model_dump(mode="json"), settings.step,
+        settings.model_dump(mode="json"), settings.step, promotes=settings.algorithm == "hyperband",
     )  # fmt: skip
     ledger = open_search(
         store,

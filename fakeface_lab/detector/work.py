@@ -260,6 +260,7 @@ class DetectorWork:
         num_threads: threads of one training.
         settings: resolved settings, logged with each run.
         step: of every training; see `Training`.
+        promotes: whether a later trial may continue one, as Hyperband's do.
     """
 
     images: ImageSet
@@ -269,6 +270,7 @@ class DetectorWork:
     num_threads: int
     settings: Mapping[str, Any]
     step: Step = "plain"
+    promotes: bool = False
     execution_names: ClassVar[Sequence[str]] = ()
 
     @property
@@ -323,6 +325,7 @@ class DetectorWork:
             keep="last" if final else "best",
             objective=self.objective,
             step=self.step,
+            may_continue=self.promotes and not final,
         )
 
     def _split(self, assignment: Assignment) -> Split:

@@ -36,15 +36,15 @@ _STATE_MEMBER = "state.json"
 
 
 def save_checkpoint(
-    path: Path, model: keras.Model, state: dict[str, Any], further: Sequence[npt.NDArray[Any]] = ()
+    path: Path, model: keras.Model | None, state: dict[str, Any], further: Sequence[npt.NDArray[Any]] = ()
 ) -> None:
     """Write model, optimizer, state and further arrays, replacing the file atomically.
 
-    A killed write leaves the old file.
+    A killed write leaves the old file. Without a model, as when a training has ended, only the state is kept.
     """
     # A custom training loop may do without a Keras optimizer.
     slots = getattr(getattr(model, "optimizer", None), "variables", [])
-    _write(path, [*model.variables, *slots], state, further)
+    _write(path, [] if model is None else [*model.variables, *slots], state, further)
 
 
 def save_weights(path: Path, model: keras.Model) -> None:

@@ -61,6 +61,8 @@ class TrainingRecorder(keras.callbacks.Callback):
         needs_objective: whether an epoch, counted from 1, must have measured the objective.
         score: called with the model after each epoch; its results become `epoch_scores`.
         callback_states: of the other callbacks; its place is between them and this one.
+        last_epoch: of a training that nothing continues, None if something may. Of the documented network it then
+            leaves the kept weights (184 MB) and not the optimizer (another 369 MB).
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class TrainingRecorder(keras.callbacks.Callback):
         needs_objective: Callable[[int], bool] = lambda epoch: False,
         score: Callable[[keras.Model], npt.NDArray[np.float32]] | None = None,
         callback_states: CallbackStates | None = None,
+        last_epoch: int | None = None,
     ) -> None:
         super().__init__()
         # Keras sets it in `fit` only, which a training loop of the user's own may not call.
@@ -81,6 +84,7 @@ class TrainingRecorder(keras.callbacks.Callback):
         self._folder, self._listener, self._objective, self._keep = folder, listener, objective, keep
         self._has_checkpoints, self._needs_objective, self._score = has_checkpoints, needs_objective, score
         self._callback_states = CallbackStates(()) if callback_states is None else callback_states
+        self._last_epoch, self._held_epoch = last_epoch, 0
         self._journal = None if has_checkpoints else EpochJournal(folder, listener)
         self._progress = _Progress()
         self._started = time.perf_counter()
@@ -123,19 +127,29 @@ class TrainingRecorder(keras.callbacks.Callback):
         if state is None:
             return 0
         progress = _Progress.from_state(state)
+        num_done = len(progress.records)
+        has_ended = num_done == self._last_epoch
         # Without the best weights so far, it could not end as an uninterrupted training does.
-        if self._keep == "best" and read_state(self._kept_path(progress.kept_epoch)) is None:
+        has_kept_file = self._keep == "best" or has_ended
+        if has_kept_file and read_state(self._kept_path(progress.kept_epoch)) is None:
             return 0
         callbacks = state.get("callbacks", [])
         if not self._callback_states.fits(callbacks):
             return 0
-        self._callback_states.load(callbacks, load_checkpoint(self._checkpoint, model))
+        if not has_ended:
+            self._callback_states.load(callbacks, load_checkpoint(self._checkpoint, model))
+            self._held_epoch = num_done
         self._progress = progress
-        return len(self.records)
+        return num_done
+
+    @property
+    def holds_kept_weights(self) -> bool:
+        """Whether the model has the kept weights, unless another callback has changed them after the last epoch."""
+        return self._held_epoch == self.kept_epoch
 
     def load_kept_weights(self, model: keras.Model) -> None:
         """Load the kept weights into `model`, even if a callback has changed them after the last epoch."""
-        if self._keep == "best" and self.records:
+        if self.records:
             load_weights(self._kept_path(self.kept_epoch), model)
 
     def set_model(self, model: keras.Model) -> None:
@@ -163,6 +177,7 @@ class TrainingRecorder(keras.callbacks.Callback):
             self._progress.kept_epoch = record.epoch
         self._progress.records.append(record)
         self._progress.has_stopped = bool(getattr(self.model, "stop_training", False))
+        self._held_epoch = record.epoch
         self._write(previous)
         self._started = time.perf_counter()
 
@@ -230,16 +245,18 @@ class TrainingRecorder(keras.callbacks.Callback):
         return value is not None and bool(self._objective.better_than(value, best))
 
     def _write(self, previous: int) -> None:
-        """Write the last epoch's weights, if they are the best so far, and its checkpoint.
+        """Write the latest epoch's weights, if they are the best so far, and its checkpoint.
 
         Then delete the weights of the `previous` best epoch, which no checkpoint needs any more.
         """
+        has_ended = len(self.records) == self._last_epoch
         # In this order: after any kill the checkpoint's best weights are on disk.
-        if self._keep == "best" and self.kept_epoch == len(self.records):
+        if self.kept_epoch == len(self.records) and (self._keep == "best" or has_ended):
             save_weights(self._kept_path(self.kept_epoch), self.model)
         if self._has_checkpoints:
             callbacks, arrays = self._callback_states.capture()
-            save_checkpoint(self._checkpoint, self.model, asdict(self._progress) | {"callbacks": callbacks}, arrays)
+            state = asdict(self._progress) | {"callbacks": callbacks}
+            save_checkpoint(self._checkpoint, None if has_ended else self.model, state, arrays)
         if previous != self.kept_epoch:
             self._kept_path(previous).unlink(missing_ok=True)
         self._report(self.records[-1])

@@ -1,5 +1,6 @@
 """A model that cannot fit is refused before it is built; a promoted training is bit-equal to one from scratch."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ class _SizedLike:
 
 @pytest.mark.slow
 def test_a_promoted_training_is_bit_equal_to_one_from_scratch(work: DetectorWork, tmp_path: Path) -> None:
+    work = replace(work, promotes=True)
     values = {**DOCUMENTED, "filters_1": 4, "filters_2": 4, "dense_units": 8, "batch_size": 8, "learning_rate": 0.003}
     folders = {name: tmp_path / name for name in ("parent", "promoted", "scratch")}
     for folder in folders.values():

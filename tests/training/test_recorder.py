@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -172,14 +173,28 @@ def test_started_over_after_a_torn_checkpoint_it_ends_the_same(
     assert state_bytes(again) == state_bytes(uninterrupted("best")[0])
 
 
-def test_nothing_is_trained_again_after_the_last_epoch(uninterrupted: Uninterrupted, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["best", "fast"])
+def test_nothing_is_trained_again_after_the_last_epoch(kind: str, uninterrupted: Uninterrupted, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
-        run(RESUMABLE["best"], tmp_path, Heard(stop_after_epoch=3))
+        run(RESUMABLE[kind], tmp_path, Heard(stop_after_epoch=3))
     heard = Heard()
-    resumed, recorder = run(RESUMABLE["best"], tmp_path, heard)
+    resumed, recorder = run(RESUMABLE[kind], tmp_path, heard)
     assert heard.steps == []
-    assert recorder.kept_epoch == uninterrupted("best")[1].kept_epoch
-    assert state_bytes(resumed) == state_bytes(uninterrupted("best")[0])
+    assert recorder.kept_epoch == uninterrupted(kind)[1].kept_epoch
+    assert [np.asarray(variable).tobytes() for variable in resumed.variables] == [
+        np.asarray(variable).tobytes() for variable in uninterrupted(kind)[0].variables
+    ]
+
+
+def test_without_the_weights_that_it_has_kept_a_training_starts_over(
+    uninterrupted: Uninterrupted, tmp_path: Path
+) -> None:
+    run(RESUMABLE["fast"], tmp_path)
+    (tmp_path / "kept-3.weights").unlink()
+    heard = Heard()
+    again, _ = run(RESUMABLE["fast"], tmp_path, heard)
+    assert [record.epoch for record in heard.records] == [1, 2, 3]
+    assert state_bytes(again) == state_bytes(uninterrupted("fast")[0])
 
 
 @pytest.mark.usefixtures("eagerly")
@@ -203,16 +218,21 @@ def test_kept_weights_are_those_of_the_kept_epoch(
 
 
 @pytest.mark.usefixtures("eagerly")
-def test_the_last_epochs_weights_need_no_file_of_their_own(tmp_path: Path) -> None:
-    _, recorder = run(Training(SMALL, SIZE_PX, seed=0, epochs=2), tmp_path)
-    assert recorder.kept_epoch == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["epoch.ckpt"]
+def test_only_a_training_that_may_continue_leaves_its_optimizer(tmp_path: Path) -> None:
+    training, sizes = Training(SMALL, SIZE_PX, seed=0, epochs=2), {}
+    for may_continue in (False, True):
+        folder = tmp_path / str(may_continue)
+        run(replace(training, may_continue=may_continue), folder)
+        sizes[may_continue] = {path.name: path.stat().st_size for path in folder.iterdir()}
+    assert sizes[False].keys() == {"epoch.ckpt", "kept-2.weights"}
+    assert sizes[True].keys() == {"epoch.ckpt"}, "the last epoch's weights are in it"
+    assert sum(sizes[False].values()) < 0.5 * sizes[True]["epoch.ckpt"], "Adam has two numbers for each weight"
 
 
 @pytest.mark.usefixtures("eagerly")
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
-    run(Training(SMALL, SIZE_PX, seed=0, epochs=1), tmp_path)
-    wider = Training(SMALL.model_copy(update={"dense_units": 9}), SIZE_PX, seed=0, epochs=1)
+    run(Training(SMALL, SIZE_PX, seed=0, epochs=1, may_continue=True), tmp_path)
+    wider = Training(SMALL.model_copy(update={"dense_units": 9}), SIZE_PX, seed=0, epochs=2)
     with pytest.raises(
         ModelError, match=r"epoch\.ckpt: holds another model \(array \d+ is \(\d+, 8\), not \(\d+, 9\)\)"
     ):
