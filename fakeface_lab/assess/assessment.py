@@ -27,7 +27,7 @@ from fakeface_lab.evaluation.audit.card import Card
 from fakeface_lab.evaluation.intervals import bootstrap_interval, metric_key, roc_auc, slice_accuracies
 from fakeface_lab.evaluation.scores import calibration, detection_scores
 from fakeface_lab.evaluation.stress.suite import SEARCH_CONDITIONS, SUITE_VERSION, objective_values, stress_report
-from fakeface_lab.figures import FIGURE_DPI
+from fakeface_lab.figures import save_figures
 from fakeface_lab.figures.audit import printable
 from fakeface_lab.figures.images import decision_gallery
 from fakeface_lab.figures.scores import confusion_figure, reliability_figure, robustness_curves, roc_figure
@@ -84,8 +84,7 @@ class Assessment:
         write_scores(folder / "scores.csv", [f"probability_{name}" for name in self.class_names], self.scores)
         for name, table in self.tables.items():
             table.to_csv(folder / f"{name}.csv", index=False, encoding="utf-8", errors="surrogateescape")
-        for name, figure in self.figures.items():
-            figure.savefig(folder / f"{name}.png", dpi=FIGURE_DPI)
+        save_figures(self.figures, folder)
 
 
 @dataclass(frozen=True)

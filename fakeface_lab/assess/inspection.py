@@ -37,7 +37,7 @@ from fakeface_lab.evaluation.audit.probes import (
     stratified_folds,
     thumbnail_weights,
 )
-from fakeface_lab.figures import FIGURE_DPI
+from fakeface_lab.figures import save_figures
 from fakeface_lab.figures.audit import (
     closest_pairs_sheet,
     mean_faces_figure,
@@ -110,8 +110,7 @@ class Inspection:
                 figures["suspects"] = suspects_sheet(
                     images.pixels, rows, [captions[row] for row in rows], finding.evidence["probabilities"]
                 )
-        for name, figure in figures.items():
-            figure.savefig(folder / f"{name}.png", dpi=FIGURE_DPI)
+        save_figures(figures, folder)
 
 
 def write_card(card: Card, folder: Path) -> None:

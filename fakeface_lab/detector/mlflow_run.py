@@ -8,12 +8,20 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from fakeface_lab.data.images import ImageSet
 from fakeface_lab.data.sources import KAGGLE_HANDLE
 from fakeface_lab.data.splits import Split
 from fakeface_lab.detector.fit import Training
+from fakeface_lab.evaluation.intervals import THRESHOLD
+from fakeface_lab.figures import save_figures
+from fakeface_lab.figures.curves import curve_figures, documented_figure
+from fakeface_lab.figures.scores import confusion_figure, roc_figure
 from fakeface_lab.settings import Hyperparameters
 from fakeface_lab.tracking.datasets import find_audit
 from fakeface_lab.tracking.lookup import Run, find_latest
@@ -21,7 +29,14 @@ from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import Store
 from fakeface_lab.tracking.writer import PatientWriter
 from fakeface_lab.training.epochs import EpochRecord
-from fakeface_lab.training.outcome import ARTIFACTS, Outcome, log_kept_model, log_metrics, log_settings
+from fakeface_lab.training.outcome import (
+    ARTIFACTS,
+    Outcome,
+    history_of,
+    log_kept_model,
+    log_metrics,
+    log_settings,
+)
 
 __all__ = [
     "RunListener",
@@ -146,7 +161,26 @@ def log_results(
     run.mirror_params({name: params[name] for name in varied})
     # As the description, with which the page of a run begins.
     run.set_tags({"mlflow.note.content": outcome.explanation})
+    # Here, which in a search is beside the next training: drawing takes 0.4 s.
+    _draw(outcome, images.source.class_names, run.folder / ARTIFACTS)
     run.upload(run.folder / ARTIFACTS)
     if not keep_model:
         return None
     return log_kept_model(run, outcome, params, (images.source.name, images.digest), "image-classifier")
+
+
+def _draw(outcome: Outcome, class_names: tuple[str, str], folder: Path) -> None:
+    """Add figures of the curves and of the scores in `scores.csv` to a training's artifacts."""
+    history = history_of(outcome.records)
+    figures = {"documented_figure": documented_figure(history), **curve_figures(history, outcome.kept_epoch)}
+    scores = pd.read_csv(
+        folder / "scores.csv", dtype={"label": str}, keep_default_na=False, encoding_errors="surrogateescape"
+    )
+    for part, rows in scores.groupby("split"):
+        is_positive = rows["label"].to_numpy() == class_names[0]
+        probabilities = rows[f"probability_{class_names[0]}"].to_numpy(np.float64)
+        labels, decisions = np.where(is_positive, 0, 1), np.where(probabilities > THRESHOLD, 0, 1)
+        title = f"{part}: {int((decisions == labels).sum())} of {len(rows)} right"
+        figures[f"confusion_{part}"] = confusion_figure(labels, decisions, class_names, title)
+        figures[f"roc_{part}"] = roc_figure(is_positive, probabilities, class_names[0])
+    save_figures(figures, folder)

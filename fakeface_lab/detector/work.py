@@ -22,9 +22,6 @@ from fakeface_lab.evaluation.intervals import THRESHOLD
 from fakeface_lab.evaluation.scores import detection_scores, documented_scores
 from fakeface_lab.evaluation.stress.objective import OBJECTIVES as STRESS_OBJECTIVES
 from fakeface_lab.evaluation.stress.suite import SEARCH_CONDITIONS
-from fakeface_lab.figures import FIGURE_DPI
-from fakeface_lab.figures.curves import curve_figures, documented_figure
-from fakeface_lab.figures.scores import confusion_figure, roc_figure
 from fakeface_lab.search.run.engine import Assignment
 from fakeface_lab.settings import Step
 from fakeface_lab.terminal import format_value
@@ -92,9 +89,6 @@ def _write_outcome(
     artifacts = empty_artifacts(folder)
     history = history_of(recorder.records)
     metrics = _training_metrics(recorder, model)
-    _write_figure(documented_figure(history), artifacts / "documented_figure.png")
-    for name, figure in curve_figures(history, recorder.kept_epoch).items():
-        _write_figure(figure, artifacts / f"curve_{name}.png")
     epoch_scores = _epoch_scores(recorder, split)
     scored = _score_splits(
         model, images, split, open_test=open_test, has_validation="val_loss" in history,
@@ -102,7 +96,6 @@ def _write_outcome(
     )  # fmt: skip
     for part, (rows, probabilities) in scored.items():
         metrics |= _scores(part, rows, probabilities, images, split)
-        _write_score_figures(part, rows, probabilities, images, artifacts)
     explained, explanation = _explanation(scored, images, split)
     metrics |= explained
     names = images.source.class_names
@@ -216,32 +209,12 @@ def _scores(
     return metrics
 
 
-def _write_score_figures(
-    part: str,
-    rows: npt.NDArray[np.int64],
-    probabilities: npt.NDArray[np.float32],
-    images: ImageSet,
-    artifacts: Path,
-) -> None:
-    labels, scores = images.labels[rows], probabilities[:, 0].astype(np.float64)
-    decisions = np.where(scores > THRESHOLD, 0, 1)
-    title = f"{part}: {int((decisions == labels).sum())} of {len(rows)} right"
-    figure = confusion_figure(labels, decisions, images.source.class_names, title)
-    _write_figure(figure, artifacts / f"confusion_{part}.png")
-    figure = roc_figure(images.is_positive[rows], scores, images.source.class_names[0])
-    _write_figure(figure, artifacts / f"roc_{part}.png")
-
-
 def _scored_images(scored: Scored, images: ImageSet) -> Iterator[ScoredImage]:
     names = images.source.class_names
     for part, (rows, scores) in scored.items():
         for row, own in zip(rows, scores, strict=True):
             image = images.files[row]
             yield ScoredImage(image.name, image.sha256, names[image.label], part, own)
-
-
-def _write_figure(figure: Any, path: Path) -> None:
-    figure.savefig(path, dpi=FIGURE_DPI)
 
 
 # Weights, gradients and Adam's two moments, float32.

@@ -40,8 +40,8 @@ TRAIN_COLOUR, VALIDATION_COLOUR = "#0072B2", "#D55E00"
 
 
 def curve_figures(history: Mapping[str, Sequence[float]], kept_epoch: int) -> dict[str, Figure]:
-    """Return a figure of the loss and one of the accuracy, as far as measured, with the kept epoch marked."""
-    return {name: _curve(history, name, kept_epoch) for name in ("loss", "accuracy") if name in history}
+    """Return `curve_loss` and `curve_accuracy`, as far as measured, with the kept epoch marked."""
+    return {f"curve_{name}": _curve(history, name, kept_epoch) for name in ("loss", "accuracy") if name in history}
 
 
 def _curve(history: Mapping[str, Sequence[float]], name: str, kept_epoch: int) -> Figure:

@@ -5,14 +5,13 @@ callbacks are Keras's own (`callback_state`). Otherwise it restarts at its first
 the data come in the same order again.
 """
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from fakeface_lab.backend import keras_tuner
-from fakeface_lab.figures import FIGURE_DPI
+from fakeface_lab.figures import save_figures
 from fakeface_lab.figures.curves import curve_figures
 from fakeface_lab.search.ledger.executions import BEST_EXECUTION, execution_run
 from fakeface_lab.search.run.engine import Assignment
@@ -36,7 +35,6 @@ from fakeface_lab.training.outcome import (
 __all__ = ["HypermodelWork"]
 
 _LABEL_LENGTH = 60
-_DRAWING = threading.Lock()  # Matplotlib is not thread-safe, and several threads upload
 
 
 @dataclass(frozen=True)
@@ -157,9 +155,7 @@ class HypermodelWork:
     def _upload(self, run: TrackedRun, outcome: Outcome, params: Mapping[str, object], *, keep_model: bool) -> None:
         run.writer.drain()
         # Here, beside the next training, as a figure takes as long as an epoch of a small model.
-        with _DRAWING:
-            for name, figure in curve_figures(history_of(outcome.records), outcome.kept_epoch).items():
-                figure.savefig(run.folder / ARTIFACTS / f"curve_{name}.png", dpi=FIGURE_DPI)
+        save_figures(curve_figures(history_of(outcome.records), outcome.kept_epoch), run.folder / ARTIFACTS)
         run.upload(run.folder / ARTIFACTS)
         if keep_model and (run.folder / MODEL).is_dir():
             log_kept_model(run, outcome, params, self.dataset[:2], self.model_type)

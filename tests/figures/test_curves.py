@@ -25,7 +25,7 @@ def test_the_documents_figure_has_its_axes_colours_and_title() -> None:
 def test_without_validation_only_training_curves_are_drawn() -> None:
     assert set(lines(documented_figure(TRAINING_ONLY))) == {"Training Accuracy", "Training Loss"}
     figures = curve_figures(TRAINING_ONLY, 1)
-    assert set(lines(figures["loss"])) == {"training", "kept weights: epoch 1"}
+    assert set(lines(figures["curve_loss"])) == {"training", "kept weights: epoch 1"}
 
 
 def test_one_epoch_can_be_drawn() -> None:
@@ -36,12 +36,13 @@ def test_one_epoch_can_be_drawn() -> None:
 
 def test_curves_mark_the_kept_epoch() -> None:
     figures = curve_figures(HISTORY, kept_epoch=2)
-    assert set(figures) == {"loss", "accuracy"}
-    for name, figure in figures.items():
+    assert set(figures) == {"curve_loss", "curve_accuracy"}
+    for name in ("loss", "accuracy"):
+        figure = figures[f"curve_{name}"]
         drawn = lines(figure)
         assert drawn["training"][1:] == ([1, 2, 3], HISTORY[name])
         assert drawn["validation"][1:] == ([1, 2, 3], HISTORY[f"val_{name}"])
         assert drawn["kept weights: epoch 2"][1] == [2, 2]
         assert figure.axes[0].get_ylabel() == name
         assert is_drawn(figure)
-    assert figures["loss"].axes[0].get_ylim()[0] == 0
+    assert figures["curve_loss"].axes[0].get_ylim()[0] == 0

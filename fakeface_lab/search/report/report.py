@@ -11,7 +11,7 @@ import pandas as pd
 from keras_tuner import oracles as kt_oracles
 
 from fakeface_lab.backend import keras_tuner
-from fakeface_lab.figures import FIGURE_DPI
+from fakeface_lab.figures import save_figures
 from fakeface_lab.figures.search import cost_figure, history_figure, importance_figure
 from fakeface_lab.search.ledger.ledger import Ledger
 from fakeface_lab.search.report.importance import Importance, measure_importance
@@ -73,16 +73,15 @@ def publish_report(
     by_trial = table.sort_values("trial")
     scores = [None if pd.isna(score) else float(score) for score in by_trial["score"]]
     figures = {
-        "history.png": history_figure(scores, objective.name, objective.direction, trial_0),
-        "cost.png": cost_figure([float(secs) for secs in by_trial["train_secs"]]),
+        "history": history_figure(scores, objective.name, objective.direction, trial_0),
+        "cost": cost_figure([float(secs) for secs in by_trial["train_secs"]]),
     }
     importance = measure_importance(table, searched_names(table[table["score"].notna()]))
     if importance is not None:
-        figures["importance.png"] = importance_figure(
+        figures["importance"] = importance_figure(
             importance.names, importance.means.tolist(), importance.spreads.tolist(), importance.warning
         )
-    for name, figure in figures.items():
-        figure.savefig(folder / name, dpi=FIGURE_DPI)
+    save_figures(figures, folder)
     best = ledger.best_first()
     on_best = ""
     if write_best is not None and best:
