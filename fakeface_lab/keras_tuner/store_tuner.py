@@ -3,6 +3,7 @@
 import os
 import random
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,17 @@ from fakeface_lab.errors import (
     without_credentials,
 )
 from fakeface_lab.keras_tuner.hypermodel_work import HypermodelWork
-from fakeface_lab.keras_tuner.tuner_search import choose_engine, open_tuner_search, run_tuner_search
+from fakeface_lab.keras_tuner.tuner_search import (
+    choose_engine,
+    choose_num_threads,
+    open_tuner_search,
+    run_tuner_search,
+)
 from fakeface_lab.search.ledger.executions import BEST_EXECUTION
 from fakeface_lab.search.ledger.ledger import Ledger, LedgerTrial
 from fakeface_lab.search.ledger.resume import choose_threads, find_search
 from fakeface_lab.search.run.placement import EngineKind, EngineSettings
+from fakeface_lab.search.run.worker import launched_ahead
 from fakeface_lab.search.search import Search
 from fakeface_lab.search.suggest.growth import deserialized
 from fakeface_lab.search.suggest.oracles import reseeded
@@ -194,9 +201,15 @@ class StoreTuner(base_tuner.BaseTuner):
             wanted: the kind of engine; None to choose.
             hang_secs: a worker without a training step for this long is killed.
         """
+        kind = choose_engine(work, wanted)
+        # A worker loads TensorFlow while the store is opened.
+        with launched_ahead() if kind == "local" else nullcontext():
+            self._run_by(kind, work, template, hang_secs)
+
+    def _run_by(self, kind: EngineKind, work: HypermodelWork, template: keras_tuner.Oracle, hang_secs: float) -> None:
         store, options, seed = self.open_store(), self.options, self.options.training_seed
         threads = choose_threads(None if self._restart else find_search(store, self.search_name), options.threads)
-        kind, num_threads = choose_engine(work, wanted, options.workers, threads)
+        num_threads = choose_num_threads(kind, options.workers, threads)
         engine = options.engine_settings(kind, num_threads, hang_secs)
         work = replace(work, num_threads=num_threads, id_width=self.id_width)
         self._ledger, template = open_tuner_search(

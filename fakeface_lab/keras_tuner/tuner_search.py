@@ -34,29 +34,24 @@ from fakeface_lab.training.objective import Objective
 _PRIOR_TAG = "prior_trials"  # of the parent run: what the oracle was told before the first question
 _FIRST = "first trial"  # what trial 0 is called if it need not have the defaults
 
-__all__ = ["choose_engine", "open_tuner_search", "run_tuner_search"]
+__all__ = ["choose_engine", "choose_num_threads", "open_tuner_search", "run_tuner_search"]
 
 
-def choose_engine(
-    work: HypermodelWork, wanted: EngineKind | None, workers: int, threads: int
-) -> tuple[EngineKind, int]:
-    """Return the engine that runs the trials, and the number of threads per training.
+def choose_engine(work: HypermodelWork, wanted: EngineKind | None) -> EngineKind:
+    """Return the engine that runs the trials.
 
     Args:
         work: what is sent to worker processes.
         wanted: the user's choice; None for worker processes if the work can be sent to them, else this process, which
             is then reported.
-        workers: trials at the same time.
-        threads: the user's choice; 0 to share the cores among the workers.
 
     Raises:
-        ConfigError: worker processes are wanted and something cannot be sent to them, or TensorFlow already runs in
-            this process with another number of threads.
+        ConfigError: worker processes are wanted and something cannot be sent to them.
     """
     obstacle = "engine='inline'" if wanted == "inline" else _explain_unpicklable(work.recipe, work.fit)
     if obstacle is None:
         hide_gpus()
-        return wanted or "local", threads or max(1, num_cores() // workers)
+        return wanted or "local"
     if wanted is not None and wanted != "inline":
         raise ConfigError(f"engine={wanted!r}: {obstacle} cannot be sent to another process; give arrays, or 'inline'")
     if wanted is None:
@@ -65,12 +60,28 @@ def choose_engine(
             f"(run the script again to resume)",
             style="yellow",
         )
+    return "inline"
+
+
+def choose_num_threads(kind: EngineKind, workers: int, threads: int) -> int:
+    """Return the number of threads per training.
+
+    Args:
+        kind: of the engine.
+        workers: trials at the same time.
+        threads: the user's choice; 0 to share the cores among the workers.
+
+    Raises:
+        ConfigError: TensorFlow already runs in this process, in which the trials run, with another number of threads.
+    """
+    if kind != "inline":
+        return threads or max(1, num_cores() // workers)
     try:
-        return "inline", set_up_process(threads)
+        return set_up_process(threads)
     except ConfigError:  # TensorFlow already runs, as in a notebook: its number of threads is fixed
         if threads:
             raise
-        return "inline", set_up_process(tf.config.threading.get_intra_op_parallelism_threads())
+        return set_up_process(tf.config.threading.get_intra_op_parallelism_threads())
 
 
 def _explain_unpicklable(recipe: ModelRecipe, fit: FitArguments) -> str | None:

@@ -121,11 +121,11 @@ def test_trials_in_a_process_that_has_begun_to_work_take_its_threads() -> None:
         tf.config.threading.set_intra_op_parallelism_threads(fixed)
         tf.constant(1) + 1
         from fakeface_lab.errors import ConfigError
-        from fakeface_lab.keras_tuner.tuner_search import choose_engine
-        assert choose_engine(None, "inline", 1, 0) == ("inline", fixed)
-        assert choose_engine(None, "inline", 1, fixed) == ("inline", fixed)
+        from fakeface_lab.keras_tuner.tuner_search import choose_num_threads
+        assert choose_num_threads("inline", 1, 0) == fixed
+        assert choose_num_threads("inline", 1, fixed) == fixed
         try:
-            choose_engine(None, "inline", 1, 1)
+            choose_num_threads("inline", 1, 1)
         except ConfigError as err:
             print(err)
     """)
