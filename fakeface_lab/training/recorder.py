@@ -136,7 +136,9 @@ class TrainingRecorder(keras.callbacks.Callback):
         callbacks = state.get("callbacks", [])
         if not self._callback_states.fits(callbacks):
             return 0
-        if not has_ended:
+        if has_ended:
+            model.optimizer.build(model.trainable_variables)  # the table of layers counts its variables
+        else:
             self._callback_states.load(callbacks, load_checkpoint(self._checkpoint, model))
             self._held_epoch = num_done
         self._progress = progress

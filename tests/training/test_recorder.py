@@ -16,6 +16,7 @@ from fakeface_lab.backend import keras, tf
 from fakeface_lab.detector.fit import Training, predict, train
 from fakeface_lab.errors import ModelError, TrainingDivergedError
 from fakeface_lab.training.objective import Objective
+from fakeface_lab.training.outcome import write_layers
 from fakeface_lab.training.recorder import TrainingRecorder
 from tests.detector.small_training import (
     LABELS,
@@ -181,9 +182,13 @@ def test_nothing_is_trained_again_after_the_last_epoch(kind: str, uninterrupted:
     resumed, recorder = run(RESUMABLE[kind], tmp_path, heard)
     assert heard.steps == []
     assert recorder.kept_epoch == uninterrupted(kind)[1].kept_epoch
+    whole = uninterrupted(kind)[0]
     assert [np.asarray(variable).tobytes() for variable in resumed.variables] == [
-        np.asarray(variable).tobytes() for variable in uninterrupted(kind)[0].variables
+        np.asarray(variable).tobytes() for variable in whole.variables
     ]
+    for model, name in ((resumed, "resumed"), (whole, "whole")):
+        write_layers(model, tmp_path / name)
+    assert (tmp_path / "resumed").read_text() == (tmp_path / "whole").read_text()
 
 
 def test_without_the_weights_that_it_has_kept_a_training_starts_over(
