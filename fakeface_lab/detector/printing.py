@@ -210,8 +210,8 @@ def _documented_table(outcome: Outcome) -> Table:
 _FLOP_PER_SEC_AND_THREAD = 65e9
 # By docs/performance.md.
 _STEP_RATIO = {"plain": 1.0, "fast": 0.73}
-# Starting a process or trial, scoring, figures, and uploading a model.
-_OVERHEAD_SECS = 5.0
+# Of a trial beside its epochs, at full size (docs/search.md).
+_OVERHEAD_SECS = 2.3
 # Enough for an estimate that is within a factor of two anyway.
 _NUM_SAMPLES = 200
 _WEIGHT_BYTES, _CHECKPOINT_BYTES = 4, 16  # float32; with Adam's two moments and the weights of the best epoch
