@@ -191,6 +191,18 @@ def test_nothing_is_trained_again_after_the_last_epoch(kind: str, uninterrupted:
     assert (tmp_path / "resumed").read_text() == (tmp_path / "whole").read_text()
 
 
+def test_after_the_last_epoch_a_training_that_may_continue_has_its_optimizer_too(
+    uninterrupted: Uninterrupted, tmp_path: Path
+) -> None:
+    training = replace(RESUMABLE["best"], may_continue=True)
+    with pytest.raises(Interrupted):
+        run(training, tmp_path, Heard(stop_after_epoch=3))
+    heard = Heard()
+    resumed, _ = run(training, tmp_path, heard)
+    assert heard.steps == []
+    assert state_bytes(resumed) == state_bytes(uninterrupted("best")[0])
+
+
 def test_without_the_weights_that_it_has_kept_a_training_starts_over(
     uninterrupted: Uninterrupted, tmp_path: Path
 ) -> None:
