@@ -176,7 +176,7 @@ MUTANTS = (
         "            earlier.hyperparameters.values = with_defaults("
         "oracle.hyperparameters, earlier.hyperparameters.values)\n",
         "            pass\n",
-        ("tests/search/suggest/test_growth.py::test_what_an_earlier_trial_lacks_counts_as_its_default[grid]",),
+        ("tests/search/suggest/test_template.py::test_what_an_earlier_trial_lacks_counts_as_its_default[grid]",),
     ),
     Mutant(
         "a question to the Gaussian process draws no random numbers when it is replayed",
@@ -184,7 +184,7 @@ MUTANTS = (
         "            self._oracle.skip_gaussian_process()\n",
         "",
         (
-            "tests/search/suggest/test_growth.py::test_without_forced_defaults_the_trials_are_those_of_kerastuner"
+            "tests/search/suggest/test_template.py::test_without_forced_defaults_the_trials_are_those_of_kerastuner"
             "[bayesian-kind rate-in_scopes]",
         ),
     ),

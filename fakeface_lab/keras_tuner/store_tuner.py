@@ -34,8 +34,8 @@ from fakeface_lab.search.ledger.resume import choose_threads, find_search
 from fakeface_lab.search.run.placement import EngineKind, EngineSettings
 from fakeface_lab.search.run.worker import launched_ahead
 from fakeface_lab.search.search import Search
-from fakeface_lab.search.suggest.growth import deserialized
 from fakeface_lab.search.suggest.oracles import reseeded
+from fakeface_lab.search.suggest.template import deserialized
 from fakeface_lab.terminal import console
 from fakeface_lab.tracking.runs import StoredRun
 from fakeface_lab.tracking.store import Store, open_store, resolve_tracking_uri

@@ -26,7 +26,7 @@ from fakeface_lab.keras_tuner.hypermodel_work import HypermodelWork
 from fakeface_lab.keras_tuner.store_tuner import Options, StoreTuner
 from fakeface_lab.search.run.engine import Assignment
 from fakeface_lab.search.run.placement import EngineKind
-from fakeface_lab.search.suggest.growth import grown_space, set_growth
+from fakeface_lab.search.suggest.template import grown_space, set_growth
 from fakeface_lab.terminal import console
 from fakeface_lab.tracking.lookup import fetch_artifact, get_run
 from fakeface_lab.tracking.models import as_model_input, fetch_model, load_logged_model, package_model

@@ -20,9 +20,8 @@ from fakeface_lab.search.report.report import publish_report
 from fakeface_lab.search.run.placement import EngineKind, EngineSettings, open_engine
 from fakeface_lab.search.run.progress import print_search, run_trials
 from fakeface_lab.search.search import Search
-from fakeface_lab.search.suggest.growth import asks_for_defaults
 from fakeface_lab.search.suggest.oracles import default_values, reseeded
-from fakeface_lab.search.suggest.prior import PriorTrial, set_prior
+from fakeface_lab.search.suggest.template import PriorTrial, asks_for_defaults, set_prior
 from fakeface_lab.terminal import console, say, wide_console
 from fakeface_lab.tracking.owner import sweep_dead_runs
 from fakeface_lab.tracking.store import Store, join_text, split_text

@@ -8,10 +8,9 @@ import keras_tuner
 from fakeface_lab.config import Value
 from fakeface_lab.errors import ConfigError
 from fakeface_lab.search.search import Search
-from fakeface_lab.search.suggest.growth import with_defaults
 from fakeface_lab.search.suggest.oracles import BRACKET_PREFIX, is_value_of
-from fakeface_lab.search.suggest.prior import PriorTrial
 from fakeface_lab.search.suggest.suggestion import TrialRecord
+from fakeface_lab.search.suggest.template import PriorTrial, with_defaults
 
 __all__ = ["find_prior", "prior_in"]
 

@@ -10,8 +10,8 @@ from mlflow.tracking import MlflowClient
 from fakeface_lab import Search, keras_tuner
 from fakeface_lab.errors import ConfigError, NotFoundError, SearchError
 from fakeface_lab.keras_tuner.warm_start import prior_in
-from fakeface_lab.search.suggest.prior import PriorTrial
 from fakeface_lab.search.suggest.suggestion import TrialRecord
+from fakeface_lab.search.suggest.template import PriorTrial
 from tests.keras_tuner.conftest import RunsOf
 
 

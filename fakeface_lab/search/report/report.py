@@ -22,8 +22,8 @@ from fakeface_lab.search.report.leaderboard import (
     trial_0_name,
     value_column,
 )
-from fakeface_lab.search.suggest.growth import grown_space, growth_of
 from fakeface_lab.search.suggest.oracles import searched_hyperparameters
+from fakeface_lab.search.suggest.template import grown_space, growth_of
 from fakeface_lab.terminal import format_secs
 from fakeface_lab.tracking.runs import Run, StoredRun
 from fakeface_lab.tracking.store import param_name

@@ -13,9 +13,8 @@ from fakeface_lab.search.report.leaderboard import trial_0_name
 from fakeface_lab.search.report.report import save_search_views
 from fakeface_lab.search.run.engine import Engine, Event, Work
 from fakeface_lab.search.run.trials import Trials
-from fakeface_lab.search.suggest.growth import set_growth
 from fakeface_lab.search.suggest.oracles import num_initial_points, num_trials_at_most
-from fakeface_lab.search.suggest.prior import prior_of
+from fakeface_lab.search.suggest.template import prior_of, set_growth
 from fakeface_lab.terminal import console, format_secs, print_places, say
 from fakeface_lab.tracking.runs import StoredRun
 from fakeface_lab.tracking.views import view_links

@@ -13,8 +13,8 @@ from fakeface_lab.search.ledger.ledger import Ledger, LedgerRun, LedgerTrial
 from fakeface_lab.search.run.driver import SUGGESTION_POLL_SECS, Driver, Observer
 from fakeface_lab.search.run.engine import Assignment, Engine, Work
 from fakeface_lab.search.run.uploads import kept_models, remove_models, remove_work_folders
-from fakeface_lab.search.suggest.growth import new_in, set_growth
 from fakeface_lab.search.suggest.suggestion import Exhausted, Suggestion, Wait, failed_parent, suggest
+from fakeface_lab.search.suggest.template import new_in, set_growth
 from fakeface_lab.tracking.runs import TrackedRun
 from fakeface_lab.tracking.store import split_text
 from fakeface_lab.tracking.writer import Background

@@ -20,9 +20,8 @@ from keras_tuner.src.engine.oracle import LOCKS, THREADS
 
 from fakeface_lab.errors import SearchError
 from fakeface_lab.search.suggest import oracles
-from fakeface_lab.search.suggest.growth import asks_for_defaults, with_defaults
 from fakeface_lab.search.suggest.oracles import BRACKET_PREFIX, PARENT
-from fakeface_lab.search.suggest.prior import prior_of
+from fakeface_lab.search.suggest.template import asks_for_defaults, prior_of, with_defaults
 
 __all__ = ["Answer", "OracleCopy", "is_kerastuners_own"]
 

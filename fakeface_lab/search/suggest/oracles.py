@@ -19,7 +19,7 @@ from keras_tuner.engine import hyperparameters as kt_hyperparameters
 
 from fakeface_lab.config import Value
 from fakeface_lab.errors import SearchError
-from fakeface_lab.search.suggest.growth import asks_for_defaults, growth_of
+from fakeface_lab.search.suggest.template import asks_for_defaults, growth_of
 
 __all__ = [
     "BRACKET_PREFIX",

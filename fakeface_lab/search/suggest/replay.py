@@ -27,9 +27,9 @@ from keras_tuner import oracles as kt_oracles
 
 from fakeface_lab.config import Value
 from fakeface_lab.errors import SearchError
-from fakeface_lab.search.suggest.growth import asks_for_defaults, growth_of
 from fakeface_lab.search.suggest.oracle_copy import Answer, OracleCopy, is_kerastuners_own
 from fakeface_lab.search.suggest.oracles import first_values
+from fakeface_lab.search.suggest.template import asks_for_defaults, growth_of
 
 __all__ = ["Event", "TrialRecord", "ask_replayed", "check_consistent", "events_of", "fault_of", "foreign_trial_error"]
 

@@ -20,10 +20,8 @@ from keras_tuner import oracles as kt_oracles
 from sklearn.exceptions import ConvergenceWarning
 
 from fakeface_lab.config import Value
-from fakeface_lab.search.suggest.growth import asks_for_defaults, grown_space, growth_of, with_defaults
 from fakeface_lab.search.suggest.oracle_copy import Answer, OracleCopy, is_kerastuners_own
 from fakeface_lab.search.suggest.oracles import PARENT, far_apart_seed, first_values, is_value_of
-from fakeface_lab.search.suggest.prior import prior_of
 from fakeface_lab.search.suggest.replay import (
     TrialRecord,
     ask_replayed,
@@ -31,6 +29,7 @@ from fakeface_lab.search.suggest.replay import (
     events_of,
     foreign_trial_error,
 )
+from fakeface_lab.search.suggest.template import asks_for_defaults, grown_space, growth_of, prior_of, with_defaults
 
 __all__ = ["Exhausted", "Suggestion", "TrialRecord", "Wait", "failed_parent", "suggest"]
 

@@ -10,8 +10,8 @@ from keras_tuner import oracles as kt_oracles
 from keras_tuner.engine import hyperparameters as kt_hyperparameters
 
 from fakeface_lab.config import Value
-from fakeface_lab.search.suggest.growth import new_in, set_growth
 from fakeface_lab.search.suggest.suggestion import Exhausted, Suggestion, TrialRecord, Wait, failed_parent, suggest
+from fakeface_lab.search.suggest.template import new_in, set_growth
 from tests.search.suggest.simulated_search import Pick, Table, ended, fraction, num_events, oldest
 
 # What a trial does: it asks for hyperparameters and returns a score; None if it fails after it has asked.

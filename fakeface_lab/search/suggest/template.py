@@ -1,15 +1,20 @@
-"""Hyperparameters that trials have found: the space of a search grows at the end of a trial that asked for new ones.
+"""What a template carries beside KerasTuner's settings: what trials have found, and trials of an earlier search.
 
-A template keeps the space that its search began with, and carries what was found since, by the event at which it was
-found. The space at any event is then a function of the ledger.
+The space of a search grows at the end of a trial that asked for new hyperparameters. A template keeps the space that
+its search began with, and carries what was found since, by the event at which it was found. The space at any event is
+then a function of the ledger.
 
-Non-public members used here: `_growth`, which `set_growth` adds to a template; `_exists` of KerasTuner 1.4.8's
-HyperParameters.
+Trials of an earlier search are a warm start. The Bayesian oracle learns from them, and so does a user's own oracle that
+reads its finished trials. Random search and Hyperband do not try them again.
+
+Non-public members used here: `_growth` and `_prior`, which `set_growth` and `set_prior` add to a template; `_exists` of
+KerasTuner 1.4.8's HyperParameters.
 """
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras_tuner
@@ -17,7 +22,18 @@ from keras_tuner.engine import hyperparameters as kt_hyperparameters
 
 from fakeface_lab.config import Value
 
-__all__ = ["asks_for_defaults", "deserialized", "grown_space", "growth_of", "new_in", "set_growth", "with_defaults"]
+__all__ = [
+    "PriorTrial",
+    "asks_for_defaults",
+    "deserialized",
+    "grown_space",
+    "growth_of",
+    "new_in",
+    "prior_of",
+    "set_growth",
+    "set_prior",
+    "with_defaults",
+]
 
 
 def set_growth(template: keras_tuner.Oracle, growth: Mapping[int, Sequence[Mapping[str, Any]]]) -> None:
@@ -71,3 +87,27 @@ def with_defaults(space: keras_tuner.HyperParameters, values: Mapping[str, Value
 def asks_for_defaults(template: keras_tuner.Oracle) -> bool:
     """Return whether trial 0 has the default values; otherwise a search tries what KerasTuner's own tuner would."""
     return bool(getattr(template, "defaults_first", True))
+
+
+@dataclass(frozen=True)
+class PriorTrial:
+    """A finished trial of an earlier search.
+
+    Attributes:
+        values: of all hyperparameters of this search that are active with them.
+        score: of the same objective.
+    """
+
+    values: Mapping[str, Value]
+    score: float
+
+
+def set_prior(template: keras_tuner.Oracle, prior: Iterable[PriorTrial]) -> None:
+    """Give a template the trials that its copies are told before their first question."""
+    template._prior = tuple(prior)
+
+
+def prior_of(template: keras_tuner.Oracle) -> tuple[PriorTrial, ...]:
+    """Return what a template was given."""
+    prior: tuple[PriorTrial, ...] = getattr(template, "_prior", ())
+    return prior
