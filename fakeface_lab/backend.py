@@ -6,6 +6,7 @@ from contextlib import suppress
 
 from fakeface_lab.errors import ConfigError
 from fakeface_lab.files import silent_stderr
+from fakeface_lab.garbage import loading_libraries
 
 __all__ = ["gpu_of_each", "hide_gpus", "keras", "keras_tuner", "num_cores", "set_up_process", "tf"]
 
@@ -16,7 +17,7 @@ if os.environ.setdefault("KERAS_BACKEND", "tensorflow") != "tensorflow":
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
-with silent_stderr():
+with silent_stderr(), loading_libraries():
     import keras
     import keras_tuner
     import tensorflow as tf

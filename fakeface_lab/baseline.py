@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 
 from fakeface_lab.config import find_project
+from fakeface_lab.garbage import loading_libraries
 from fakeface_lab.settings import BaselineSettings, Hyperparameters
 from fakeface_lab.terminal import run_program
 
@@ -41,19 +42,20 @@ def run_baseline(settings: BaselineSettings) -> BaselineResult:
     project = find_project()
     source = find_source(settings.data, settings.positive, project, settings.image_size)
 
-    from fakeface_lab.backend import set_up_process
-    from fakeface_lab.data.images import load_images
-    from fakeface_lab.data.splits import make_split
-    from fakeface_lab.detector import mlflow_run, printing
-    from fakeface_lab.detector.fit import Training
-    from fakeface_lab.detector.work import produce_outcome
-    from fakeface_lab.terminal import console, print_places, say
-    from fakeface_lab.tracking.datasets import describe_openings, find_audit, record_opening, seal_key
-    from fakeface_lab.tracking.models import model_of_run
-    from fakeface_lab.tracking.owner import sweep_dead_runs
-    from fakeface_lab.tracking.store import open_store
-    from fakeface_lab.tracking.writer import PatientWriter
-    from fakeface_lab.training.outcome import read_whole_outcome
+    with loading_libraries():
+        from fakeface_lab.backend import set_up_process
+        from fakeface_lab.data.images import load_images
+        from fakeface_lab.data.splits import make_split
+        from fakeface_lab.detector import mlflow_run, printing
+        from fakeface_lab.detector.fit import Training
+        from fakeface_lab.detector.work import produce_outcome
+        from fakeface_lab.terminal import console, print_places, say
+        from fakeface_lab.tracking.datasets import describe_openings, find_audit, record_opening, seal_key
+        from fakeface_lab.tracking.models import model_of_run
+        from fakeface_lab.tracking.owner import sweep_dead_runs
+        from fakeface_lab.tracking.store import open_store
+        from fakeface_lab.tracking.writer import PatientWriter
+        from fakeface_lab.training.outcome import read_whole_outcome
 
     num_threads = set_up_process(settings.threads)
     images = load_images(source, settings.image_size)

@@ -6,16 +6,16 @@ python -m fakeface_lab.compare RUN OTHER [...]     # the first against each of t
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fakeface_lab.config import find_project
+from fakeface_lab.garbage import collector_paused
 from fakeface_lab.settings import CompareSettings
 from fakeface_lab.terminal import console, run_program, say, wide_console
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from fakeface_lab.detector.ranking import ScoredConfiguration
     from fakeface_lab.tracking.lookup import Run
     from fakeface_lab.tracking.store import Store
@@ -41,6 +41,7 @@ class CompareResult:
         return 0 if require is None or set(self.verdicts) == {require} else EXIT_NOT_BETTER
 
 
+@collector_paused()
 def run_compare(settings: CompareSettings) -> CompareResult:
     """Print tables and verdicts, and return the verdicts.
 
@@ -83,11 +84,10 @@ def _show_search(store: "Store", search: "Run") -> CompareResult:
         say(label, line)
     table = read_leaderboard(store, search)
     wide_console.print(trials_table(table, trial_0_name(search)))
+    best, documented = finals_of(store, search, table) if is_of_detector(search) else (None, None)
     if not is_of_detector(search):
         say("verdict", "none: its test data are not in the store; evaluate the best model on held-out data")
-        return CompareResult()
-    best, documented = finals_of(store, search, table)
-    if best is None or documented is None:
+    elif best is None or documented is None:
         say("verdict", "none: no finals of both the best and the documented configuration")
     elif best.runs == documented.runs:
         say("verdict", "none: the documented configuration is itself the best trial")
@@ -99,7 +99,7 @@ def _show_search(store: "Store", search: "Run") -> CompareResult:
     return CompareResult()
 
 
-def _print_rankings(store: "Store", configurations: "Sequence[ScoredConfiguration]") -> None:
+def _print_rankings(store: "Store", configurations: Sequence["ScoredConfiguration"]) -> None:
     from fakeface_lab.detector.ranking import by_evaluation_set, ranking_table
     from fakeface_lab.tracking.datasets import describe_openings
 

@@ -10,6 +10,7 @@ import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
+from fakeface_lab.garbage import loading_libraries
 from fakeface_lab.settings import TuneSettings
 from fakeface_lab.terminal import run_program
 
@@ -26,7 +27,8 @@ def run_search(settings: TuneSettings) -> "SearchResult | None":
     is_worked_apart = settings.engine == "local" and not settings.dry_run
     with launched_ahead() if is_worked_apart else nullcontext():
         # TensorFlow takes seconds to load: `--help` and invalid settings should not wait for it.
-        from fakeface_lab.detector.search import search_detector, show_plan
+        with loading_libraries():
+            from fakeface_lab.detector.search import search_detector, show_plan
 
         if settings.dry_run:
             show_plan(settings)

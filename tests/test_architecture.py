@@ -20,7 +20,7 @@ PROGRAMS = {"baseline", "tune", "audit", "evaluate", "compare", "predict", "doct
 # A unit is a module or a folder of the package. It imports itself and what stands above it in this list, so that
 # whatever is left can be read, tested and changed without what stands below it.
 LAYERS = [
-    {"errors", "files"},
+    {"errors", "files", "garbage"},
     {"config"},
     {"backend", "settings", "terminal"},
     {"evaluation", "tracking"},

@@ -1,12 +1,11 @@
 """MLflow's store: opening it with an experiment, its limits on texts and queries, searching it, its page's links."""
 
-import gc
 import os
 import re
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from fakeface_lab.errors import TrackingError, without_credentials
+from fakeface_lab.garbage import collector_paused
 from fakeface_lab.tracking.writer import as_tracking_error
 
 __all__ = [
@@ -111,7 +111,7 @@ def search_runs(
     page_size = _LOCAL_PAGE_SIZE if client.tracking_uri.startswith("sqlite:") else _PAGE_SIZE
     token: str | None = None
     while limit is None or len(runs) < limit:
-        with _collector_paused():
+        with collector_paused():  # MLflow makes hundreds of objects per run
             page = client.search_runs(
                 list(experiment_ids),
                 query,
@@ -125,21 +125,6 @@ def search_runs(
         if not token:
             break
     return runs
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Let Python look for no garbage: MLflow makes hundreds of objects per run, and each round looks at all.
-
-    Reading 1,000 trials takes 1.4 s of processor instead of 4.1 (docs/performance.md).
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def all_experiments(client: MlflowClient, *, with_deleted: bool = False) -> list[str]:

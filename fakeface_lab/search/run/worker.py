@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from fakeface_lab.files import silent_stderr, unpickle_mapped
+from fakeface_lab.garbage import loading_libraries
 
 __all__ = ["Worker", "launched_ahead", "main", "take_worker"]
 
@@ -137,7 +138,7 @@ def main(argv: list[str]) -> int:
     with suppress(OSError):  # Linux: if memory runs out, a worker is killed and not its driver
         Path("/proc/self/oom_score_adj").write_text("1000")
     # After the reader has started: it takes seconds, in which the driver may die, or get ready.
-    with silent_stderr():  # what is printed last is taken for the reason of a death
+    with silent_stderr(), loading_libraries():  # what is printed last is taken for the reason of a death
         import tensorflow  # noqa: F401
 
     needed = inbox.get()
