@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fakeface_lab.config import find_project
-from fakeface_lab.garbage import collector_paused
+from fakeface_lab.garbage import loading_libraries
 from fakeface_lab.settings import CompareSettings
 from fakeface_lab.terminal import console, run_program, say, wide_console
 
@@ -41,16 +41,16 @@ class CompareResult:
         return 0 if require is None or set(self.verdicts) == {require} else EXIT_NOT_BETTER
 
 
-@collector_paused()
 def run_compare(settings: CompareSettings) -> CompareResult:
     """Print tables and verdicts, and return the verdicts.
 
     Raises:
         FakefaceLabError: a subclass; the message is one line that says what to do.
     """
-    from fakeface_lab.detector.judging import judge
-    from fakeface_lab.detector.ranking import latest_configurations, named_configurations
-    from fakeface_lab.tracking.lookup import find_run, open_for_reading
+    with loading_libraries():
+        from fakeface_lab.detector.judging import judge
+        from fakeface_lab.detector.ranking import latest_configurations, named_configurations
+        from fakeface_lab.tracking.lookup import find_run, open_for_reading
 
     store = open_for_reading(settings.tracking_uri, find_project())
     if not settings.runs:
