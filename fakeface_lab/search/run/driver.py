@@ -156,9 +156,11 @@ class Driver(Generic[Child]):
 
     def _wait(self) -> None:
         """Handle what has happened, or wait for it."""
+        # Only if nothing was running before: a training that has just ended makes room for the next one.
+        upload_secs = 0.0 if self._running or self.is_suggesting else _POLL_SECS
         if self._running:
             self._engine.wait(SUGGESTION_POLL_SECS if self.is_suggesting else _POLL_SECS)
-        closed = self.uploads.collect(0.0 if self._running or self.is_suggesting else _POLL_SECS)
+        closed = self.uploads.collect(upload_secs)
         if closed:
             self.clean_up(closed)
 

@@ -4,13 +4,16 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
+from fakeface_lab.search.run import driver as driver_module
+from fakeface_lab.search.run.trials import Trials
 from fakeface_lab.tracking.store import Store
-from tests.search.curve_work import CurveWork
+from tests.search.curve_work import CurveWork, Notes, open_ledger, template
 from tests.search.run.curve_search import Facts, facts, open_ledger_released, run
+from tests.search.run.queued_engine import QueuedEngine
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,36 @@ class SlowlyStored(CurveWork):
 def test_the_next_trials_do_not_wait_for_an_upload(new_store: Callable[[str], Store], undisturbed: Facts) -> None:
     store = new_store("slow")
     assert facts(run(store, work=SlowlyStored(store.project / "trained.txt"))) == undisturbed
+
+
+@dataclass(frozen=True)
+class StoredBesideTheNext(CurveWork):
+    """Uploads a trial only after the next one has been trained."""
+
+    def finish(self, run: Any, assignment: Any, outcome: Any, *, keep_model: bool) -> None:
+        deadline = time.monotonic() + 60
+        number = int(assignment.key.removeprefix("trial-"))
+        while number < 5 and f"trial-{number + 1} 4" not in self.trained.read_text():
+            assert time.monotonic() < deadline, "the next trial waits for this upload"
+            time.sleep(0.01)
+        super().finish(run, assignment, outcome, keep_model=keep_model)
+
+
+def test_a_driver_with_one_worker_waits_for_no_upload_before_the_next_trial(
+    new_store: Callable[[str], Store], undisturbed: Facts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver_module, "_POLL_SECS", 3600.0)
+    store = new_store("beside")
+    ledger, work = open_ledger(store), StoredBesideTheNext(store.project / "trained.txt")
+
+    def choose(keys: list[str]) -> tuple[str, Literal["done"]] | None:
+        # Trial 0 ends when its own beginning is stored, so that nothing else is uploaded.
+        return None if keys == ["trial-0"] and trials.uploads._pending else (keys[0], "done")
+
+    trials = Trials(ledger, template("random"), work, QueuedEngine(work, 1, choose), Notes(), epochs=4, seed=3)
+    with ledger.driving():
+        trials.run()
+    assert facts(ledger) == undisturbed
 
 
 @pytest.mark.parametrize(
