@@ -72,7 +72,9 @@ def produce_outcome(
     """
     validation = split.validation if len(split.validation) else None
     recorder = train(model, training, images.pixels, images.labels, split.train, validation, folder, listener)
-    return _write_outcome(model, recorder, training, images, split, folder, open_test=open_test)
+    outcome = _write_outcome(model, recorder, training, images, split, folder, open_test=open_test)
+    recorder.report_last()
+    return outcome
 
 
 def _write_outcome(

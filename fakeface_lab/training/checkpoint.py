@@ -24,6 +24,7 @@ from fakeface_lab.errors import ModelError
 __all__ = [
     "CHECKPOINT",
     "inherit_checkpoint",
+    "link_or_copy",
     "load_checkpoint",
     "load_weights",
     "read_state",
@@ -36,15 +37,15 @@ _STATE_MEMBER = "state.json"
 
 
 def save_checkpoint(
-    path: Path, model: keras.Model | None, state: dict[str, Any], further: Sequence[npt.NDArray[Any]] = ()
+    path: Path, model: keras.Model, state: dict[str, Any], further: Sequence[npt.NDArray[Any]] = ()
 ) -> None:
     """Write model, optimizer, state and further arrays, replacing the file atomically.
 
-    A killed write leaves the old file. Without a model, as when a training has ended, only the state is kept.
+    A killed write leaves the old file. Under another name, which `link_or_copy` gives it, it stays in any case.
     """
     # A custom training loop may do without a Keras optimizer.
     slots = getattr(getattr(model, "optimizer", None), "variables", [])
-    _write(path, [] if model is None else [*model.variables, *slots], state, further)
+    _write(path, [*model.variables, *slots], state, further)
 
 
 def save_weights(path: Path, model: keras.Model) -> None:
@@ -73,16 +74,26 @@ def load_checkpoint(path: Path, model: keras.Model) -> list[npt.NDArray[Any]]:
     """
     # A compiled model creates the optimizer's slots at its first step; restoring needs them now.
     model.optimizer.build(model.trainable_variables)
-    return _load(path, [*model.variables, *model.optimizer.variables])
+    variables = [*model.variables, *model.optimizer.variables]
+    with zipfile.ZipFile(path) as archive:
+        num_arrays, num_further = _counts(archive.namelist())
+        if num_arrays != len(variables):
+            raise ModelError(f"{path}: holds another model ({num_arrays} arrays, not {len(variables)})")
+        _assign(archive, variables, path)
+        return [_read_array(archive, name) for name in _members(num_arrays, num_further)[num_arrays:]]
 
 
 def load_weights(path: Path, model: keras.Model) -> None:
-    """Restore what `save_weights` wrote, from a file that `read_state` has found intact.
+    """Restore the model's variables from a checkpoint or what `save_weights` wrote, a file found intact.
 
     Raises:
         ModelError: the weights belong to another model.
     """
-    _load(path, model.variables)
+    with zipfile.ZipFile(path) as archive:
+        num_arrays, _ = _counts(archive.namelist())
+        if num_arrays < len(model.variables):
+            raise ModelError(f"{path}: holds another model ({num_arrays} arrays, not {len(model.variables)})")
+        _assign(archive, model.variables, path)
 
 
 def _write(
@@ -102,7 +113,7 @@ def _write(
     os.replace(partial, path)
 
 
-def _members(num_arrays: int, num_further: int) -> list[str]:
+def _members(num_arrays: int, num_further: int = 0) -> list[str]:
     """Return the names of the arrays of variables, then those of further arrays."""
     # By position, because automatic layer names depend on how many models the process has built before.
     variables = [f"{number:04d}.npy" for number in range(num_arrays)]
@@ -123,20 +134,15 @@ def _write_array(member: IO[bytes], array: npt.NDArray[Any]) -> None:
     member.write(array.reshape(-1).view(np.uint8).data)
 
 
-def _load(path: Path, variables: list[Any]) -> list[npt.NDArray[Any]]:
-    with zipfile.ZipFile(path) as archive:
-        num_arrays, num_further = _counts(archive.namelist())
-        if num_arrays != len(variables):
-            raise ModelError(f"{path}: holds another model ({num_arrays} arrays, not {len(variables)})")
-        names = _members(num_arrays, num_further)
-        for number, variable in enumerate(variables):
-            array = _read_array(archive, names[number])
-            if array.shape != tuple(variable.shape):
-                raise ModelError(
-                    f"{path}: holds another model (array {number} is {array.shape}, not {tuple(variable.shape)})"
-                )
-            variable.assign(array)
-        return [_read_array(archive, name) for name in names[num_arrays:]]
+def _assign(archive: zipfile.ZipFile, variables: Sequence[Any], path: Path) -> None:
+    """Give the variables the first arrays of a file."""
+    for number, (name, variable) in enumerate(zip(_members(len(variables)), variables, strict=True)):
+        array = _read_array(archive, name)
+        if array.shape != tuple(variable.shape):
+            raise ModelError(
+                f"{path}: holds another model (array {number} is {array.shape}, not {tuple(variable.shape)})"
+            )
+        variable.assign(array)
 
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
@@ -152,13 +158,13 @@ def inherit_checkpoint(parent_folder: Path, folder: Path) -> None:
     if (folder / CHECKPOINT).exists() or not (parent_folder / CHECKPOINT).exists():
         return
     for path in sorted(parent_folder.glob("kept-*.weights")):
-        _link_or_copy(path, folder / path.name)
+        link_or_copy(path, folder / path.name)
     # Last: with it the folder can be resumed from.
-    _link_or_copy(parent_folder / CHECKPOINT, folder / CHECKPOINT)
+    link_or_copy(parent_folder / CHECKPOINT, folder / CHECKPOINT)
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
-    """Hard-link a file, which is safe because checkpoints are replaced as a whole and never modified in place."""
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a checkpoint another name too, which keeps its content: checkpoints are replaced as a whole."""
     partial_path = target.with_suffix(".partial")
     # A killed attempt may have left it, and `os.link` does not overwrite.
     partial_path.unlink(missing_ok=True)

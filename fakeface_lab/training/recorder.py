@@ -16,6 +16,7 @@ from fakeface_lab.errors import SearchError, TrainingDivergedError
 from fakeface_lab.training.callback_state import CallbackStates
 from fakeface_lab.training.checkpoint import (
     CHECKPOINT,
+    link_or_copy,
     load_checkpoint,
     load_weights,
     read_state,
@@ -61,9 +62,8 @@ class TrainingRecorder(keras.callbacks.Callback):
         needs_objective: whether an epoch, counted from 1, must have measured the objective.
         score: called with the model after each epoch; its results become `epoch_scores`.
         callback_states: of the other callbacks; its place is between them and this one.
-        last_epoch: the training's last one, if nothing will continue it: its checkpoint then holds no arrays, as the
-            kept weights are all that is left to read (of the documented network 184 MB instead of 553). None if
-            something may.
+        last_epoch: the training's last one, if nothing will continue it: it is not written, as the training's outcome
+            soon holds what is left of it, and not reported before `report_last`. None if something may.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class TrainingRecorder(keras.callbacks.Callback):
         self._folder, self._listener, self._objective, self._keep = folder, listener, objective, keep
         self._has_checkpoints, self._needs_objective, self._score = has_checkpoints, needs_objective, score
         self._callback_states = CallbackStates(()) if callback_states is None else callback_states
-        self._last_epoch, self._held_epoch = last_epoch, 0
+        self._last_epoch, self._held_epoch, self._saved_epoch = last_epoch, 0, 0
         self._journal = None if has_checkpoints else EpochJournal(folder, listener)
         self._progress = _Progress()
         self._started = time.perf_counter()
@@ -129,20 +129,14 @@ class TrainingRecorder(keras.callbacks.Callback):
             return 0
         progress = _Progress.from_state(state)
         num_done = len(progress.records)
-        has_ended = num_done == self._last_epoch
         # Without the best weights so far, it could not end as an uninterrupted training does.
-        has_kept_file = self._keep == "best" or has_ended
-        if has_kept_file and read_state(self._kept_path(progress.kept_epoch)) is None:
+        if progress.kept_epoch < num_done and read_state(self._kept_path(progress.kept_epoch)) is None:
             return 0
         callbacks = state.get("callbacks", [])
         if not self._callback_states.fits(callbacks):
             return 0
-        if has_ended:
-            model.optimizer.build(model.trainable_variables)  # the table of layers counts its variables
-        else:
-            self._callback_states.load(callbacks, load_checkpoint(self._checkpoint, model))
-            self._held_epoch = num_done
-        self._progress = progress
+        self._callback_states.load(callbacks, load_checkpoint(self._checkpoint, model))
+        self._progress, self._held_epoch, self._saved_epoch = progress, num_done, num_done
         return num_done
 
     @property
@@ -153,7 +147,9 @@ class TrainingRecorder(keras.callbacks.Callback):
     def load_kept_weights(self, model: keras.Model) -> None:
         """Load the kept weights into `model`, even if a callback has changed them after the last epoch."""
         if self.records:
-            load_weights(self._kept_path(self.kept_epoch), model)
+            # Those of the epoch that the checkpoint is of have no other file.
+            is_saved = self.kept_epoch == self._saved_epoch
+            load_weights(self._checkpoint if is_saved else self._kept_path(self.kept_epoch), model)
 
     def set_model(self, model: keras.Model) -> None:
         """Start the clock: a user's own training loop may never report the beginning of an epoch."""
@@ -172,7 +168,7 @@ class TrainingRecorder(keras.callbacks.Callback):
         self._listener.step_ended(epoch, batch + 1, num_steps)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Write the checkpoint, then report the epoch: reported epochs are safe."""
+        """Write the checkpoint, then report the epoch, which is then safe; the last one is left to `report_last`."""
         # A metric may return an array, such as a confusion matrix, which is no point of a curve.
         record = self._measure({name: float(value) for name, value in (logs or {}).items() if np.ndim(value) == 0})
         previous = self.kept_epoch
@@ -181,8 +177,15 @@ class TrainingRecorder(keras.callbacks.Callback):
         self._progress.records.append(record)
         self._progress.has_stopped = bool(getattr(self.model, "stop_training", False))
         self._held_epoch = record.epoch
-        self._write(previous)
+        if record.epoch != self._last_epoch:
+            self._write(previous)
+            self._report(record)
         self._started = time.perf_counter()
+
+    def report_last(self) -> None:
+        """Report the last epoch of a training that nothing continues, now that its outcome is written."""
+        if len(self.records) == self._last_epoch:
+            self._report(self.records[-1])
 
     def add(self, metrics: Mapping[str, float]) -> None:
         """Add metrics that a user's `fit` returned: they describe its final weights, which become the kept ones."""
@@ -193,6 +196,7 @@ class TrainingRecorder(keras.callbacks.Callback):
         else:
             record = self._as_reported(EpochRecord(1, time.time_ns() // 1_000_000, plain))
         save_weights(self._kept_path(record.epoch), self.model)
+        self._saved_epoch = 0  # what the checkpoint holds is older
         self._progress.records.append(record)
         self._progress.kept_epoch = record.epoch
         self._report(record)
@@ -248,21 +252,24 @@ class TrainingRecorder(keras.callbacks.Callback):
         return value is not None and bool(self._objective.better_than(value, best))
 
     def _write(self, previous: int) -> None:
-        """Write the latest epoch's weights, if they are the best so far, and its checkpoint.
+        """Write the latest epoch's checkpoint, and see that the kept weights are in a file.
 
-        Then delete the weights of the `previous` best epoch, which no checkpoint needs any more.
+        Those of the latest epoch are in its checkpoint; if they stay the best, that file gets a second name before the
+        next one takes its place. The weights of the `previous` best epoch are deleted when no checkpoint needs them.
         """
-        has_ended = len(self.records) == self._last_epoch
-        # In this order: after any kill the checkpoint's best weights are on disk.
-        if self.kept_epoch == len(self.records) and (self._keep == "best" or has_ended):
-            save_weights(self._kept_path(self.kept_epoch), self.model)
+        epoch = len(self.records)
         if self._has_checkpoints:
+            # In this order: after any kill the checkpoint's best weights are on disk.
+            if self.kept_epoch == self._saved_epoch:
+                link_or_copy(self._checkpoint, self._kept_path(self.kept_epoch))
             callbacks, arrays = self._callback_states.capture()
             state = asdict(self._progress) | {"callbacks": callbacks}
-            save_checkpoint(self._checkpoint, None if has_ended else self.model, state, arrays)
+            save_checkpoint(self._checkpoint, self.model, state, arrays)
+            self._saved_epoch = epoch
+        elif self.kept_epoch == epoch and self._keep == "best":
+            save_weights(self._kept_path(epoch), self.model)
         if previous != self.kept_epoch:
             self._kept_path(previous).unlink(missing_ok=True)
-        self._report(self.records[-1])
 
     def _report(self, record: EpochRecord) -> None:
         if self._journal is None:

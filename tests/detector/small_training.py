@@ -69,6 +69,7 @@ def run(
         folder,
         listener or Heard(),
     )
+    recorder.report_last()
     return model, recorder
 
 

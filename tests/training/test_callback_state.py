@@ -78,8 +78,12 @@ def measured() -> Any:
         state = json.loads(archive.read("state.json"))
     for record in state["records"]:
         del record["ended_at_ms"], record["metrics"]["epoch_secs"]
-    with zipfile.ZipFile(RUN / f"kept-{state['kept_epoch']}.weights") as archive:
-        kept = [archive.read(name) for name in archive.namelist()]
+    apart = RUN / f"kept-{state['kept_epoch']}.weights"  # unless they are those of the last epoch
+    assert apart.exists() == (state["kept_epoch"] < len(state["records"]))
+    kept = []
+    if apart.exists():
+        with zipfile.ZipFile(apart) as archive:
+            kept = [archive.read(name) for name in archive.namelist() if name.endswith(".npy")]
     return state, arrays, kept, file_contents(WRITTEN), event_points(WRITTEN)
 
 

@@ -15,8 +15,8 @@ import pytest
 from fakeface_lab.backend import keras, tf
 from fakeface_lab.detector.fit import Training, predict, train
 from fakeface_lab.errors import ModelError, TrainingDivergedError
+from fakeface_lab.training.checkpoint import read_state
 from fakeface_lab.training.objective import Objective
-from fakeface_lab.training.outcome import write_layers
 from fakeface_lab.training.recorder import TrainingRecorder
 from tests.detector.small_training import (
     LABELS,
@@ -37,6 +37,9 @@ from tests.detector.small_training import (
 pytestmark = pytest.mark.usefixtures("deterministic")
 
 Uninterrupted = Callable[[str], tuple[keras.Model, TrainingRecorder]]
+
+# A learning rate that overshoots, so that the best epoch is not the last one.
+OVERSHOOTING = Training(SMALL.model_copy(update={"learning_rate": 0.05}), SIZE_PX, 3, 4, keep="best")
 
 
 @pytest.fixture(scope="module")
@@ -143,10 +146,19 @@ def test_a_checkpoint_of_an_earlier_version_has_no_scores(after_two_epochs: Path
     assert (len(resumed.records), resumed.epoch_scores) == (3, None)
 
 
+@pytest.fixture(scope="module")
+def after_the_best_epoch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training whose best epoch is before its third one, after which it was killed."""
+    folder = tmp_path_factory.mktemp("best")
+    with pytest.raises(Interrupted):
+        run(OVERSHOOTING, folder, Heard(stop_after_epoch=3))
+    return folder
+
+
 @pytest.mark.parametrize("torn", ["epoch.ckpt", "kept-*.weights"])
 @pytest.mark.parametrize("how", ["cut", "flipped", "gone"])
-def test_a_torn_file_starts_the_training_over(torn: str, how: str, after_two_epochs: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(after_two_epochs, tmp_path / "cut")
+def test_a_torn_file_starts_the_training_over(torn: str, how: str, after_the_best_epoch: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(after_the_best_epoch, tmp_path / "cut")
     (path,) = folder.glob(torn)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0x10
@@ -154,12 +166,22 @@ def test_a_torn_file_starts_the_training_over(torn: str, how: str, after_two_epo
         path.unlink()
     else:
         path.write_bytes(content if how == "flipped" else content[: len(content) // 2])
-    model = RESUMABLE["best"].build()
+    model = OVERSHOOTING.build()
     untrained = state_bytes(model)
     recorder = TrainingRecorder(folder, Heard(), Objective("val_loss"), keep="best")
     assert recorder.restore(model) == 0
     assert recorder.records == []
     assert state_bytes(model)[: len(untrained)] == untrained, "the model is as it was built"
+
+
+def test_the_best_epoch_before_a_kill_is_kept(after_the_best_epoch: Path, tmp_path: Path) -> None:
+    resumed, recorder = run(OVERSHOOTING, shutil.copytree(after_the_best_epoch, tmp_path / "cut"))
+    whole, expected = run(OVERSHOOTING, tmp_path / "whole")
+    assert recorder.kept_epoch == expected.kept_epoch < 3
+    assert measured(recorder.records) == measured(expected.records)
+    assert [np.asarray(variable).tobytes() for variable in resumed.variables] == [
+        np.asarray(variable).tobytes() for variable in whole.variables
+    ]
 
 
 def test_started_over_after_a_torn_checkpoint_it_ends_the_same(
@@ -175,20 +197,24 @@ def test_started_over_after_a_torn_checkpoint_it_ends_the_same(
 
 
 @pytest.mark.parametrize("kind", ["best", "fast"])
-def test_nothing_is_trained_again_after_the_last_epoch(kind: str, uninterrupted: Uninterrupted, tmp_path: Path) -> None:
-    with pytest.raises(Interrupted):
-        run(RESUMABLE[kind], tmp_path, Heard(stop_after_epoch=3))
+def test_killed_before_its_outcome_is_written_a_training_repeats_its_last_epoch(
+    kind: str, uninterrupted: Uninterrupted, tmp_path: Path
+) -> None:
+    run(RESUMABLE[kind], tmp_path)
     heard = Heard()
     resumed, recorder = run(RESUMABLE[kind], tmp_path, heard)
-    assert heard.steps == []
-    assert recorder.kept_epoch == uninterrupted(kind)[1].kept_epoch
-    whole = uninterrupted(kind)[0]
-    assert [np.asarray(variable).tobytes() for variable in resumed.variables] == [
-        np.asarray(variable).tobytes() for variable in whole.variables
-    ]
-    for model, name in ((resumed, "resumed"), (whole, "whole")):
-        write_layers(model, tmp_path / name)
-    assert (tmp_path / "resumed").read_text() == (tmp_path / "whole").read_text()
+    assert [record.epoch for record in heard.records] == [3]
+    assert measured(recorder.records) == measured(uninterrupted(kind)[1].records)
+    assert state_bytes(resumed) == state_bytes(uninterrupted(kind)[0])
+
+
+def test_the_last_epoch_is_reported_when_its_outcome_is_written(tmp_path: Path) -> None:
+    training, heard = Training(SMALL, SIZE_PX, seed=0, epochs=2), Heard()
+    model = training.build()
+    recorder = train(model, training, PIXELS, LABELS, TRAIN_ROWS, VALIDATION_ROWS, tmp_path, heard)
+    assert [record.epoch for record in heard.records] == [1]
+    recorder.report_last()
+    assert heard.records == recorder.records
 
 
 def test_after_the_last_epoch_a_training_that_may_continue_has_its_optimizer_too(
@@ -203,17 +229,6 @@ def test_after_the_last_epoch_a_training_that_may_continue_has_its_optimizer_too
     assert state_bytes(resumed) == state_bytes(uninterrupted("best")[0])
 
 
-def test_without_the_weights_that_it_has_kept_a_training_starts_over(
-    uninterrupted: Uninterrupted, tmp_path: Path
-) -> None:
-    run(RESUMABLE["fast"], tmp_path)
-    (tmp_path / "kept-3.weights").unlink()
-    heard = Heard()
-    again, _ = run(RESUMABLE["fast"], tmp_path, heard)
-    assert [record.epoch for record in heard.records] == [1, 2, 3]
-    assert state_bytes(again) == state_bytes(uninterrupted("fast")[0])
-
-
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(
     ("objective", "direction", "pick"), [("val_loss", "min", min), ("loss", "max", max)], ids=["min", "max"]
@@ -221,9 +236,7 @@ def test_without_the_weights_that_it_has_kept_a_training_starts_over(
 def test_kept_weights_are_those_of_the_kept_epoch(
     objective: str, direction: Literal["min", "max"], pick: Callable[[list[float]], float], tmp_path: Path
 ) -> None:
-    # A learning rate that overshoots, so that the best epoch is not the last one.
-    values = SMALL.model_copy(update={"learning_rate": 0.05})
-    training = Training(values, SIZE_PX, 3, 4, keep="best", objective=Objective(objective, direction))
+    training = replace(OVERSHOOTING, objective=Objective(objective, direction))
     model, recorder = run(training, tmp_path)
     figures = [record.metrics[objective] for record in recorder.records]
     assert recorder.kept_epoch == 1 + figures.index(pick(figures)) < 4
@@ -235,15 +248,15 @@ def test_kept_weights_are_those_of_the_kept_epoch(
 
 
 @pytest.mark.usefixtures("eagerly")
-def test_only_a_training_that_may_continue_leaves_its_optimizer(tmp_path: Path) -> None:
-    training, sizes = Training(SMALL, SIZE_PX, seed=0, epochs=2), {}
-    for may_continue in (False, True):
-        folder = tmp_path / str(may_continue)
-        run(replace(training, may_continue=may_continue), folder)
-        sizes[may_continue] = {path.name: path.stat().st_size for path in folder.iterdir()}
-    assert sizes[False].keys() == {"epoch.ckpt", "kept-2.weights"}
-    assert sizes[True].keys() == {"epoch.ckpt"}, "the last epoch's weights are in it"
-    assert sum(sizes[False].values()) < 0.5 * sizes[True]["epoch.ckpt"], "Adam has two numbers for each weight"
+@pytest.mark.parametrize(("may_continue", "num_written"), [(False, 1), (True, 2)])
+def test_the_last_epoch_is_written_only_if_a_training_may_continue(
+    may_continue: bool, num_written: int, tmp_path: Path
+) -> None:
+    run(Training(SMALL, SIZE_PX, seed=0, epochs=2, may_continue=may_continue), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch.ckpt"], "the last weights have no file of their own"
+    state = read_state(tmp_path / "epoch.ckpt")
+    assert state is not None
+    assert len(state["records"]) == num_written
 
 
 @pytest.mark.usefixtures("eagerly")
