@@ -164,6 +164,27 @@ MUTANTS = (
         ("tests/training/test_checkpoint.py::test_a_killed_write_leaves_the_old_checkpoint",),
     ),
     Mutant(
+        "the best epoch's weights get no second name before their checkpoint is replaced",
+        "fakeface_lab/training/recorder.py",
+        "            if self.kept_epoch == self._saved_epoch:\n",
+        "            if self.kept_epoch == epoch:\n",
+        ("tests/training/test_recorder.py::test_kept_weights_are_those_of_the_kept_epoch",),
+    ),
+    Mutant(
+        "the last epoch is reported before its outcome is written",
+        "fakeface_lab/training/recorder.py",
+        "            self._write(previous)\n            self._report(record)\n",
+        "            self._write(previous)\n        self._report(record)\n",
+        ("tests/training/test_recorder.py::test_the_last_epoch_is_reported_when_its_outcome_is_written",),
+    ),
+    Mutant(
+        "the driver waits for uploads before the next trial",
+        "fakeface_lab/search/run/driver.py",
+        "        closed = self.uploads.collect(upload_secs)\n",
+        "        closed = self.uploads.collect(0.0 if self._running else _POLL_SECS)\n",
+        ("tests/search/run/test_uploads.py::test_a_driver_with_one_worker_waits_for_no_upload_before_the_next_trial",),
+    ),
+    Mutant(
         "what a trial has found is not in the write that ends it",
         "fakeface_lab/search/run/trials.py",
         '"epochs_done": str(len(outcome.records)), **found}',
