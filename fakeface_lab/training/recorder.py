@@ -85,7 +85,7 @@ class TrainingRecorder(keras.callbacks.Callback):
         self._folder, self._listener, self._objective, self._keep = folder, listener, objective, keep
         self._has_checkpoints, self._needs_objective, self._score = has_checkpoints, needs_objective, score
         self._callback_states = CallbackStates(()) if callback_states is None else callback_states
-        self._last_epoch, self._held_epoch, self._saved_epoch = last_epoch, 0, 0
+        self._last_epoch, self._saved_epoch = last_epoch, 0
         self._journal = None if has_checkpoints else EpochJournal(folder, listener)
         self._progress = _Progress()
         self._started = time.perf_counter()
@@ -136,13 +136,13 @@ class TrainingRecorder(keras.callbacks.Callback):
         if not self._callback_states.fits(callbacks):
             return 0
         self._callback_states.load(callbacks, load_checkpoint(self._checkpoint, model))
-        self._progress, self._held_epoch, self._saved_epoch = progress, num_done, num_done
+        self._progress, self._saved_epoch = progress, num_done
         return num_done
 
     @property
     def holds_kept_weights(self) -> bool:
         """Whether the model has the kept weights, unless another callback has changed them after the last epoch."""
-        return self._held_epoch == self.kept_epoch
+        return self.kept_epoch == len(self.records)
 
     def load_kept_weights(self, model: keras.Model) -> None:
         """Load the kept weights into `model`, even if a callback has changed them after the last epoch."""
@@ -176,7 +176,6 @@ class TrainingRecorder(keras.callbacks.Callback):
             self._progress.kept_epoch = record.epoch
         self._progress.records.append(record)
         self._progress.has_stopped = bool(getattr(self.model, "stop_training", False))
-        self._held_epoch = record.epoch
         if record.epoch != self._last_epoch:
             self._write(previous)
             self._report(record)
