@@ -214,7 +214,7 @@ _STEP_RATIO = {"plain": 1.0, "fast": 0.73}
 _OVERHEAD_SECS = 2.3
 # Enough for an estimate that is within a factor of two anyway.
 _NUM_SAMPLES = 200
-_WEIGHT_BYTES, _CHECKPOINT_BYTES = 4, 16  # float32; with Adam's two moments and the weights of the best epoch
+_WEIGHT_BYTES, _CHECKPOINT_BYTES = 4, 24  # float32; with Adam's two moments, of the latest and of the best epoch
 
 
 @dataclass(frozen=True)
