@@ -17,14 +17,27 @@ from sklearn.metrics import accuracy_score, f1_score
 __all__: list[str] = []
 
 
-def load(paths: list[Path], size_px: int = 300) -> npt.NDArray[np.float32]:
-    """Return float32 (num_images, size, size, 3) in [0, 1]."""
+Labelled = list[tuple[Path, int]]
+
+
+def split(folder: Path, seed: int) -> tuple[Labelled, Labelled]:
+    """Return the 80 % to train on and the rest: files in shuffled order, each with its label."""
+    labelled = [
+        (path, label) for label, name in enumerate(("fake", "real")) for path in sorted((folder / name).iterdir())
+    ]
+    random.Random(seed).shuffle(labelled)
+    cut = int(0.8 * len(labelled))
+    return labelled[:cut], labelled[cut:]
+
+
+def load(labelled: Labelled, size_px: int = 300) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Return images (n, size, size, 3) in [0, 1] and one-hot labels (n, 2), both float32."""
     pictures = []
-    for path in paths:
+    for path, _ in labelled:
         picture = keras.utils.img_to_array(keras.utils.load_img(path, target_size=(size_px, size_px)))
         picture /= 255
         pictures.append(picture)
-    return np.array(pictures)
+    return np.array(pictures), keras.utils.to_categorical([label for _, label in labelled], 2)
 
 
 def build(size_px: int = 300) -> keras.Model:
@@ -60,21 +73,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--image-size", type=int, default=300)
     options = parser.parse_args()
-    labelled = [
-        (path, label)
-        for label, name in enumerate(("fake", "real"))
-        for path in sorted((options.folder / name).iterdir())
-    ]
-    random.Random(options.seed).shuffle(labelled)
     keras.utils.set_random_seed(options.seed)
-    cut = int(0.8 * len(labelled))
-    train, test = labelled[:cut], labelled[cut:]
-    train_images, test_images = (load([path for path, _ in part], options.image_size) for part in (train, test))
-    train_labels = keras.utils.to_categorical([label for _, label in train], 2)
-    test_labels = keras.utils.to_categorical([label for _, label in test], 2)
+    train, (test_images, test_labels) = (load(part, options.image_size) for part in split(options.folder, options.seed))
     model = build(options.image_size)
     model.fit(
-        train_images, train_labels, batch_size=32, epochs=options.epochs,
+        *train, batch_size=32, epochs=options.epochs,
         validation_data=(test_images, test_labels), verbose=2,
     )  # fmt: skip
     decided = (model.predict(test_images, verbose=0) > 0.5).astype(int)

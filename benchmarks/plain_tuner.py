@@ -7,7 +7,6 @@ One trial for each learning rate; RESULT gets the seconds of the trials after th
 
 import argparse
 import json
-import random
 import tempfile
 import time
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import keras
 import keras_tuner
-from documented_recipe import build, load
+from documented_recipe import build, load, split
 
 __all__: list[str] = []
 
@@ -53,15 +52,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--learning-rates", type=float, nargs="+", required=True)
     options = parser.parse_args()
-    labelled = [
-        (path, label)
-        for label, name in enumerate(("fake", "real"))
-        for path in sorted((options.folder / name).iterdir())
-    ]
-    random.Random(0).shuffle(labelled)
-    images = load([path for path, _ in labelled])
-    labels = keras.utils.to_categorical([label for _, label in labelled], 2)
-    cut = int(0.8 * len(labelled))
+    train, validation = (load(part) for part in split(options.folder, 0))
 
     def build_with(hp: Any) -> keras.Model:
         model = build()
@@ -71,8 +62,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         tuner = Timed(build_with, "val_loss", seed=0, directory=directory)
         tuner.search(
-            images[:cut], labels[:cut], batch_size=32, epochs=options.epochs,
-            validation_data=(images[cut:], labels[cut:]), callbacks=[EpochClock()], verbose=0,
+            *train, validation_data=validation, batch_size=32, epochs=options.epochs, callbacks=[EpochClock()],
+            verbose=0,
         )  # fmt: skip
     secs = Timed.ended[-1] - Timed.ended[0]
     options.result.write_text(json.dumps({"later_secs": secs, "epoch_secs": EpochClock.epoch_secs[options.epochs :]}))

@@ -4,14 +4,16 @@
     python benchmarks/search_side_by_side.py demo --trials 3 --epochs 2 --seeds 1
 
 The same network (`build_model`), space, images and threads on all sides; fresh processes and stores, all sides in turn.
+`tune` reads the images from its cache, the others are scripts that decode them as the document does.
 *Overhead* is the time from the end of one training to the begin of the next one: the suggestion, files, runs in MLflow,
 and the building of the next model; the median over a search. What is written beside a training counts as training, so
 *trials an hour* has all of it; it is measured from the begin of the first training to that of the last one. *Beaten
 after* is the time from the start of the process to the first epoch whose validation loss is below the best one of the
-documented configuration, trained for as many epochs with the seed and split of the search; - if none is. `tune` begins
-with the documented configuration: that trial takes its time and beats nothing. With `--algorithm random` all sides draw
-at random; with `model`, the sides here and KerasTuner take Gaussian processes, the others Optuna's TPE. The model is a
-file of the run on the other sides, here it is packaged for MLflow as well. Needs the extra `bench`.
+documented configuration, trained for as many epochs with the seed and split of the search by a script that does nothing
+else; - if none is. `tune` begins with the documented configuration: that trial takes its time and beats nothing. With
+`--algorithm random` all sides draw at random; with `model`, the sides here and KerasTuner take Gaussian processes, the
+others Optuna's TPE. The model is a file of the run on the other sides, here it is packaged for MLflow as well. Needs
+the extra `bench`.
 """
 
 import argparse
@@ -29,6 +31,8 @@ from typing import Any
 from mlflow.tracking import MlflowClient
 from processes import measure
 from results import need, side_environment, table, write_results
+
+from fakeface_lab.data.sources import find_source
 
 __all__: list[str] = []
 
@@ -174,21 +178,27 @@ def main() -> None:
     options = parser.parse_args()
     if options.trials < 2:
         parser.error("--trials: at least 2, for there is nothing between the trainings of one")
-    options.data = options.data if options.data == "demo" else str(Path(options.data).resolve())
+    demo = options.data == "demo"
+    data = find_source("demo", None, Path.cwd(), options.image_size).root if demo else Path(options.data).resolve()
+    options.data = str(data)
     need("optuna", "optuna-integration", "ray")
     searches: dict[str, list[SearchCost]] = {side: [] for side in options.sides}
     targets: list[float] = []
+    alone_secs: list[float] = []
     with tempfile.TemporaryDirectory() as cache:
         for seed in range(options.seeds):
-            journal, *_ = run("documented", seed, options, Path(cache))
+            journal, began, _ = run("documented", seed, options, Path(cache))
+            alone_secs.append(journal[0]["at"] - began)
             targets.append(min(line["val_loss"] for line in journal if line["event"] == "epoch"))
             for side in options.sides:
                 searches[side].append(measure_search(side, seed, targets[-1], options, Path(cache)))
             # After each: ten seeds take an hour, and none of them should be lost with the last.
-            write_searches(searches, targets, options)
+            write_searches(searches, targets, alone_secs, options)
 
 
-def write_searches(searches: dict[str, list[SearchCost]], targets: list[float], options: argparse.Namespace) -> None:
+def write_searches(
+    searches: dict[str, list[SearchCost]], targets: list[float], alone_secs: list[float], options: argparse.Namespace
+) -> None:
     """Print and write what has been measured so far."""
     columns = (
         "", "overhead of a trial, s", "training, s", "trials an hour", "documented beaten after, s", "beaten",
@@ -197,10 +207,12 @@ def write_searches(searches: dict[str, list[SearchCost]], targets: list[float], 
     shown = ", ".join(f"{target:.4f}" for target in targets)
     text = (
         f"{options.trials} trials of {options.epochs} epochs at {options.image_size} px, {options.algorithm}, medians "
-        f"of {len(targets)} searches; validation loss of the documented configuration: {shown}\n\n"
+        f"of {len(targets)} searches; validation loss of the documented configuration: {shown}; a script that only "
+        f"trains it begins to after {statistics.median(alone_secs):.1f} s\n\n"
         + table(columns, [row(side, some) for side, some in searches.items()])
     )
-    results = {"targets": targets, "searches": {side: [asdict(one) for one in some] for side, some in searches.items()}}
+    costs = {side: [asdict(one) for one in some] for side, some in searches.items()}
+    results = {"targets": targets, "alone_secs": alone_secs, "searches": costs}
     write_results(options.output, "search_side_by_side", text, results, ["optuna", "optuna-integration", "ray"])
 
 
