@@ -60,7 +60,7 @@ class TrainingRecorder(keras.callbacks.Callback):
         keep: which epoch's weights are kept.
         has_checkpoints: whether the training can resume from an epoch.
         needs_objective: whether an epoch, counted from 1, must have measured the objective.
-        score: called with the model after each epoch; its results become `epoch_scores`.
+        score: called after each epoch; its results become `epoch_scores`.
         callback_states: of the other callbacks; its place is between them and this one.
         last_epoch: the training's last one, if nothing will continue it: it is not written, as the training's outcome
             soon holds what is left of it, and not reported before `report_last`. None if something may.
@@ -75,7 +75,7 @@ class TrainingRecorder(keras.callbacks.Callback):
         keep: Literal["last", "best"] = "last",
         has_checkpoints: bool = True,
         needs_objective: Callable[[int], bool] = lambda epoch: False,
-        score: Callable[[keras.Model], npt.NDArray[np.float32]] | None = None,
+        score: Callable[[], npt.NDArray[np.float32]] | None = None,
         callback_states: CallbackStates | None = None,
         last_epoch: int | None = None,
     ) -> None:
@@ -230,10 +230,9 @@ class TrainingRecorder(keras.callbacks.Callback):
         if optimizer is not None:
             metrics["learning_rate"] = float(np.asarray(optimizer.learning_rate))
         if self._score is not None:
-            scores = self._score(self.model).astype("<f4")
+            scores = self._score().astype("<f4")
             # Exact, and shorter in JSON than decimals.
             self._progress.scores.append(base64.b64encode(scores.tobytes()).decode())
-        # After the scoring, which is part of what an epoch costs.
         metrics["epoch_secs"] = time.perf_counter() - self._started
         return self._as_reported(EpochRecord(epoch, time.time_ns() // 1_000_000, metrics))
 
