@@ -178,6 +178,13 @@ MUTANTS = (
         ("tests/training/test_recorder.py::test_the_last_epoch_is_reported_when_its_outcome_is_written",),
     ),
     Mutant(
+        "the outputs of a validation are added to those of the one before",
+        "fakeface_lab/detector/fit.py",
+        "        outputs.clear()\n",
+        "",
+        ("tests/training/test_recorder.py::test_scores_after_each_epoch_are_those_of_its_weights",),
+    ),
+    Mutant(
         "the driver waits for uploads before the next trial",
         "fakeface_lab/search/run/driver.py",
         "        closed = self.uploads.collect(upload_secs)\n",

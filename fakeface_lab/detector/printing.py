@@ -211,7 +211,7 @@ _FLOP_PER_SEC_AND_THREAD = 65e9
 # By docs/performance.md.
 _STEP_RATIO = {"plain": 1.0, "fast": 0.73}
 # Of a trial beside its epochs, at full size (docs/search.md).
-_OVERHEAD_SECS = 2.3
+_OVERHEAD_SECS = 1.5
 # Enough for an estimate that is within a factor of two anyway.
 _NUM_SAMPLES = 200
 _WEIGHT_BYTES, _CHECKPOINT_BYTES = 4, 24  # float32; with Adam's two moments, of the latest and of the best epoch
