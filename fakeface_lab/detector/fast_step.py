@@ -86,7 +86,8 @@ def _convolve(x: tf.Tensor, conv: Any, dropout: Any) -> tf.Tensor:
     """Return what convolution, ReLU, max pooling and dropout make of `x`, with their gradient."""
     # Outside of the gradient, so that the numbers are drawn once.
     keep = _draw(x, conv, dropout) if dropout.rate else None
-    scale = 1.0 / (1.0 - dropout.rate)
+    # A tensor, as is the threshold of the numbers: XLA compiles anew for each plain number.
+    scale = tf.constant(1.0 / (1.0 - dropout.rate))
 
     def block(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], Any]]:
         convolved = tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "SAME"), bias)
@@ -127,12 +128,12 @@ def keep_flags(seed: tf.Tensor, shape: tf.Tensor, rate: float) -> tf.Tensor:
     num_values = tf.reduce_prod(shape)
     # The smallest mantissa that is not below the rate, as float32 numbers compare.
     threshold = math.ceil(float(np.float32(rate)) * 2**_MANTISSA_BITS)
-    words = _philox(key, counter, (num_values + 3) // 4, threshold)
+    words = _philox(key, counter, (num_values + 3) // 4, _word(threshold))
     return tf.reshape(tf.reshape(tf.bitcast(words, tf.uint8), [-1])[:num_values], shape)
 
 
 @_compiled
-def _philox(key: tf.Tensor, counter: tf.Tensor, num_blocks: tf.Tensor, threshold: int) -> tf.Tensor:
+def _philox(key: tf.Tensor, counter: tf.Tensor, num_blocks: tf.Tensor, threshold: tf.Tensor) -> tf.Tensor:
     """Return uint32 (num_blocks,) of four bytes, each 1 if its random number is at least the threshold, else 0."""
     index = tf.bitcast(tf.range(num_blocks, dtype=tf.int32), tf.uint32)
     (key_0, key_1), (low, high), (low_2, high_2) = _halves(key[0]), _halves(counter[0]), _halves(counter[1])
@@ -150,7 +151,7 @@ def _philox(key: tf.Tensor, counter: tf.Tensor, num_blocks: tf.Tensor, threshold
     flags = _word(0)
     mantissa = _word(2**_MANTISSA_BITS - 1)
     for number, word in enumerate((word_0, word_1, word_2, word_3)):
-        is_kept = tf.cast(tf.bitwise.bitwise_and(word, mantissa) >= _word(threshold), tf.uint32)
+        is_kept = tf.cast(tf.bitwise.bitwise_and(word, mantissa) >= threshold, tf.uint32)
         flags = tf.bitwise.bitwise_or(flags, tf.bitwise.left_shift(is_kept, _word(8 * number)))
     return flags
 
@@ -176,12 +177,12 @@ def _word(value: int) -> tf.Tensor:
 
 
 @_compiled
-def _pool_and_drop(convolved: tf.Tensor, keep: tf.Tensor, scale: float) -> tuple[tf.Tensor, tf.Tensor]:
+def _pool_and_drop(convolved: tf.Tensor, keep: tf.Tensor, scale: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return _rectify(*_maxima(convolved), keep > 0, scale)
 
 
 @_compiled
-def _pool(convolved: tf.Tensor, scale: float) -> tuple[tf.Tensor, tf.Tensor]:
+def _pool(convolved: tf.Tensor, scale: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return _rectify(*_maxima(convolved), True, scale)
 
 
@@ -198,14 +199,14 @@ def _maxima(convolved: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _rectify(
-    maxima: tf.Tensor, position: tf.Tensor, keep: tf.Tensor | bool, scale: float
+    maxima: tf.Tensor, position: tf.Tensor, keep: tf.Tensor | bool, scale: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
     is_passed = tf.logical_and(maxima > 0, keep)
     return tf.where(is_passed, maxima * scale, 0.0), tf.where(is_passed, position, tf.constant(_NOWHERE, tf.uint8))
 
 
 @_compiled
-def _passed_on(upstream: tf.Tensor, position: tf.Tensor, scale: float) -> tf.Tensor:
+def _passed_on(upstream: tf.Tensor, position: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
     """Return the gradient of the maxima."""
     return tf.where(position < _NOWHERE, upstream * scale, 0.0)
 

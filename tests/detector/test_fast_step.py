@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakeface_lab.backend import keras, tf
+from fakeface_lab.detector import fast_step
 from fakeface_lab.detector.fast_step import keep_flags, why_plain
 from fakeface_lab.detector.fit import Training
 from fakeface_lab.settings import BaselineSettings, Hyperparameters, TuneSettings
@@ -77,6 +78,17 @@ def test_the_same_model_is_trained_with_the_same_layers_and_optimizer_state(dete
         np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-3, atol=1e-7)
     seeds = [[layer.seed_generator.state.numpy().tolist() for layer in model.layers[3:4]] for model in models]
     assert seeds[0] == seeds[1]
+
+
+def test_other_rates_are_compiled_once(deterministic: None) -> None:
+    compiled: tuple[Any, ...] = (fast_step._philox, fast_step._pool_and_drop, fast_step._passed_on, fast_step._spread)
+    counts = []
+    for rate in (0.2, 0.3, 0.6):
+        values = SMALL.model_copy(update={"conv_dropout": rate})
+        losses_and_weights(Training(values, 28, 1, 1, step="fast"), num_steps=1)
+        counts.append([function.experimental_get_tracing_count() for function in compiled])
+    assert min(counts[0]) > 0
+    assert counts[0] == counts[1] == counts[2]
 
 
 def test_another_precision_takes_the_plain_step_and_says_so() -> None:
