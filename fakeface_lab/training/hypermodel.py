@@ -185,7 +185,8 @@ def train_hypermodel(
         build_variables(model, fit.example())
     done = recorder.restore(model)
     kwargs = fit.kwargs_at(done, seed)
-    callbacks += hparams_callbacks(callbacks, hp, name)
+    hparams = hparams_callbacks(callbacks, hp, name)
+    callbacks += hparams
     callbacks.append(_telling(kwargs.get("x"), kwargs.get("validation_data")))
     if done:
         kwargs["initial_epoch"] = done
@@ -202,6 +203,10 @@ def train_hypermodel(
             recorder.set_model(model)
             tuner_utils.validate_trial_results(returned, objective, "HyperModel.fit()")
             recorder.add(tuner_utils.convert_to_metrics_dict(returned, objective))
+    else:
+        for callback in hparams:  # a kill after the last epoch has left TensorBoard without the end
+            callback.on_train_begin()
+            callback.on_train_end()
     recorder.load_kept_weights(model)
     metadata = {"objective": objective.name, "seed": seed, "data_digest": data_digest}
     found = found_in(recipe, hp)
