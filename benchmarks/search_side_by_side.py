@@ -4,10 +4,10 @@
     python benchmarks/search_side_by_side.py demo --trials 3 --epochs 2 --seeds 1
 
 The same network (`build_model`), space, images and threads on all sides; fresh processes and stores, all sides in turn.
-`tune` reads the images from its cache, the others are scripts that decode them as the document does.
-*Overhead* is the time from the end of one training to the begin of the next one: the suggestion, files, runs in MLflow,
+`tune` has the images in its cache from the second seed on; the others are scripts that decode them as documented.
+*Overhead* is the time from the end of one training to the start of the next one: the suggestion, files, runs in MLflow,
 and the building of the next model; the median over a search. What is written beside a training counts as training, so
-*trials an hour* has all of it; it is measured from the begin of the first training to that of the last one. *Beaten
+*trials an hour* has all of it; it is measured from the start of the first training to that of the last one. *Beaten
 after* is the time from the start of the process to the first epoch whose validation loss is below the best one of the
 documented configuration, trained for as many epochs with the seed and split of the search by a script that does nothing
 else; - if none is. `tune` begins with the documented configuration: that trial takes its time and beats nothing. With
@@ -45,10 +45,10 @@ class SearchCost:
     """What a search took.
 
     Attributes:
-        first_secs: from the start of its process to the begin of its first training.
+        first_secs: from the start of its process to the start of its first training.
         overhead_secs: between two trainings, the median.
         training_secs: of a training, the median.
-        trials_per_hour: from the begin of the first training to that of the last one.
+        trials_per_hour: from the start of the first training to that of the last one.
         beaten_secs: from the start of its process to the first epoch better than the documented configuration.
         wall_secs: of the process.
         peak_private_bytes: of the process and its workers.
@@ -178,9 +178,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.trials < 2:
         parser.error("--trials: at least 2, for there is nothing between the trainings of one")
-    demo = options.data == "demo"
-    data = find_source("demo", None, Path.cwd(), options.image_size).root if demo else Path(options.data).resolve()
-    options.data = str(data)
+    options.data = str(find_source(options.data, None, Path.cwd(), options.image_size).root)
     need("optuna", "optuna-integration", "ray")
     searches: dict[str, list[SearchCost]] = {side: [] for side in options.sides}
     targets: list[float] = []
@@ -208,7 +206,7 @@ def write_searches(
     text = (
         f"{options.trials} trials of {options.epochs} epochs at {options.image_size} px, {options.algorithm}, medians "
         f"of {len(targets)} searches; validation loss of the documented configuration: {shown}; a script that only "
-        f"trains it begins to after {statistics.median(alone_secs):.1f} s\n\n"
+        f"trains it starts training after {statistics.median(alone_secs):.1f} s\n\n"
         + table(columns, [row(side, some) for side, some in searches.items()])
     )
     costs = {side: [asdict(one) for one in some] for side, some in searches.items()}

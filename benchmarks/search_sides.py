@@ -2,7 +2,7 @@
 
     python benchmarks/search_sides.py TASK.json
 
-Runs in the current folder; `search_side_by_side.py` writes TASK. Every training notes its begin, epochs and end in a
+Runs in the current folder; `search_side_by_side.py` writes TASK. Every training notes its start, epochs and end in a
 journal. All sides write parameters, metrics by epoch and the model to an MLflow store in the folder, the others by what
 they offer for it; for KerasTuner, which offers nothing, `run_trial` is overridden. Each is a script as a user would
 write it: libraries are imported and images read as in `documented_recipe.py`.
@@ -59,7 +59,7 @@ class Journal(keras.callbacks.Callback):
             file.write(json.dumps({"event": event, "at": time.time(), **more}) + "\n")
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        """Note the begin."""
+        """Note the start."""
         self._note("begin")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:

@@ -86,7 +86,7 @@ def _convolve(x: tf.Tensor, conv: Any, dropout: Any) -> tf.Tensor:
     """Return what convolution, ReLU, max pooling and dropout make of `x`, with their gradient."""
     # Outside of the gradient, so that the numbers are drawn once.
     keep = _draw(x, conv, dropout) if dropout.rate else None
-    # A tensor, as is the threshold of the numbers: XLA compiles anew for each plain number.
+    # A tensor, like the threshold in `keep_flags`: with a Python number, XLA would compile again for each rate.
     scale = tf.constant(1.0 / (1.0 - dropout.rate))
 
     def block(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], Any]]:

@@ -204,7 +204,7 @@ def train_hypermodel(
             tuner_utils.validate_trial_results(returned, objective, "HyperModel.fit()")
             recorder.add(tuner_utils.convert_to_metrics_dict(returned, objective))
     else:
-        for callback in hparams:  # a kill after the last epoch has left TensorBoard without the end
+        for callback in hparams:  # a kill after the last epoch left the HPARAMS tab without the trial's end
             callback.on_train_begin()
             callback.on_train_end()
     recorder.load_kept_weights(model)
